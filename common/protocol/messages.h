@@ -1,0 +1,244 @@
+#pragma once
+// What the worker daemon and its child processes (anneal-prepare, anneal-trainer) say to each other, and the two task
+// descriptions that the coordinator hands down. Plain structs with a JSON form; no protobuf, no torch.
+//
+// Wire: the child listens on a Unix stream socket in its run folder; one JSON object per line, at most kMaxLineBytes, both
+// ways. The daemon sends `start` once per connection and gets `hello`. Reports carry gapless sequence numbers from 1 and are
+// kept by the child until acknowledged, so a new daemon loses none. Unknown fields are ignored, wrong types are errors.
+//
+// Paths in tasks are absolute, or relative to the storage root, which the daemon passes in `start`.
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "common/format/json.h"
+
+namespace anneal::protocol {
+
+inline constexpr int kVersion = 1;
+inline constexpr size_t kMaxLineBytes = 4u << 20;
+
+// ---- Tasks: the coordinator writes them, the child reads them; the daemon only carries them. ----
+
+struct InputFile {
+  std::string path;
+  std::string display_name;  // how the user named it; errors show this
+};
+
+// One run of anneal-prepare: data files to prepared data sets (docs/formats/prepared_dataset.md).
+struct PrepareTask {
+  std::string job;  // ULID
+  int64_t generation = 0;
+  std::string model_dir;
+  std::string model_content_hash;
+  std::vector<InputFile> train_files;
+  std::vector<InputFile> validation_files;
+  double validation_fraction = 0;    // used when validation_files is empty; 0 = none
+  int64_t min_validation_rows = 10;  // with a default fraction: at least so many
+  bool validation_is_default = false;  // none, with a warning, below 50 rows
+  int64_t max_length = 2048;
+  std::string over_length = "REJECT";   // REJECT, TRUNCATE, DROP
+  std::string train_on = "ASSISTANT";   // ASSISTANT, LAST_TURN, ALL
+  int64_t template_time_unix_seconds = 0;
+  uint64_t seed = 0;                    // of the choice of held-out rows
+  int32_t threads = 1;
+  std::string output_dir;  // gets train.safetensors, validation.safetensors (if any), data_report.json; made by rename
+  // Prepared files of the same content are kept here under their cache key. Empty = no cache.
+  std::string cache_dir;
+};
+
+struct LoraOptions {
+  int32_t rank = 16;
+  double alpha = 32;
+  double dropout = 0;
+  std::vector<std::string> target_modules = {"all-linear"};
+  bool use_rslora = false;
+};
+
+// One rank of one generation: everything a trainer computes with. Equal on all ranks but for rank, device and threads.
+struct TrainTask {
+  std::string job;  // ULID
+  int64_t generation = 0;
+  int32_t rank = 0;
+  int32_t world_size = 1;
+  std::string device = "cpu";  // "cpu" or "cuda"
+  std::string device_uuid;     // of the GPU; empty on CPU
+  std::string data_address = "127.0.0.1";  // collectives bind and connect here; filled by the daemon
+  int32_t threads = 1;
+
+  std::string model_dir;
+  std::string model_content_hash;  // empty = not checked
+  std::string model_source_id;     // base_model_name_or_path of the adapter; empty = model_dir
+  std::string train_data;          // prepared data set
+  std::string validation_data;     // empty = no evaluation
+  std::string data_report;         // copied into the outputs; may be empty
+  std::string output_dir;          // outputs/<job>; rank 0 writes beside it and renames
+  std::string resolved_job_json;   // copied into the outputs as it is
+
+  std::optional<LoraOptions> lora;  // absent = full fine-tuning
+  int32_t epochs = 3;
+  int64_t max_steps = 0;  // 0 = no limit
+  int32_t batch_size = 16;
+  double learning_rate = 2e-4;
+  std::string schedule = "COSINE";  // COSINE, LINEAR, CONSTANT
+  double warmup_ratio = 0.03;
+  double max_grad_norm = 1.0;
+  double weight_decay = 0;
+  double adam_beta1 = 0.9;
+  double adam_beta2 = 0.999;
+  double adam_epsilon = 1e-8;
+  uint64_t seed = 0;
+  int32_t microbatch_tokens = 512;
+  int32_t logical_shards = 4;
+  std::string precision = "FP32";         // FP32, BF16
+  std::string reduction = "FIXED_ORDER";  // FIXED_ORDER, FAST
+  int32_t evaluate_every_steps = 0;
+  int32_t evaluation_max_rows = 256;
+  bool export_merged = false;
+  int64_t collective_timeout_seconds = 600;
+};
+
+// ---- Reports: child -> daemon -> coordinator, in order, each durable before it is acknowledged. ----
+
+// One finished optimizer step. Rank 0 sends these for the job.
+struct StepReport {
+  int64_t step = 0;
+  int64_t total_steps = 0;
+  double epoch = 0;
+  double train_loss = 0;
+  double learning_rate = 0;
+  double grad_norm = 0;
+  int64_t tokens = 0;
+  int64_t supervised_tokens = 0;
+  double step_seconds = 0;
+  double unix_time = 0;
+};
+
+struct EvaluationReport {
+  int64_t step = 0;
+  double loss = 0;
+  double exact_match = 0;
+  std::optional<double> choice_accuracy;
+  int64_t rows = 0;
+  double seconds = 0;
+};
+
+// One finding about the data; the same shape as anneal.v1.Issue.
+struct IssueReport {
+  std::string severity = "ERROR";  // INFO, WARNING, ERROR
+  std::string code, file, field, message, hint;
+  int64_t line = 0;
+  int32_t column = 0;
+};
+
+// Prepare has ended well, or found errors (then `issues` holds the first 100 of `error_count`, and nothing was written).
+struct PreparedReport {
+  std::string output_dir;
+  std::string train_data, validation_data, data_report;  // paths; validation_data may be empty
+  int64_t train_rows = 0, validation_rows = 0, train_tokens = 0, train_supervised_tokens = 0;
+  int64_t longest_row_tokens = 0, duplicate_rows = 0, leaked_rows = 0, dropped_rows = 0, truncated_rows = 0;
+  int64_t error_count = 0, warning_count = 0;
+  std::vector<IssueReport> issues;
+  bool from_cache = false;
+};
+
+// The trainer has published its outputs. Rank 0 only.
+struct ResultReport {
+  std::string output_dir;
+  std::string primary;  // "adapter" or "model"
+  std::string manifest_sha256;
+  double first_loss = 0, last_loss = 0;
+  double train_seconds = 0, evaluation_seconds = 0;
+  std::optional<EvaluationReport> before, after;
+};
+
+// Seconds spent so far by one rank per phase of its steps, cumulative; every rank, about once a second.
+struct RankReport {
+  int64_t step = 0;
+  double fetch_seconds = 0, forward_seconds = 0, backward_seconds = 0, reduce_seconds = 0, update_seconds = 0;
+  double evaluate_seconds = 0, load_seconds = 0;
+  int64_t tokens = 0;
+  int64_t resident_bytes = 0;
+};
+
+// Exactly one member is set.
+struct Report {
+  std::optional<StepReport> step;
+  std::optional<EvaluationReport> evaluation;
+  std::optional<IssueReport> issue;
+  std::optional<PreparedReport> prepared;
+  std::optional<ResultReport> result;
+};
+
+// ---- Lines ----
+
+struct Hello {  // child -> daemon, first line
+  int version = kVersion;
+  std::string kind;  // "prepare" or "train"
+  int64_t pid = 0;
+  std::string job;
+  int64_t generation = 0;
+  int32_t rank = 0;
+};
+struct Start {  // daemon -> child; repeated on reconnection, ignored when already started
+  std::string storage_root;
+  Json task;  // PrepareTask or TrainTask
+};
+struct Rendezvous {  // daemon -> ranks > 0, and child rank 0 -> daemon: where rank 0's store listens
+  std::string address;
+};
+struct Status {  // child -> daemon: newest state; not sequenced, the last one counts
+  std::string phase;
+  std::optional<RankReport> rank;
+};
+struct SequencedReport {  // child -> daemon
+  int64_t sequence = 0;
+  Report report;
+};
+struct Acknowledge {  // daemon -> child: reports up to here need not be kept
+  int64_t sequence = 0;
+};
+struct Stop {  // daemon -> child. FINISH: at the next step boundary, then export. NOW: as soon as possible, publish nothing.
+  std::string mode = "NOW";
+};
+
+// How a child ended, written by itself to <run folder>/exit.json before it exits.
+struct ExitRecord {
+  int status_code = 0;  // google.rpc.Code; 0 = success
+  std::string reason;   // "OUT_OF_MEMORY", "NON_FINITE_LOSS", "COLLECTIVE_FAILED", "BAD_DATA", "STOPPED", ...
+  std::string message;
+};
+
+// Exactly one member is set. `ParseLine(FormatLine(x))` gives x back; FormatLine's text has no line end.
+struct Line {
+  std::optional<Hello> hello;
+  std::optional<Start> start;
+  std::optional<Rendezvous> rendezvous;
+  std::optional<Status> status;
+  std::optional<SequencedReport> report;
+  std::optional<Acknowledge> acknowledge;
+  std::optional<Stop> stop;
+};
+std::string FormatLine(const Line& line);
+absl::StatusOr<Line> ParseLine(absl::string_view text);
+
+// JSON forms. From* report INVALID_ARGUMENT with the field's name.
+Json ToJson(const PrepareTask& task);
+Json ToJson(const TrainTask& task);
+Json ToJson(const Report& report);
+Json ToJson(const PreparedReport& report);
+Json ToJson(const EvaluationReport& report);
+Json ToJson(const ExitRecord& record);
+absl::StatusOr<PrepareTask> PrepareTaskFromJson(const Json& json);
+absl::StatusOr<TrainTask> TrainTaskFromJson(const Json& json);
+absl::StatusOr<Report> ReportFromJson(const Json& json);
+absl::StatusOr<ExitRecord> ExitRecordFromJson(const Json& json);
+
+// `path` if absolute, else below `storage_root`.
+std::string ResolvePath(absl::string_view storage_root, absl::string_view path);
+
+}  // namespace anneal::protocol
