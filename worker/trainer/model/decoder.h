@@ -23,7 +23,7 @@
 #include "common/protocol/messages.h"
 #include "worker/trainer/data/micro_batch.h"
 #include "worker/trainer/kernels/kernels.h"
-#include "worker/trainer/model/model_config.h"
+#include "common/format/model_config.h"
 
 namespace anneal::trainer {
 
