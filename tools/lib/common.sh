@@ -1,0 +1,28 @@
+# Shared by the scripts in tools/. Source it; it sets ANNEAL_ROOT and changes nothing else.
+ANNEAL_ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+
+# The cache folder and the venv's key follow the same rule in cmake/AnnealPackages.cmake.
+anneal_cache_dir() { printf '%s/anneal' "${XDG_CACHE_HOME:-$HOME/.cache}"; }
+anneal_lock_key() { sha256sum "$ANNEAL_ROOT/tools/requirements/$1.txt" | cut -c1-16; }
+anneal_venv() { printf '%s/venv-%s' "$(anneal_cache_dir)" "$(anneal_lock_key build)"; }
+
+say() { printf '\033[1m==>\033[0m %s\n' "$*" >&2; }
+die() {
+  printf '\033[1;31merror:\033[0m %s\n' "$*" >&2
+  exit 1
+}
+
+# run_logged NAME COMMAND...: runs quietly with its output in build/logs/NAME.log; on failure shows the log's end.
+run_logged() {
+  local name=$1 log="$ANNEAL_ROOT/build/logs/$1.log"
+  shift
+  mkdir -p "$ANNEAL_ROOT/build/logs"
+  "$@" >"$log" 2>&1 || {
+    tail -n 40 "$log" >&2
+    die "$name failed; the whole log is in $log"
+  }
+}
+
+# Rust from rustup comes first if it is there.
+[ -d "$HOME/.cargo/bin" ] && PATH="$HOME/.cargo/bin:$PATH"
+export PATH
