@@ -56,9 +56,10 @@ class BoundedReader : public nlohmann::json_sax<Json> {
       parent.push_back(std::move(value));
       return &parent.back();
     }
-    Json& slot = parent[key_];
-    slot = std::move(value);
-    return &slot;
+    // key() has refused duplicates; operator[] would search for one, which makes large objects quadratic.
+    auto& members = parent.get_ref<Json::object_t&>();
+    members.emplace_back(std::move(key_), std::move(value));
+    return &members.back().second;
   }
   bool Put(Json value) {
     Place(std::move(value));
