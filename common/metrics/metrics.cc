@@ -1,0 +1,142 @@
+#include "common/metrics/metrics.h"
+
+#include <algorithm>
+#include <cmath>
+#include <map>
+#include <utility>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "common/base/status.h"
+#include "prometheus/counter.h"
+#include "prometheus/family.h"
+#include "prometheus/gauge.h"
+#include "prometheus/histogram.h"
+#include "prometheus/text_serializer.h"
+
+namespace anneal {
+namespace internal {
+
+MetricFamily::MetricFamily(MetricInfo info, absl::string_view type)
+    : info_(std::move(info)), type_(type) {
+  // The naming rules that `promtool check metrics` holds every scrape to.
+  ANNEAL_CHECK(absl::StartsWith(info_.name, "anneal_"));
+  ANNEAL_CHECK(!info_.help.empty());
+  ANNEAL_CHECK((type_ == "counter") == absl::EndsWith(info_.name, "_total"));
+}
+
+// Finds, makes and removes the series of one metric under one lock, so that no caller holds a reference to a removed one.
+template <typename Metric>
+class TypedFamily : public MetricFamily {
+ public:
+  TypedFamily(MetricInfo info, absl::string_view type, prometheus::Family<Metric>& family)
+      : MetricFamily(std::move(info), type), family_(family) {}
+
+  // Runs `fn(metric)` on the series with these values, made with `args` if it is new.
+  template <typename Fn, typename... Args>
+  void With(LabelValues values, Fn&& fn, const Args&... args) {
+    ANNEAL_CHECK(values.size() == info().labels.size());
+    prometheus::Labels labels;
+    auto value = values.begin();
+    for (const std::string& name : info().labels) labels.emplace(name, std::string(*value++));
+    absl::MutexLock lock(&mu_);
+    auto [it, added] = series_.try_emplace(std::move(labels), nullptr);
+    if (added) it->second = &family_.Add(it->first, args...);
+    fn(*it->second);
+  }
+
+  void RemoveSeries(absl::string_view label, absl::string_view value) override {
+    const std::string key(label);
+    absl::MutexLock lock(&mu_);
+    for (auto it = series_.begin(); it != series_.end();) {
+      const auto found = it->first.find(key);
+      if (found != it->first.end() && found->second == value) {
+        family_.Remove(it->second);
+        it = series_.erase(it);
+      } else {
+        ++it;
+      }
+    }
+  }
+
+ private:
+  prometheus::Family<Metric>& family_;
+  absl::Mutex mu_;
+  std::map<prometheus::Labels, Metric*> series_ ABSL_GUARDED_BY(mu_);
+};
+
+}  // namespace internal
+
+MetricRegistry::MetricRegistry() : registry_(prometheus::Registry::InsertBehavior::Throw) {}
+MetricRegistry::~MetricRegistry() = default;
+
+template <typename Metric, typename Builder>
+internal::TypedFamily<Metric>& MetricRegistry::Register(MetricInfo info, absl::string_view type, Builder builder) {
+  prometheus::Family<Metric>& series = builder.Name(info.name).Help(info.help).Register(registry_);
+  auto family = std::make_unique<internal::TypedFamily<Metric>>(std::move(info), type, series);
+  internal::TypedFamily<Metric>& registered = *family;
+  absl::MutexLock lock(&mu_);
+  families_.push_back(std::move(family));
+  return registered;
+}
+
+void MetricRegistry::RemoveSeries(absl::string_view label, absl::string_view value) {
+  absl::MutexLock lock(&mu_);
+  for (const auto& family : families_) family->RemoveSeries(label, value);
+}
+
+std::string MetricRegistry::Scrape() const {
+  std::vector<prometheus::MetricFamily> families = registry_.Collect();
+  // A metric without series would be a HELP line without samples.
+  families.erase(std::remove_if(families.begin(), families.end(), [](const auto& f) { return f.metric.empty(); }),
+                 families.end());
+  return prometheus::TextSerializer().Serialize(families);
+}
+
+std::string MetricRegistry::Markdown() const {
+  absl::MutexLock lock(&mu_);
+  std::map<std::string, const internal::MetricFamily*> by_name;
+  for (const auto& family : families_) by_name[family->info().name] = family.get();
+  std::string out = "| Name | Type | Labels | Meaning |\n| --- | --- | --- | --- |\n";
+  for (const auto& [name, family] : by_name) {
+    absl::StrAppend(&out, "| `", name, "` | ", family->type(), " | ", absl::StrJoin(family->info().labels, ", "), " | ",
+                    family->info().help, " |\n");
+  }
+  return out;
+}
+
+Counter::Counter(MetricRegistry& registry, MetricInfo info)
+    : family_(registry.Register<prometheus::Counter>(std::move(info), "counter", prometheus::BuildCounter())) {}
+
+void Counter::Add(double amount, LabelValues values) {
+  if (!(amount >= 0)) return;
+  family_.With(values, [&](prometheus::Counter& counter) { counter.Increment(amount); });
+}
+
+Gauge::Gauge(MetricRegistry& registry, MetricInfo info)
+    : family_(registry.Register<prometheus::Gauge>(std::move(info), "gauge", prometheus::BuildGauge())) {}
+
+void Gauge::Set(double value, LabelValues values) {
+  family_.With(values, [&](prometheus::Gauge& gauge) { gauge.Set(value); });
+}
+
+void Gauge::Add(double amount, LabelValues values) {
+  family_.With(values, [&](prometheus::Gauge& gauge) { gauge.Increment(amount); });
+}
+
+Histogram::Histogram(MetricRegistry& registry, MetricInfo info, std::vector<double> bounds)
+    : family_(registry.Register<prometheus::Histogram>(std::move(info), "histogram", prometheus::BuildHistogram())),
+      bounds_(std::move(bounds)) {}
+
+void Histogram::Observe(double value, LabelValues values) {
+  family_.With(values, [&](prometheus::Histogram& histogram) { histogram.Observe(value); }, bounds_);
+}
+
+std::vector<double> ExponentialBounds(double first, double factor, int count) {
+  std::vector<double> bounds;
+  for (double bound = first; count > 0; --count, bound *= factor) bounds.push_back(bound);
+  return bounds;
+}
+
+}  // namespace anneal

@@ -1,0 +1,163 @@
+#include "common/metrics/metrics.h"
+
+#include <arpa/inet.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cmath>
+#include <cstdio>
+
+#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "common/base/status_matchers.h"
+#include "common/base/thread.h"
+#include "common/metrics/admin_server.h"
+
+namespace anneal {
+namespace {
+
+using ::anneal::testing::StatusIs;
+using ::testing::HasSubstr;
+using ::testing::Not;
+using ::testing::StartsWith;
+
+struct SampleMetrics {
+  explicit SampleMetrics(MetricRegistry& registry)
+      : steps(registry, {"anneal_job_steps_total", "Optimizer steps taken.", {"job_id"}}),
+        loss(registry, {"anneal_job_train_loss", "Training loss of the last step.", {"job_id"}}),
+        wait(registry, {"anneal_queue_wait_seconds", "Time from QUEUED to STARTING.", {}}, ExponentialBounds(1, 10, 3)) {}
+  Counter steps;
+  Gauge loss;
+  Histogram wait;
+};
+
+// The whole reply of a GET over a plain socket.
+std::string HttpGet(const std::string& address, const std::string& request_line) {
+  int port = 0;
+  EXPECT_TRUE(absl::SimpleAtoi(address.substr(address.rfind(':') + 1), &port));
+  const int fd = ::socket(AF_INET, SOCK_STREAM, 0);
+  sockaddr_in to = {};
+  to.sin_family = AF_INET;
+  to.sin_port = htons(static_cast<uint16_t>(port));
+  to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  EXPECT_EQ(::connect(fd, reinterpret_cast<sockaddr*>(&to), sizeof(to)), 0);
+  const std::string request = absl::StrCat(request_line, " HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+  EXPECT_EQ(::write(fd, request.data(), request.size()), static_cast<ssize_t>(request.size()));
+  std::string reply;
+  char buffer[4096];
+  for (ssize_t n; (n = ::read(fd, buffer, sizeof(buffer))) > 0;) reply.append(buffer, n);
+  ::close(fd);
+  return reply;
+}
+
+TEST(MetricsTest, ScrapeShowsSeriesAndRemovalEndsThem) {
+  MetricRegistry registry;
+  SampleMetrics metrics(registry);
+  metrics.steps.Increment({"a"});
+  metrics.steps.Add(2, {"a"});
+  metrics.steps.Add(-5, {"a"});
+  metrics.steps.Add(std::nan(""), {"a"});
+  metrics.steps.Increment({"b"});
+  metrics.loss.Set(0.25, {"a"});
+  metrics.wait.Observe(7);
+  EXPECT_THAT(registry.Scrape(), HasSubstr("anneal_job_steps_total{job_id=\"a\"} 3"));
+  EXPECT_THAT(registry.Scrape(), HasSubstr("anneal_job_train_loss{job_id=\"a\"} 0.25"));
+  EXPECT_THAT(registry.Scrape(), HasSubstr("anneal_queue_wait_seconds_bucket{le=\"10\"} 1"));
+
+  registry.RemoveSeries("job_id", "a");
+  EXPECT_THAT(registry.Scrape(), Not(HasSubstr("job_id=\"a\"")));
+  EXPECT_THAT(registry.Scrape(), HasSubstr("anneal_job_steps_total{job_id=\"b\"} 1"));
+  metrics.steps.Increment({"a"});
+  EXPECT_THAT(registry.Scrape(), HasSubstr("anneal_job_steps_total{job_id=\"a\"} 1"));
+}
+
+TEST(MetricsTest, HostileLabelValuesAreEscaped) {
+  MetricRegistry registry;
+  SampleMetrics metrics(registry);
+  metrics.steps.Increment({"x\"} 9\nanneal_forged_total 1"});
+  EXPECT_THAT(registry.Scrape(), Not(HasSubstr("\nanneal_forged_total")));
+}
+
+TEST(MetricsTest, PromtoolFindsNothingToSay) {
+  MetricRegistry registry;
+  SampleMetrics metrics(registry);
+  metrics.steps.Increment({"a \"quoted\" \\ name"});
+  metrics.loss.Set(1, {"a"});
+  metrics.wait.Observe(1);
+  const std::string file = ::testing::TempDir() + "scrape.txt";
+  std::FILE* out = std::fopen(file.c_str(), "w");
+  ASSERT_NE(out, nullptr);
+  std::fputs(registry.Scrape().c_str(), out);
+  std::fclose(out);
+  std::FILE* promtool = ::popen(absl::StrCat("promtool check metrics < '", file, "' 2>&1").c_str(), "r");
+  ASSERT_NE(promtool, nullptr);
+  std::string said;
+  char buffer[512];
+  while (std::fgets(buffer, sizeof(buffer), promtool) != nullptr) said += buffer;
+  EXPECT_EQ(::pclose(promtool), 0) << said;
+  EXPECT_EQ(said, "");
+}
+
+TEST(MetricsTest, MarkdownListsEveryMetricByName) {
+  MetricRegistry registry;
+  SampleMetrics metrics(registry);
+  const std::string table = registry.Markdown();
+  EXPECT_THAT(table, HasSubstr("| `anneal_job_steps_total` | counter | job_id | Optimizer steps taken. |\n"
+                               "| `anneal_job_train_loss` | gauge | job_id | Training loss of the last step. |\n"
+                               "| `anneal_queue_wait_seconds` | histogram |  | Time from QUEUED to STARTING. |\n"));
+}
+
+TEST(MetricsTest, WritersAndRemovalMayRace) {
+  MetricRegistry registry;
+  SampleMetrics metrics(registry);
+  {
+    Thread writer("writer", [&] {
+      for (int i = 0; i < 2000; ++i) metrics.steps.Increment({"a"});
+    });
+    for (int i = 0; i < 200; ++i) {
+      registry.RemoveSeries("job_id", "a");
+      EXPECT_THAT(registry.Scrape(), Not(HasSubstr("job_id=\"b\"")));
+    }
+  }
+  metrics.steps.Increment({"a"});
+  EXPECT_THAT(registry.Scrape(), HasSubstr("anneal_job_steps_total{job_id=\"a\"}"));
+}
+
+TEST(AdminServerTest, ServesMetricsAndProbesOnAnyFreePort) {
+  MetricRegistry registry;
+  SampleMetrics metrics(registry);
+  metrics.steps.Increment({"a"});
+  std::atomic<bool> ready = false;
+  AdminServer::Options options;
+  options.address = "127.0.0.1:0";
+  options.ready = [&]() -> absl::Status {
+    return ready ? absl::OkStatus() : absl::UnavailableError("catalog is loading");
+  };
+  ANNEAL_ASSERT_OK_AND_ASSIGN(auto server, AdminServer::Start(options, registry));
+  EXPECT_THAT(server->address(), Not(::testing::EndsWith(":0")));
+
+  EXPECT_THAT(HttpGet(server->address(), "GET /metrics"), HasSubstr("anneal_job_steps_total{job_id=\"a\"} 1"));
+  EXPECT_THAT(HttpGet(server->address(), "GET /livez"), StartsWith("HTTP/1.1 200 OK"));
+  const std::string waiting = HttpGet(server->address(), "GET /readyz");
+  EXPECT_THAT(waiting, StartsWith("HTTP/1.1 503"));
+  EXPECT_THAT(waiting, HasSubstr("catalog is loading"));
+  ready = true;
+  EXPECT_THAT(HttpGet(server->address(), "GET /readyz"), StartsWith("HTTP/1.1 200 OK"));
+  EXPECT_THAT(HttpGet(server->address(), "GET /../etc/passwd"), StartsWith("HTTP/1.1 40"));
+  EXPECT_THAT(HttpGet(server->address(), "POST /metrics"), StartsWith("HTTP/1.1 405"));
+}
+
+TEST(AdminServerTest, SaysWhatIsWrongWithAnAddress) {
+  MetricRegistry registry;
+  AdminServer::Options options;
+  options.address = "localhost";
+  EXPECT_THAT(AdminServer::Start(options, registry), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("host:port")));
+  options.address = "203.0.113.1:0";
+  EXPECT_THAT(AdminServer::Start(options, registry), StatusIs(absl::StatusCode::kUnavailable, HasSubstr("203.0.113.1:0")));
+}
+
+}  // namespace
+}  // namespace anneal
