@@ -1,0 +1,93 @@
+#pragma once
+// The little of SQLite's C interface that the catalog uses, with Status and ownership.
+//
+//   ANNEAL_ASSIGN_OR_RETURN(Statement s, database.Prepare("SELECT record FROM jobs WHERE id = ?"));
+//   s.Bind(id);
+//   ANNEAL_ASSIGN_OR_RETURN(bool found, s.Step());
+//   if (found) Parse(s.Text(0));
+
+#include <sqlite3.h>
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+
+namespace anneal {
+
+// A prepared statement. Guarded by its caller; must not outlive its database.
+class Statement {
+ public:
+  // Binds the next parameter, from the first on. A failure shows in Step().
+  Statement& Bind(int64_t value);
+  Statement& Bind(double value);
+  Statement& Bind(absl::string_view text);
+  // Serialized messages: any bytes.
+  Statement& BindBlob(absl::string_view bytes);
+
+  // Runs up to the next row; false means there is none.
+  absl::StatusOr<bool> Step();
+  // Runs a statement that gives no rows.
+  absl::Status Run();
+  // Ready to bind and run again.
+  void Reset();
+
+  // Columns of the present row, from 0. Views hold until the next Step().
+  int64_t Int(int column) const;
+  double Double(int column) const;
+  bool IsNull(int column) const;
+  absl::string_view Bytes(int column) const;
+  std::string Text(int column) const { return std::string(Bytes(column)); }
+
+ private:
+  friend class Database;
+  explicit Statement(sqlite3_stmt* statement) : statement_(statement, &sqlite3_finalize) {}
+
+  std::unique_ptr<sqlite3_stmt, decltype(&sqlite3_finalize)> statement_;
+  int next_parameter_ = 1;
+  int bind_error_ = SQLITE_OK;
+};
+
+// One connection to one file in WAL mode. Guarded by its caller.
+class Database {
+ public:
+  // FULL: a commit survives power loss. NORMAL: it survives a killed process; power loss may take the last ones, never the
+  // file's consistency.
+  enum class Synchronous { kFull, kNormal };
+
+  // Opens or creates the file (mode 0600). UNAVAILABLE or DATA_LOSS with the path.
+  static absl::StatusOr<Database> Open(const std::string& path, Synchronous synchronous);
+
+  // Runs statements that give no rows, separated by semicolons.
+  absl::Status Execute(const std::string& sql);
+  absl::StatusOr<Statement> Prepare(absl::string_view sql);
+  // Rows that the last statement changed.
+  int64_t changes() const;
+
+ private:
+  explicit Database(sqlite3* handle) : handle_(handle, &sqlite3_close_v2) {}
+
+  std::unique_ptr<sqlite3, decltype(&sqlite3_close_v2)> handle_;
+};
+
+// Rolls back in its destructor unless committed. Takes the write lock at once, so that nothing read inside goes stale.
+class Transaction {
+ public:
+  static absl::StatusOr<Transaction> Begin(Database& database);
+  Transaction(Transaction&& other) : database_(std::exchange(other.database_, nullptr)) {}
+  Transaction& operator=(Transaction&&) = delete;
+  ~Transaction();
+
+  absl::Status Commit();
+
+ private:
+  explicit Transaction(Database& database) : database_(&database) {}
+
+  Database* database_;
+};
+
+}  // namespace anneal
