@@ -1,0 +1,46 @@
+#pragma once
+// The record of what was trained: one JSON line per committed step (docs/formats/ledger.md).
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+
+namespace anneal::trainer {
+
+struct LedgerEntry {
+  int64_t step = 0;
+  std::vector<std::vector<int64_t>> rows;  // by logical shard: indices into the prepared data set
+  int64_t supervised_tokens = 0;
+  double loss = 0;  // mean over the supervised tokens, nats, before the update
+  double learning_rate = 0;
+  double grad_norm = 0;  // before clipping
+};
+
+// The line without its line end. Doubles in shortest round-trip form.
+std::string FormatLedgerLine(const LedgerEntry& entry);
+
+// Appends entries to a new file. Rank 0 only. Holds nothing about time, speed, workers or generation, so that the file's hash
+// is the same however the job was run. Guarded by its caller.
+class LedgerWriter {
+ public:
+  // An existing file is replaced. Errors name the path.
+  static absl::StatusOr<std::unique_ptr<LedgerWriter>> Create(const std::string& path);
+  ~LedgerWriter();
+  LedgerWriter(const LedgerWriter&) = delete;
+  LedgerWriter& operator=(const LedgerWriter&) = delete;
+
+  // One write(2): a crash leaves whole lines, but for the last.
+  absl::Status Append(const LedgerEntry& entry);
+
+ private:
+  LedgerWriter(std::string path, int fd) : path_(std::move(path)), fd_(fd) {}
+
+  const std::string path_;
+  const int fd_;
+};
+
+}  // namespace anneal::trainer
