@@ -1,9 +1,11 @@
 #pragma once
-// Reading and writing the safetensors format (github.com/huggingface/safetensors, README "Format") without torch.
+// Reading and writing the safetensors format (github.com/huggingface/safetensors, README "Format")
+// without torch.
 //
-// A file is: header size (u64, little-endian), header (JSON object: name -> {dtype, shape, data_offsets}, and an optional
-// "__metadata__" of strings), then the tensors' bytes with no hole between them. The reader trusts nothing: sizes, offsets,
-// shapes and names are checked before a byte of data is handed out.
+// A file is: header size (u64, little-endian), header (JSON object: name -> {dtype, shape,
+// data_offsets}, and an optional
+// "__metadata__" of strings), then the tensors' bytes with no hole between them. The reader trusts
+// nothing: sizes, offsets, shapes and names are checked before a byte of data is handed out.
 
 #include <cstddef>
 #include <cstdint>
@@ -27,11 +29,26 @@ size_t DTypeBytes(DType dtype);
 
 template <typename T>
 constexpr DType DTypeOf();
-template <> constexpr DType DTypeOf<uint8_t>() { return DType::kU8; }
-template <> constexpr DType DTypeOf<int32_t>() { return DType::kI32; }
-template <> constexpr DType DTypeOf<int64_t>() { return DType::kI64; }
-template <> constexpr DType DTypeOf<float>() { return DType::kF32; }
-template <> constexpr DType DTypeOf<double>() { return DType::kF64; }
+template <>
+constexpr DType DTypeOf<uint8_t>() {
+  return DType::kU8;
+}
+template <>
+constexpr DType DTypeOf<int32_t>() {
+  return DType::kI32;
+}
+template <>
+constexpr DType DTypeOf<int64_t>() {
+  return DType::kI64;
+}
+template <>
+constexpr DType DTypeOf<float>() {
+  return DType::kF32;
+}
+template <>
+constexpr DType DTypeOf<double>() {
+  return DType::kF64;
+}
 
 // "[3, 64]", as errors show it.
 std::string ShapeToString(absl::Span<const int64_t> shape);
@@ -50,7 +67,8 @@ struct TensorView {
   absl::Span<const std::byte> bytes;
 
   int64_t elements() const { return static_cast<int64_t>(bytes.size() / DTypeBytes(dtype)); }
-  // The elements in place. INVALID_ARGUMENT if the type is another or the bytes are not aligned for it.
+  // The elements in place. INVALID_ARGUMENT if the type is another or the bytes are not aligned for
+  // it.
   template <typename T>
   absl::StatusOr<absl::Span<const T>> Values() const {
     absl::Status status = CheckReadableAs(DTypeOf<T>(), alignof(T));
@@ -62,13 +80,15 @@ struct TensorView {
   absl::Status CheckReadableAs(DType wanted, size_t alignment) const;
 };
 
-// One file, mapped read-only for the object's life. Immutable, so thread-safe. Truncating a mapped file kills the reader
-// (SIGBUS), which is why files are published by rename and never changed in place.
+// One file, mapped read-only for the object's life. Immutable, so thread-safe. Truncating a mapped
+// file kills the reader (SIGBUS), which is why files are published by rename and never changed in
+// place.
 class SafetensorsFile {
  public:
   static constexpr uint64_t kMaxHeaderBytes = 100'000'000;  // as the reference implementation
 
-  // Errors name the file and the tensor. NOT_FOUND if it cannot be opened, INVALID_ARGUMENT if it breaks a rule.
+  // Errors name the file and the tensor. NOT_FOUND if it cannot be opened, INVALID_ARGUMENT if it
+  // breaks a rule.
   static absl::StatusOr<std::unique_ptr<SafetensorsFile>> Open(const std::string& path);
   ~SafetensorsFile();
   SafetensorsFile(const SafetensorsFile&) = delete;
@@ -91,26 +111,29 @@ class SafetensorsFile {
   std::map<std::string, std::string> metadata_;
 };
 
-// Writes one file: header first, then bytes as they come, so that memory stays small. The order is the caller's; the same calls
-// give the same bytes. The file is durable after Finish and unusable without it; publish it by rename. Guarded by its caller.
+// Writes one file: header first, then bytes as they come, so that memory stays small. The order is
+// the caller's; the same calls give the same bytes. The file is durable after Finish and unusable
+// without it; publish it by rename. Guarded by its caller.
 class SafetensorsWriter {
  public:
-  // `alignment` (a power of two >= 8) is where tensors start. The format allows no holes, so gaps are filled by U8 tensors
-  // named "__padding_N__".
-  static absl::StatusOr<std::unique_ptr<SafetensorsWriter>> Create(const std::string& path,
-                                                                   const std::vector<TensorSpec>& tensors,
-                                                                   const std::map<std::string, std::string>& metadata,
-                                                                   size_t alignment = 8);
+  // `alignment` (a power of two) is where each tensor starts. The format allows no holes, so gaps
+  // are filled by U8 tensors named "__padding_N__"; 1 means packed, as model files are. The data as
+  // a whole always begins at a multiple of 8.
+  static absl::StatusOr<std::unique_ptr<SafetensorsWriter>> Create(
+      const std::string& path, const std::vector<TensorSpec>& tensors,
+      const std::map<std::string, std::string>& metadata, size_t alignment = 1);
   ~SafetensorsWriter();
   SafetensorsWriter(const SafetensorsWriter&) = delete;
   SafetensorsWriter& operator=(const SafetensorsWriter&) = delete;
 
-  // The next bytes of tensor `name`. Tensors come in the order given to Create; several calls may fill one.
+  // The next bytes of tensor `name`. Tensors come in the order given to Create; several calls may
+  // fill one.
   absl::Status Append(absl::string_view name, absl::Span<const std::byte> bytes);
   template <typename T>
   absl::Status Append(absl::string_view name, absl::Span<const T> values) {
-    return Append(name, absl::Span<const std::byte>(reinterpret_cast<const std::byte*>(values.data()),
-                                                    values.size() * sizeof(T)));
+    return Append(name,
+                  absl::Span<const std::byte>(reinterpret_cast<const std::byte*>(values.data()),
+                                              values.size() * sizeof(T)));
   }
   // Flushes to disk and closes. FAILED_PRECONDITION if a tensor is incomplete.
   absl::Status Finish();
