@@ -5,11 +5,13 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <utility>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
+#include "common/format/safetensors.h"
 
 namespace anneal {
 
@@ -42,14 +44,11 @@ struct PreparedExample {
 // mapped; it never is, since files are published by rename and never written again.
 class PreparedDataset {
  public:
-  // NOT_FOUND, or DATA_LOSS naming the path and what is wrong with the file.
+  // NOT_FOUND if it cannot be opened, INVALID_ARGUMENT naming the path and what is wrong with the file.
   static absl::StatusOr<std::unique_ptr<PreparedDataset>> Open(const std::string& path);
-  ~PreparedDataset();
-  PreparedDataset(const PreparedDataset&) = delete;
-  PreparedDataset& operator=(const PreparedDataset&) = delete;
 
   const PreparedDatasetInfo& info() const { return info_; }
-  const std::string& path() const { return path_; }
+  const std::string& path() const { return file_->path(); }
 
   // Number of examples; at least 1.
   int64_t size() const { return info_.examples; }
@@ -57,25 +56,25 @@ class PreparedDataset {
   // At least 1 for each example, and the sum of its loss weights.
   int64_t supervised_tokens(int64_t example) const { return supervised_tokens_[example]; }
 
-  // The row, checked: ids within the vocabulary, weights 0 or 1 that add up. DATA_LOSS names path and example.
+  // The row, checked: ids within the vocabulary, weights 0 or 1 that add up. INVALID_ARGUMENT names path and example.
   // `example` is in [0, size()).
   absl::StatusOr<PreparedExample> Example(int64_t example) const;
 
  private:
-  PreparedDataset(std::string path, void* mapping, size_t mapped_bytes);
-  absl::Status Parse();
+  explicit PreparedDataset(std::unique_ptr<SafetensorsFile> file) : file_(std::move(file)) {}
+  absl::Status ReadInfo();
+  absl::Status MapArrays();
+  absl::Status CheckExamples() const;
 
-  const std::string path_;
-  void* const mapping_;
-  const size_t mapped_bytes_;
-  // Constant after Parse(); the spans point into the mapping.
+  // All constant after Open(); the spans point into the file.
+  const std::unique_ptr<SafetensorsFile> file_;
   PreparedDatasetInfo info_;
-  absl::Span<const int64_t> offsets_;             // [examples + 1]
-  absl::Span<const int64_t> source_row_;          // [examples]
-  absl::Span<const int32_t> source_file_;         // [examples]
-  absl::Span<const int32_t> supervised_tokens_;   // [examples]
-  absl::Span<const int32_t> token_ids_;           // [tokens]
-  absl::Span<const uint8_t> loss_weight_;         // [tokens]
+  absl::Span<const int64_t> offsets_;            // [examples + 1]
+  absl::Span<const int64_t> source_row_;         // [examples]
+  absl::Span<const int32_t> source_file_;        // [examples]
+  absl::Span<const int32_t> supervised_tokens_;  // [examples]
+  absl::Span<const int32_t> token_ids_;          // [tokens]
+  absl::Span<const uint8_t> loss_weight_;        // [tokens]
 };
 
 // Writes a prepared data set row by row with little memory: each array grows in a temporary file beside `path`; Finish()
@@ -98,6 +97,7 @@ class PreparedDatasetWriter {
  private:
   class Column;
   PreparedDatasetWriter(const std::string& path, const PreparedDatasetInfo& info);
+  absl::Status Assemble(const std::string& path);
 
   const std::string path_;
   PreparedDatasetInfo info_;
