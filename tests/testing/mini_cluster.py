@@ -166,13 +166,13 @@ class MiniCluster:
     def cluster(self):
         return stubs("cluster_service_pb2_grpc").ClusterServiceStub(self.channel)
 
-    def wait_for_workers(self, count, seconds=60):
+    def get_ready_workers(self):
         pb2 = stubs("cluster_service_pb2")
+        listed = self.cluster.ListWorkers(pb2.ListWorkersRequest(), wait_for_ready=True, timeout=30).workers
+        return [w for w in listed if w.state == pb2.Worker.STATE_READY]
 
-        def ready():
-            listed = self.cluster.ListWorkers(pb2.ListWorkersRequest(), wait_for_ready=True, timeout=30).workers
-            return sum(w.state == pb2.Worker.STATE_READY for w in listed) >= count
-        wait_until(ready, seconds, f"{count} workers")
+    def wait_for_workers(self, count, seconds=60):
+        wait_until(lambda: len(self.get_ready_workers()) >= count, seconds, f"{count} workers")
 
     def get_job(self, name):
         return self.jobs.GetJob(stubs("fine_tuning_service_pb2").GetJobRequest(name=name), wait_for_ready=True, timeout=30)
