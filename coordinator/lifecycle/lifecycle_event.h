@@ -1,0 +1,102 @@
+#pragma once
+// What can happen to one job. Facts come from the fleet and the scheduler, requests from users.
+
+#include <compare>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "common/protocol/messages.h"
+
+namespace anneal {
+
+// One process of a job: prepare, or one rank of one generation. A prepare task's generation is its attempt.
+struct TaskKey {
+  enum class Kind { kPrepare, kTrain };
+
+  std::string job;  // ULID
+  Kind kind = Kind::kPrepare;
+  int64_t generation = 0;
+  int32_t rank = 0;
+
+  auto operator<=>(const TaskKey&) const = default;
+};
+
+// The scheduler gives the job a prepare slot.
+struct PrepareAssigned {
+  std::string worker;
+};
+
+// One rank's place.
+struct Placement {
+  std::string worker;
+  std::string slot_id;
+  std::string device_uuid;
+  int32_t slot_threads = 0;
+};
+// The scheduler gives the job slots, by rank.
+struct SlotsAssigned {
+  std::vector<Placement> placements;
+};
+
+// Why the scheduler lets the job wait.
+struct WaitExplained {
+  std::string reason;
+  std::string message;
+};
+
+// A worker shows the task alive.
+struct TaskObserved {
+  TaskKey task;
+  std::string phase;       // what the child says it is doing; may be empty
+  std::string rendezvous;  // rank 0's store; empty until it listens
+};
+
+// A report of the task, but for steps, which are kept apart. `sequence` tells repetitions.
+struct TaskReported {
+  TaskKey task;
+  int64_t sequence = 0;
+  protocol::Report report;
+};
+
+// The task's process has ended, or could not be started.
+struct TaskEnded {
+  TaskKey task;
+  std::string cause;  // "exit 1", "killed by signal 9 (SIGKILL)", "refused"; empty if it ended well
+  int32_t code = 0;   // google.rpc.Code of the child's exit record; 0 if it left none
+  std::string reason, message;
+  std::string log_tail;
+};
+
+// The task went down with its worker, or the worker has come back without it.
+struct TaskLost {
+  TaskKey task;
+  std::string message;
+};
+
+// A task that is no longer wanted has left its worker.
+struct TaskReleased {
+  TaskKey task;
+};
+
+// Time has passed; deadlines are looked at.
+struct Tick {};
+
+// Requests. Repeating the last request's id changes nothing.
+struct CancelRequested {
+  std::string request_id;
+};
+struct ResumeRequested {
+  std::string request_id;
+  std::optional<int32_t> slots;
+};
+struct FinishRequested {
+  std::string request_id;
+};
+
+using LifecycleEvent = std::variant<PrepareAssigned, SlotsAssigned, WaitExplained, TaskObserved, TaskReported, TaskEnded,
+                                    TaskLost, TaskReleased, Tick, CancelRequested, ResumeRequested, FinishRequested>;
+
+}  // namespace anneal
