@@ -205,18 +205,8 @@ template <typename V, typename T>
   requires std::is_same_v<std::remove_const_t<T>, Status>
 void Fields(V& v, T& x) {
   v("phase", x.phase);
+  v("reports", x.reports);
   v("rank", x.rank);
-}
-template <typename V, typename T>
-  requires std::is_same_v<std::remove_const_t<T>, SequencedReport>
-void Fields(V& v, T& x) {
-  v("sequence", x.sequence);
-  v("report", x.report);
-}
-template <typename V, typename T>
-  requires std::is_same_v<std::remove_const_t<T>, Acknowledge>
-void Fields(V& v, T& x) {
-  v("sequence", x.sequence);
 }
 template <typename V, typename T>
   requires std::is_same_v<std::remove_const_t<T>, Stop>
@@ -237,8 +227,6 @@ void Fields(V& v, T& x) {
   v("start", x.start);
   v("rendezvous", x.rendezvous);
   v("status", x.status);
-  v("report", x.report);
-  v("acknowledge", x.acknowledge);
   v("stop", x.stop);
 }
 
@@ -358,8 +346,7 @@ absl::StatusOr<Line> ParseLine(absl::string_view text) {
   absl::StatusOr<Line> line = FromJson<Line>(*json);
   if (!line.ok()) return line.status();
   const int set = line->hello.has_value() + line->start.has_value() + line->rendezvous.has_value() +
-                  line->status.has_value() + line->report.has_value() + line->acknowledge.has_value() +
-                  line->stop.has_value();
+                  line->status.has_value() + line->stop.has_value();
   if (set != 1) return absl::InvalidArgumentError(absl::StrCat("a line carries one message, this one ", set));
   return line;
 }
@@ -372,7 +359,14 @@ Json ToJson(const EvaluationReport& report) { return Writer::Value(report); }
 Json ToJson(const ExitRecord& record) { return Writer::Value(record); }
 absl::StatusOr<PrepareTask> PrepareTaskFromJson(const Json& json) { return FromJson<PrepareTask>(json); }
 absl::StatusOr<TrainTask> TrainTaskFromJson(const Json& json) { return FromJson<TrainTask>(json); }
-absl::StatusOr<Report> ReportFromJson(const Json& json) { return FromJson<Report>(json); }
+absl::StatusOr<Report> ReportFromJson(const Json& json) {
+  absl::StatusOr<Report> report = FromJson<Report>(json);
+  if (!report.ok()) return report;
+  const int set = report->step.has_value() + report->evaluation.has_value() + report->issue.has_value() +
+                  report->prepared.has_value() + report->result.has_value();
+  if (set != 1) return absl::InvalidArgumentError(absl::StrCat("a report carries one message, this one ", set));
+  return report;
+}
 absl::StatusOr<ExitRecord> ExitRecordFromJson(const Json& json) { return FromJson<ExitRecord>(json); }
 
 std::string ResolvePath(absl::string_view storage_root, absl::string_view path) {

@@ -3,8 +3,10 @@
 // descriptions that the coordinator hands down. Plain structs with a JSON form; no protobuf, no torch.
 //
 // Wire: the child listens on a Unix stream socket in its run folder; one JSON object per line, at most kMaxLineBytes, both
-// ways. The daemon sends `start` once per connection and gets `hello`. Reports carry gapless sequence numbers from 1 and are
-// kept by the child until acknowledged, so a new daemon loses none. Unknown fields are ignored, wrong types are errors.
+// ways. The daemon sends `start` once per connection and gets `hello`. Unknown fields are ignored, wrong types are errors.
+// Reports do not pass through the socket: the child appends each as a line of JSON to reports.jsonl in its run folder, and
+// the socket only tells how many there are. Report number N is line N. So neither side resends, and nothing is lost when
+// the daemon, the child or both die (docs/formats/run_folder.md).
 //
 // Paths in tasks are absolute, or relative to the storage root, which the daemon passes in `start`.
 
@@ -21,6 +23,8 @@ namespace anneal::protocol {
 
 inline constexpr int kVersion = 1;
 inline constexpr size_t kMaxLineBytes = 4u << 20;
+// A report travels upward in one gRPC message with others, so it is bounded more tightly.
+inline constexpr size_t kMaxReportBytes = 1u << 20;
 
 // ---- Tasks: the coordinator writes them, the child reads them; the daemon only carries them. ----
 
@@ -102,7 +106,7 @@ struct TrainTask {
   int64_t collective_timeout_seconds = 600;
 };
 
-// ---- Reports: child -> daemon -> coordinator, in order, each durable before it is acknowledged. ----
+// ---- Reports: child -> reports.jsonl -> daemon -> coordinator, in order. ----
 
 // One finished optimizer step. Rank 0 sends these for the job.
 struct StepReport {
@@ -191,16 +195,10 @@ struct Start {  // daemon -> child; repeated on reconnection, ignored when alrea
 struct Rendezvous {  // daemon -> ranks > 0, and child rank 0 -> daemon: where rank 0's store listens
   std::string address;
 };
-struct Status {  // child -> daemon: newest state; not sequenced, the last one counts
+struct Status {  // child -> daemon: newest state; the last one counts
   std::string phase;
+  int64_t reports = 0;  // complete lines in reports.jsonl
   std::optional<RankReport> rank;
-};
-struct SequencedReport {  // child -> daemon
-  int64_t sequence = 0;
-  Report report;
-};
-struct Acknowledge {  // daemon -> child: reports up to here need not be kept
-  int64_t sequence = 0;
 };
 struct Stop {  // daemon -> child. FINISH: at the next step boundary, then export. NOW: as soon as possible, publish nothing.
   std::string mode = "NOW";
@@ -219,8 +217,6 @@ struct Line {
   std::optional<Start> start;
   std::optional<Rendezvous> rendezvous;
   std::optional<Status> status;
-  std::optional<SequencedReport> report;
-  std::optional<Acknowledge> acknowledge;
   std::optional<Stop> stop;
 };
 std::string FormatLine(const Line& line);

@@ -27,13 +27,22 @@ TEST(MessagesTest, TasksSurviveTheRoundTrip) {
 }
 
 TEST(MessagesTest, LinesSurviveTheRoundTrip) {
-  Line line{.report = SequencedReport{.sequence = 7, .report = {.step = StepReport{.step = 2, .train_loss = 1.5}}}};
+  Line line{.status = Status{.phase = "train", .reports = 7, .rank = RankReport{.step = 2, .forward_seconds = 1.5}}};
   ANNEAL_ASSERT_OK_AND_ASSIGN(Line back, ParseLine(FormatLine(line)));
-  ASSERT_TRUE(back.report.has_value());
-  EXPECT_EQ(back.report->sequence, 7);
-  ASSERT_TRUE(back.report->report.step.has_value());
-  EXPECT_EQ(back.report->report.step->train_loss, 1.5);
-  EXPECT_FALSE(back.report->report.result.has_value());
+  ASSERT_TRUE(back.status.has_value());
+  EXPECT_EQ(back.status->phase, "train");
+  EXPECT_EQ(back.status->reports, 7);
+  ASSERT_TRUE(back.status->rank.has_value());
+  EXPECT_EQ(back.status->rank->forward_seconds, 1.5);
+  EXPECT_FALSE(back.stop.has_value());
+}
+
+TEST(MessagesTest, ReportsSurviveTheRoundTrip) {
+  Report report{.step = StepReport{.step = 2, .train_loss = 1.5}};
+  ANNEAL_ASSERT_OK_AND_ASSIGN(Report back, ReportFromJson(ToJson(report)));
+  ASSERT_TRUE(back.step.has_value());
+  EXPECT_EQ(back.step->train_loss, 1.5);
+  EXPECT_FALSE(back.result.has_value());
 }
 
 TEST(MessagesTest, HostileLinesAreRefusedByField) {
@@ -41,10 +50,10 @@ TEST(MessagesTest, HostileLinesAreRefusedByField) {
               StatusIs(kInvalid, HasSubstr("hello.generation: expected a 64-bit integer")));
   EXPECT_THAT(ParseLine(R"({"hello":{"rank":4294967296}})"), StatusIs(kInvalid, HasSubstr("hello.rank")));
   EXPECT_THAT(ParseLine(R"({"hello":[]})"), StatusIs(kInvalid, HasSubstr("hello: expected an object")));
-  EXPECT_THAT(ParseLine(R"({"report":{"report":{"prepared":{"issues":[{},5]}}}})"),
-              StatusIs(kInvalid, HasSubstr("report.report.prepared.issues[1]: expected an object")));
+  EXPECT_THAT(ReportFromJson(*ParseJson(R"({"prepared":{"issues":[{},5]}})")),
+              StatusIs(kInvalid, HasSubstr("prepared.issues[1]: expected an object")));
   EXPECT_THAT(ParseLine("{}"), StatusIs(kInvalid, HasSubstr("this one 0")));
-  EXPECT_THAT(ParseLine(R"({"stop":{},"acknowledge":{"sequence":1}})"), StatusIs(kInvalid, HasSubstr("this one 2")));
+  EXPECT_THAT(ParseLine(R"({"stop":{},"status":{}})"), StatusIs(kInvalid, HasSubstr("this one 2")));
   EXPECT_THAT(ParseLine(R"({"stop":{},"stop":{}})"), StatusIs(kInvalid, HasSubstr("twice")));
   EXPECT_THAT(ParseLine("[1]"), StatusIs(kInvalid));
   EXPECT_THAT(ParseLine(std::string(kMaxLineBytes + 1, ' ')), StatusIs(kInvalid, HasSubstr("over the limit")));
