@@ -36,6 +36,7 @@ function(anneal_torch_test name)
 endfunction()
 function(_anneal_use_torch target visibility)
   target_link_libraries(${target} ${visibility} anneal_torch)
-  target_compile_options(${target} PRIVATE -fpch-preprocess)
+  # -fPIC for programs too, which otherwise get -fPIE: the compiler takes a precompiled header only with the settings it was made with.
+  target_compile_options(${target} PRIVATE -fpch-preprocess -fPIC)
   target_precompile_headers(${target} REUSE_FROM anneal_torch_pch)
 endfunction()
