@@ -284,8 +284,7 @@ absl::StatusOr<std::unique_ptr<SafetensorsWriter>> SafetensorsWriter::Create(
     add(spec.name, spec);
   }
   std::string text = DumpJson(header);
-  text.append(-(text.size() + kLengthBytes) % alignment,
-              ' ');  // the data, too, begins at the alignment
+  text.append(-(text.size() + kLengthBytes) % std::max<size_t>(alignment, 8), ' ');
 
   const int fd = ::open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
   if (fd < 0) return absl::ErrnoToStatus(errno, absl::StrCat("cannot create ", path));
