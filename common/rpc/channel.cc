@@ -1,0 +1,54 @@
+#include "common/rpc/channel.h"
+
+#include "absl/strings/str_cat.h"
+#include "common/base/status.h"
+#include "common/rpc/pem_file.h"
+#include "common/rpc/server.h"
+#include "grpcpp/create_channel.h"
+#include "grpcpp/security/credentials.h"
+#include "grpcpp/support/channel_arguments.h"
+
+namespace anneal {
+namespace {
+
+absl::StatusOr<std::shared_ptr<grpc::ChannelCredentials>> MakeCredentials(const ChannelOptions& options) {
+  if (!options.tls) return grpc::InsecureChannelCredentials();
+  if (options.tls_certificate_file.empty() != options.tls_key_file.empty()) {
+    return absl::InvalidArgumentError("a client certificate needs both a certificate file and a key file");
+  }
+  grpc::SslCredentialsOptions ssl;
+  if (!options.tls_ca_file.empty()) {
+    ANNEAL_ASSIGN_OR_RETURN(ssl.pem_root_certs, ReadPemFile(options.tls_ca_file));
+  }
+  if (!options.tls_certificate_file.empty()) {
+    ANNEAL_ASSIGN_OR_RETURN(ssl.pem_cert_chain, ReadPemFile(options.tls_certificate_file));
+    ANNEAL_ASSIGN_OR_RETURN(ssl.pem_private_key, ReadPemFile(options.tls_key_file));
+  }
+  return grpc::SslCredentials(ssl);
+}
+
+}  // namespace
+
+absl::StatusOr<std::shared_ptr<grpc::Channel>> MakeChannel(const ChannelOptions& options) {
+  ANNEAL_ASSIGN_OR_RETURN(auto credentials, MakeCredentials(options));
+  grpc::ChannelArguments arguments;
+  arguments.SetMaxReceiveMessageSize(kMaxMessageBytes);
+  arguments.SetMaxSendMessageSize(kMaxMessageBytes);
+  // Servers allow a ping every 10 s (common/rpc/server.cc).
+  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, 20'000);
+  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 10'000);
+  arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 200);
+  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 200);
+  arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 5'000);
+  arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
+  return grpc::CreateCustomChannel(options.target, credentials, arguments);
+}
+
+void PrepareCall(grpc::ClientContext& context, absl::string_view api_key, absl::Duration timeout) {
+  if (!api_key.empty()) context.AddMetadata("authorization", absl::StrCat("Bearer ", api_key));
+  if (timeout != absl::InfiniteDuration()) {
+    context.set_deadline(gpr_time_from_micros(absl::ToInt64Microseconds(timeout), GPR_TIMESPAN));
+  }
+}
+
+}  // namespace anneal

@@ -1,0 +1,140 @@
+#include "common/rpc/server.h"
+
+#include <sys/stat.h>
+#include <sys/un.h>
+
+#include <utility>
+
+#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
+#include "common/base/status.h"
+#include "common/rpc/metrics_interceptor.h"
+#include "common/rpc/pem_file.h"
+#include "grpcpp/ext/proto_server_reflection_plugin.h"
+#include "grpcpp/health_check_service_interface.h"
+#include "grpcpp/security/server_credentials.h"
+#include "grpcpp/server_builder.h"
+
+namespace anneal {
+namespace {
+
+constexpr absl::string_view kUnixPrefix = "unix:";
+
+bool IsLoopback(absl::string_view host) {
+  return host == "localhost" || host == "[::1]" || absl::StartsWith(host, "127.");
+}
+
+absl::Status CheckAddress(const ServerOptions& options) {
+  absl::string_view address = options.address;
+  const bool tls = !options.tls_certificate_file.empty();
+  if (tls != !options.tls_key_file.empty() || (!tls && !options.tls_client_ca_file.empty())) {
+    return absl::InvalidArgumentError("TLS needs both a certificate file and a key file");
+  }
+  if (absl::ConsumePrefix(&address, kUnixPrefix)) {
+    constexpr size_t kMaxPathBytes = sizeof(sockaddr_un::sun_path) - 1;
+    if (address.empty() || address.size() > kMaxPathBytes) {
+      return absl::InvalidArgumentError(absl::StrCat("the path of Unix socket '", address, "' has ", address.size(),
+                                                     " bytes; it must have 1 to ", kMaxPathBytes));
+    }
+    return absl::OkStatus();
+  }
+  const size_t colon = address.rfind(':');
+  int port = 0;
+  if (colon == absl::string_view::npos || colon == 0 || !absl::SimpleAtoi(address.substr(colon + 1), &port) || port < 0 ||
+      port > 65535) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("address '", address, "' is neither host:port nor unix:/path, for example 127.0.0.1:7443"));
+  }
+  if (!tls && !options.allow_plaintext && !IsLoopback(address.substr(0, colon))) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("address ", address, " can be reached from other machines: give it TLS files, or allow plaintext"));
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::shared_ptr<grpc::ServerCredentials>> MakeCredentials(const ServerOptions& options) {
+  if (options.tls_certificate_file.empty()) return grpc::InsecureServerCredentials();
+  grpc::SslServerCredentialsOptions ssl;
+  grpc::SslServerCredentialsOptions::PemKeyCertPair pair;
+  ANNEAL_ASSIGN_OR_RETURN(pair.private_key, ReadPemFile(options.tls_key_file));
+  ANNEAL_ASSIGN_OR_RETURN(pair.cert_chain, ReadPemFile(options.tls_certificate_file));
+  ssl.pem_key_cert_pairs.push_back(std::move(pair));
+  if (!options.tls_client_ca_file.empty()) {
+    ANNEAL_ASSIGN_OR_RETURN(ssl.pem_root_certs, ReadPemFile(options.tls_client_ca_file));
+    ssl.client_certificate_request = GRPC_SSL_REQUEST_AND_REQUIRE_CLIENT_CERTIFICATE_AND_VERIFY;
+  }
+  return grpc::SslServerCredentials(ssl);
+}
+
+void SetLimits(grpc::ServerBuilder& builder) {
+  builder.SetMaxReceiveMessageSize(kMaxMessageBytes);
+  builder.SetMaxSendMessageSize(kMaxMessageBytes);
+  // Two servers on one port would share its calls by chance.
+  builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
+  // Half-open connections are found in 40 s; our clients may ping as often as common/rpc/channel.cc has them do.
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, 30'000);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 10'000);
+  builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 10'000);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
+}
+
+// Binds under a umask that lets nobody else in, so that the socket is never open to others, not even for an instant.
+std::unique_ptr<grpc::Server> BuildPrivate(grpc::ServerBuilder& builder, const std::string& socket_path) {
+  const mode_t old = ::umask(S_IRWXG | S_IRWXO);
+  std::unique_ptr<grpc::Server> server = builder.BuildAndStart();
+  ::umask(old);
+  if (server != nullptr) ::chmod(socket_path.c_str(), S_IRUSR | S_IWUSR);
+  return server;
+}
+
+}  // namespace
+
+RpcMetrics::RpcMetrics(MetricRegistry& registry)
+    : requests(registry, {"anneal_rpc_requests_total", "Calls finished, by method and status code.", {"method", "code"}}),
+      duration(registry, {"anneal_rpc_duration_seconds", "Time from a unary call's arrival to its status.", {"method"}},
+               ExponentialBounds(0.0005, 4, 9)),
+      open(registry, {"anneal_rpc_open_calls", "Calls under way, streams included.", {"method"}}) {}
+
+absl::StatusOr<std::unique_ptr<RpcServer>> RpcServer::Start(const ServerOptions& options,
+                                                            const std::vector<grpc::Service*>& services,
+                                                            RpcMetrics& metrics, Clock& clock) {
+  ANNEAL_RETURN_IF_ERROR(CheckAddress(options));
+  ANNEAL_ASSIGN_OR_RETURN(auto credentials, MakeCredentials(options));
+  grpc::EnableDefaultHealthCheckService(true);
+  grpc::reflection::InitProtoReflectionServerBuilderPlugin();
+
+  grpc::ServerBuilder builder;
+  SetLimits(builder);
+  for (grpc::Service* service : services) builder.RegisterService(service);
+  std::vector<std::unique_ptr<grpc::experimental::ServerInterceptorFactoryInterface>> interceptors;
+  interceptors.push_back(std::make_unique<MetricsInterceptorFactory>(metrics, clock));
+  builder.experimental().SetInterceptorCreators(std::move(interceptors));
+
+  int port = 0;
+  builder.AddListeningPort(options.address, credentials, &port);
+  absl::string_view socket_path = options.address;
+  const bool is_unix = absl::ConsumePrefix(&socket_path, kUnixPrefix);
+  std::unique_ptr<grpc::Server> server =
+      is_unix ? BuildPrivate(builder, std::string(socket_path)) : builder.BuildAndStart();
+  if (server == nullptr || port == 0) {
+    return absl::UnavailableError(absl::StrCat("cannot listen on ", options.address,
+                                               ": is it taken, not of this machine, or are the TLS files not fitting?"));
+  }
+  std::string address = options.address;
+  if (!is_unix) address = absl::StrCat(address.substr(0, address.rfind(':')), ":", port);
+  return std::unique_ptr<RpcServer>(new RpcServer(std::move(server), std::move(address)));
+}
+
+RpcServer::RpcServer(std::unique_ptr<grpc::Server> server, std::string address)
+    : server_(std::move(server)), address_(std::move(address)) {}
+
+RpcServer::~RpcServer() { Shutdown(absl::ZeroDuration()); }
+
+void RpcServer::Shutdown(absl::Duration grace) {
+  if (grpc::HealthCheckServiceInterface* health = server_->GetHealthCheckService()) health->Shutdown();
+  server_->Shutdown(gpr_time_from_millis(absl::ToInt64Milliseconds(grace), GPR_TIMESPAN));
+}
+
+}  // namespace anneal

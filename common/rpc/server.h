@@ -1,0 +1,64 @@
+#pragma once
+// A gRPC server as all our programs run it: credentials, limits, keepalive, reflection, health and metrics in one place.
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "common/base/clock.h"
+#include "common/metrics/metrics.h"
+#include "grpcpp/server.h"
+
+namespace anneal {
+
+// Of one message, either way. Files travel in chunks of at most 1 MiB.
+inline constexpr int kMaxMessageBytes = 4 << 20;
+inline constexpr int kMaxChunkBytes = 1 << 20;
+
+// The metrics of every server of a program.
+struct RpcMetrics {
+  explicit RpcMetrics(MetricRegistry& registry);
+  Counter requests;
+  Histogram duration;
+  Gauge open;
+};
+
+struct ServerOptions {
+  // "host:port" (port 0 = any free one) or "unix:/path". A Unix socket gets mode 0600.
+  std::string address;
+  // PEM files. Both or none; required on TCP unless the host is loopback.
+  std::string tls_certificate_file;
+  std::string tls_key_file;
+  // Only clients with a certificate of this authority are let in. Empty = any client.
+  std::string tls_client_ca_file;
+  // Serve without TLS on an address that is not loopback, where the network itself is trusted.
+  bool allow_plaintext = false;
+};
+
+// Listens from Start until Shutdown or its destructor. Thread-safe.
+class RpcServer {
+ public:
+  // `services`, `metrics` and `clock` must outlive the server. Reflection and grpc.health.v1 are served beside them. The port is
+  // never shared with another process. INVALID_ARGUMENT says which option is wrong, UNAVAILABLE that it cannot listen.
+  static absl::StatusOr<std::unique_ptr<RpcServer>> Start(const ServerOptions& options,
+                                                          const std::vector<grpc::Service*>& services,
+                                                          RpcMetrics& metrics, Clock& clock);
+  ~RpcServer();
+
+  // As in the options, with the port that is bound: what clients on this machine connect to.
+  const std::string& address() const { return address_; }
+  grpc::Server& server() { return *server_; }
+
+  // Refuses new calls, lets those under way finish for `grace`, then cancels them. May be called twice.
+  void Shutdown(absl::Duration grace);
+
+ private:
+  RpcServer(std::unique_ptr<grpc::Server> server, std::string address);
+
+  const std::unique_ptr<grpc::Server> server_;
+  const std::string address_;
+};
+
+}  // namespace anneal

@@ -1,0 +1,156 @@
+#include "common/rpc/server.h"
+
+#include <sys/stat.h>
+
+#include <cstdlib>
+#include <fstream>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "anneal/v1/artifact_service.grpc.pb.h"
+#include "common/base/status.h"
+#include "common/base/status_matchers.h"
+#include "common/rpc/authentication.h"
+#include "common/rpc/channel.h"
+#include "common/rpc/status.h"
+
+namespace anneal {
+namespace {
+
+using ::anneal::testing::StatusIs;
+using ::testing::HasSubstr;
+
+constexpr char kKey[] = "key-0123456789abcdefghij";
+
+std::string WriteFile(const std::string& name, const std::string& text) {
+  const std::string path = ::testing::TempDir() + name;
+  std::ofstream(path) << text;
+  ::chmod(path.c_str(), 0600);
+  return path;
+}
+
+// Answers with the caller's project and creator, or as told.
+class EchoService : public v1::ArtifactService::CallbackService {
+ public:
+  explicit EchoService(const Authenticator& authenticator) : authenticator_(authenticator) {}
+  grpc::ServerUnaryReactor* ListArtifacts(grpc::CallbackServerContext* context, const v1::ListArtifactsRequest* request,
+                                          v1::ListArtifactsResponse* response) override {
+    grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+    const absl::StatusOr<Caller> caller = authenticator_.CallerOf(*context);
+    if (caller.ok()) response->set_folder_uri(absl::StrCat(caller->project, "/", caller->creator));
+    reactor->Finish(ToGrpcStatus(caller.status()));
+    return reactor;
+  }
+
+ private:
+  const Authenticator& authenticator_;
+};
+
+class ServerTest : public ::testing::Test {
+ protected:
+  ServerTest()
+      : authenticator_(*ApiKeyAuthenticator::FromFile(
+            WriteFile("credentials", absl::StrCat("# who may call\n\n", kKey, " vision ada@example.org # laptop\n")))),
+        service_(*authenticator_) {}
+
+  absl::StatusOr<std::unique_ptr<RpcServer>> Start(const ServerOptions& options) {
+    return RpcServer::Start(options, {&service_}, metrics_, Clock::Real());
+  }
+
+  static absl::StatusOr<std::string> Call(const ChannelOptions& options, const std::string& key,
+                                          const std::string& parent = "jobs/x") {
+    ANNEAL_ASSIGN_OR_RETURN(auto channel, MakeChannel(options));
+    auto stub = v1::ArtifactService::NewStub(channel);
+    grpc::ClientContext context;
+    PrepareCall(context, key, absl::Seconds(10));
+    v1::ListArtifactsRequest request;
+    request.set_parent(parent);
+    v1::ListArtifactsResponse response;
+    ANNEAL_RETURN_IF_ERROR(FromGrpcStatus(stub->ListArtifacts(&context, request, &response)));
+    return response.folder_uri();
+  }
+
+  MetricRegistry registry_;
+  RpcMetrics metrics_{registry_};
+  std::unique_ptr<ApiKeyAuthenticator> authenticator_;
+  EchoService service_;
+};
+
+TEST_F(ServerTest, KnowsItsCallersAndCountsCalls) {
+  ANNEAL_ASSERT_OK_AND_ASSIGN(auto server, Start({.address = "127.0.0.1:0"}));
+  const ChannelOptions to = {.target = server->address()};
+  EXPECT_THAT(Call(to, kKey), ::anneal::testing::IsOkAndHolds("vision/ada@example.org"));
+  const absl::StatusOr<std::string> unknown = Call(to, "key-0123456789abcdefghiX");
+  EXPECT_THAT(unknown, StatusIs(absl::StatusCode::kUnauthenticated));
+  EXPECT_EQ(ReasonOf(unknown.status()), "API_KEY_UNKNOWN");
+  EXPECT_EQ(ReasonOf(Call(to, "").status()), "API_KEY_MISSING");
+  EXPECT_EQ(ReasonOf(Call(to, std::string(5000, 'k')).status()), "API_KEY_MALFORMED");
+
+  // A call's numbers are written when the server has let go of it.
+  server->Shutdown(absl::Seconds(5));
+  server.reset();
+  const std::string scrape = registry_.Scrape();
+  EXPECT_THAT(scrape, HasSubstr("code=\"OK\",method=\"anneal.v1.ArtifactService/ListArtifacts\"} 1"));
+  EXPECT_THAT(scrape, HasSubstr("code=\"UNAUTHENTICATED\",method=\"anneal.v1.ArtifactService/ListArtifacts\"} 3"));
+  EXPECT_THAT(scrape, HasSubstr("anneal_rpc_open_calls{method=\"anneal.v1.ArtifactService/ListArtifacts\"} 0"));
+  EXPECT_THAT(scrape, HasSubstr("anneal_rpc_duration_seconds_count{method=\"anneal.v1.ArtifactService/ListArtifacts\"} 4"));
+}
+
+TEST_F(ServerTest, AUnixSocketIsForItsOwnerOnly) {
+  const std::string path = ::testing::TempDir() + "server_test.sock";
+  ANNEAL_ASSERT_OK_AND_ASSIGN(auto server, Start({.address = "unix:" + path}));
+  struct stat info = {};
+  ASSERT_EQ(::stat(path.c_str(), &info), 0);
+  EXPECT_EQ(info.st_mode & 0777, 0600u);
+  EXPECT_THAT(Call({.target = server->address()}, kKey), ::anneal::testing::IsOk());
+}
+
+TEST_F(ServerTest, SpeaksTls) {
+  const std::string key = ::testing::TempDir() + "key.pem", certificate = ::testing::TempDir() + "certificate.pem";
+  ASSERT_EQ(std::system(absl::StrCat("openssl req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=localhost "
+                                     "-addext subjectAltName=IP:127.0.0.1 -keyout '", key, "' -out '", certificate,
+                                     "' 2>/dev/null").c_str()),
+            0);
+  ANNEAL_ASSERT_OK_AND_ASSIGN(
+      auto server, Start({.address = "127.0.0.1:0", .tls_certificate_file = certificate, .tls_key_file = key}));
+  EXPECT_THAT(Call({.target = server->address(), .tls = true, .tls_ca_file = certificate}, kKey),
+              ::anneal::testing::IsOk());
+  EXPECT_THAT(Call({.target = server->address()}, kKey), StatusIs(absl::StatusCode::kUnavailable));
+}
+
+TEST_F(ServerTest, RefusesMessagesOverTheLimit) {
+  ANNEAL_ASSERT_OK_AND_ASSIGN(auto server, Start({.address = "127.0.0.1:0"}));
+  EXPECT_THAT(Call({.target = server->address()}, kKey, std::string(kMaxMessageBytes + 1, 'x')),
+              StatusIs(absl::StatusCode::kResourceExhausted));
+}
+
+TEST_F(ServerTest, RefusesBadOptions) {
+  EXPECT_THAT(Start({.address = "0.0.0.0:0"}), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("TLS")));
+  EXPECT_THAT(Start({.address = "7443"}), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("host:port")));
+  EXPECT_THAT(Start({.address = "unix:/" + std::string(200, 'x')}),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("Unix socket")));
+  EXPECT_THAT(Start({.address = "127.0.0.1:0", .tls_certificate_file = "x.pem"}),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("key file")));
+  EXPECT_THAT(Start({.address = "127.0.0.1:0", .tls_certificate_file = "/nowhere.pem", .tls_key_file = "/nowhere.pem"}),
+              StatusIs(absl::StatusCode::kNotFound, HasSubstr("/nowhere.pem")));
+}
+
+TEST_F(ServerTest, APortBelongsToOneServer) {
+  ANNEAL_ASSERT_OK_AND_ASSIGN(auto server, Start({.address = "127.0.0.1:0"}));
+  EXPECT_THAT(Start({.address = server->address()}), StatusIs(absl::StatusCode::kUnavailable));
+}
+
+TEST(ApiKeyAuthenticatorTest, BadFilesAreNamedByLineAndNeverQuoted) {
+  const auto load = [](const std::string& text) { return ApiKeyAuthenticator::FromFile(WriteFile("bad", text)).status(); };
+  EXPECT_THAT(load("# nothing\n"), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("no key")));
+  EXPECT_THAT(load(absl::StrCat("\n", kKey, " p\n")), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("bad:2:")));
+  EXPECT_THAT(load("short p c\n"), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("20 to 256")));
+  EXPECT_THAT(load(absl::StrCat(kKey, " p/../q c\n")), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("project")));
+  const absl::Status twice = load(absl::StrCat(kKey, " p c\n", kKey, " q c\n"));
+  EXPECT_THAT(twice, StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("bad:2: this key occurs twice")));
+  EXPECT_FALSE(absl::StrContains(twice.message(), kKey));
+  EXPECT_THAT(ApiKeyAuthenticator::FromFile("/nowhere"), StatusIs(absl::StatusCode::kNotFound));
+}
+
+}  // namespace
+}  // namespace anneal
