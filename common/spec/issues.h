@@ -40,7 +40,7 @@ std::string FormatIssue(const v1::Issue& issue);
 // ignored), at most a third of the word's length and at least one. Empty if none is that near.
 std::string ClosestMatch(absl::string_view word, const std::vector<std::string>& candidates);
 
-// "Did you mean epochs?" or, with no near candidate, "Known here: a, b, c.".
+// "did you mean epochs?" or, with no near candidate, "known here: a, b, c".
 std::string SuggestionHint(absl::string_view word, const std::vector<std::string>& candidates);
 
 }  // namespace anneal::spec
