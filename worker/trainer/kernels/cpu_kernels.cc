@@ -221,6 +221,29 @@ class CpuKernels : public Kernels {
     });
   }
 
+  at::Tensor Dropout(const at::Tensor& x_TD, PhiloxKey key, double rate,
+                     const TokenPlaces& places) override {
+    const Rows rows(x_TD);
+    at::Tensor out_TD = at::empty_like(x_TD);
+    const int64_t* source_rows = places.source_row_T.const_data_ptr<int64_t>();
+    const int64_t* positions = places.position_T.const_data_ptr<int64_t>();
+    Dispatch(x_TD.scalar_type(), [&]<typename T>(T) {
+      using Acc = Accumulate<T>;
+      const T* x = x_TD.const_data_ptr<T>();
+      T* out = out_TD.mutable_data_ptr<T>();
+      const Acc scale = static_cast<Acc>(1 / (1 - rate));
+      ForRows(rows.count, rows.length, [&](int64_t row) {
+        for (int64_t i = 0; i < rows.length; ++i) {
+          const int64_t at = row * rows.length + i;
+          const bool keep =
+              DropoutKeeps(key, static_cast<float>(rate), source_rows[row], positions[row], i);
+          out[at] = static_cast<T>(keep ? static_cast<Acc>(x[at]) * scale : Acc{0});
+        }
+      });
+    });
+    return out_TD;
+  }
+
   std::vector<double> ChunkSquareSums(const at::Tensor& flat_N, int64_t chunk) override {
     ANNEAL_CHECK(flat_N.is_contiguous() && chunk > 0);
     const int64_t n = flat_N.numel();

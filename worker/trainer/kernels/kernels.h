@@ -13,6 +13,8 @@
 #include <memory>
 #include <vector>
 
+#include "worker/trainer/kernels/philox.h"
+
 namespace anneal::trainer {
 
 // Where the rows of a packed micro-batch begin; attention never crosses them.
@@ -20,6 +22,11 @@ struct PackedRows {
   std::vector<int32_t> starts;  // [R + 1]
   at::Tensor starts_device;     // int32 [R + 1] on the compute device
   int32_t longest = 0;
+};
+
+// Which token of which data row each token of a cell is: what keyed random numbers are drawn for.
+struct TokenPlaces {
+  at::Tensor source_row_T, position_T;  // int64 on the compute device
 };
 
 struct RmsNormResult {
@@ -74,6 +81,10 @@ class Kernels {
   virtual CrossEntropyResult CrossEntropyForward(const at::Tensor& logits_SV, const at::Tensor& targets_S) = 0;
   // Turns logits into d(scale * sum of losses)/d(logits), in place.
   virtual void CrossEntropyBackwardInPlace(at::Tensor& logits_SV, const at::Tensor& targets_S, double scale) = 0;
+
+  // Inverted dropout: element f of token t becomes x / (1 - rate) where DropoutKeeps (philox.h) says so, else 0. The same call
+  // on a gradient is the backward.
+  virtual at::Tensor Dropout(const at::Tensor& x_TD, PhiloxKey key, double rate, const TokenPlaces& places) = 0;
 
   // Sum of squares of fp32 elements in double, chunk by chunk: element i of the result covers
   // [i * chunk, (i + 1) * chunk). For the gradient norm; independent of threads. Result: double on the CPU.

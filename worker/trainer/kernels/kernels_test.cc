@@ -6,6 +6,7 @@
 #include <ATen/Parallel.h>
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/arange.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/log_softmax.h>
 #include <ATen/ops/matmul.h>
@@ -16,6 +17,7 @@
 #include <ATen/ops/silu.h>
 #include <ATen/ops/softmax.h>
 #include <ATen/ops/tensor.h>
+#include <ATen/ops/zeros_like.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <torch/csrc/autograd/autograd.h>
@@ -187,6 +189,21 @@ TEST_F(KernelsTest, OnlyTheFirstOfEqualLogitsIsCorrect) {
   const CrossEntropyResult result =
       kernels_->CrossEntropyForward(logits, at::tensor({0, 1, 2}, at::kLong));
   EXPECT_TRUE(result.correct_S.equal(at::tensor({0, 1, 0}).to(at::kBool)));
+}
+
+TEST_F(KernelsTest, DropoutIsKeyedByMeaning) {
+  const at::Tensor x = at::ones({2000, 6}, kDoubleOptions), rows = at::arange(2000),
+                   zeros = at::zeros_like(rows);
+  const PhiloxKey key = MakePhiloxKey(1, 2, "module");
+  const at::Tensor out = kernels_->Dropout(x, key, 0.25, {rows, zeros});
+  EXPECT_TRUE((out == 0).logical_or((out - 1 / 0.75).abs() < 1e-12).all().item<bool>());
+  EXPECT_NEAR(out.mean().item<double>(), 1.0, 0.02);
+  // The same tokens in another cell, in another order, draw the same numbers.
+  const at::Tensor again = kernels_->Dropout(x.narrow(0, 0, 1000), key, 0.25,
+                                             {rows.narrow(0, 1000, 1000).flip(0), zeros});
+  EXPECT_TRUE(again.equal(out.narrow(0, 1000, 1000).flip(0)));
+  EXPECT_FALSE(kernels_->Dropout(x, key, 0.25, {rows, zeros + 1}).equal(out));
+  EXPECT_FALSE(kernels_->Dropout(x, MakePhiloxKey(1, 3, "module"), 0.25, {rows, zeros}).equal(out));
 }
 
 TEST_F(KernelsTest, ChunkSquareSumsCoverEveryElementOnce) {

@@ -46,6 +46,15 @@ ANNEAL_HOST_DEVICE inline float PhiloxUniform(uint32_t word) {
   return static_cast<float>(word >> 8) * 0x1.0p-24f;
 }
 
+// Whether dropout keeps a feature of a token, with probability 1 - rate.
+ANNEAL_HOST_DEVICE inline bool DropoutKeeps(PhiloxKey key, float rate, int64_t source_row,
+                                            int64_t position, int64_t feature) {
+  const PhiloxBlock block =
+      Philox(key, {{static_cast<uint32_t>(feature / 4), static_cast<uint32_t>(position),
+                    static_cast<uint32_t>(source_row), static_cast<uint32_t>(source_row >> 32)}});
+  return PhiloxUniform(block.word[feature % 4]) >= rate;
+}
+
 // Key of a meaning: the first 64 bits of SHA-256 over the seed, a number and a name.
 PhiloxKey MakePhiloxKey(uint64_t seed, int64_t number, absl::string_view name);
 

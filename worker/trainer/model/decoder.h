@@ -20,10 +20,10 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "common/format/model_config.h"
 #include "common/protocol/messages.h"
 #include "worker/trainer/data/micro_batch.h"
 #include "worker/trainer/kernels/kernels.h"
-#include "common/format/model_config.h"
 
 namespace anneal::trainer {
 
@@ -44,6 +44,7 @@ struct Cell {
   PackedRows rows;
   at::Tensor token_ids_T, supervised_S, targets_S;  // int64
   at::Tensor cos_TC, sin_TC;                        // fp32 [T, C/2] at each token's position
+  TokenPlaces places;
 };
 
 // What a block keeps from forward to backward; the block alone knows the meaning.
@@ -86,8 +87,8 @@ class Decoder {
   virtual void Bind(int unit, std::span<const at::Tensor> values) = 0;
 
   virtual Cell MakeCell(const MicroBatch& batch) const = 0;
-  // Key of dropout masks for the calls that follow: (seed, step). Evaluation turns dropout off.
-  virtual void SetDropoutKey(std::optional<std::pair<uint64_t, int64_t>> seed_and_step, const MicroBatch* batch) = 0;
+  // Key of the dropout masks of the calls that follow, forward and backward: (seed, step). Absent, as in evaluation: no dropout.
+  virtual void SetDropoutKey(std::optional<std::pair<uint64_t, int64_t>> seed_and_step) = 0;
 
   virtual at::Tensor EmbedForward(const Cell& cell) = 0;  // [T, D]
   // `saved` null: evaluation, nothing is kept.
