@@ -59,6 +59,11 @@ CREATE TABLE steps (
   job TEXT NOT NULL, step INTEGER NOT NULL, generation INTEGER NOT NULL,
   metrics BLOB NOT NULL,                           -- anneal.v1.StepMetrics
   PRIMARY KEY (job, step)) WITHOUT ROWID;
+
+CREATE TABLE evaluations (
+  job TEXT NOT NULL, step INTEGER NOT NULL, generation INTEGER NOT NULL,
+  point BLOB NOT NULL,                             -- anneal.v1.EvaluationPoint
+  PRIMARY KEY (job, step)) WITHOUT ROWID;
 )sql",
 };
 

@@ -1,0 +1,52 @@
+#pragma once
+// The control loop's side of the catalog on disk.
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "anneal/internal/catalog.pb.h"
+#include "anneal/v1/job.pb.h"
+#include "coordinator/catalog/sqlite.h"
+
+namespace anneal {
+
+// All that one turn of the loop changes.
+struct CatalogChange {
+  std::vector<std::shared_ptr<const internal::JobRecord>> jobs;  // new or changed
+  std::vector<std::pair<std::string, v1::JobEvent>> events;      // by job id, to append
+  std::vector<std::string> deleted_jobs;
+  std::vector<internal::WorkerRecord> workers;
+
+  bool empty() const { return jobs.empty() && events.empty() && deleted_jobs.empty() && workers.empty(); }
+};
+
+// Owner: Coordinator. Loop thread only.
+class CatalogStore {
+ public:
+  static absl::StatusOr<std::unique_ptr<CatalogStore>> Open(const std::string& data_dir);
+
+  // Counts this start and returns the coordinator's new epoch. Durable when it returns.
+  absl::StatusOr<int64_t> NextEpoch();
+  absl::StatusOr<std::vector<internal::JobRecord>> LoadJobs();
+  absl::StatusOr<std::vector<internal::WorkerRecord>> LoadWorkers();
+
+  // Whether every file and model the job names is still there. The name of the first that is not, or empty.
+  absl::StatusOr<std::string> FindMissingResource(const internal::JobRecord& record);
+
+  // One transaction: all of it survives power loss, or nothing of it is there.
+  absl::Status Commit(const CatalogChange& change);
+
+ private:
+  explicit CatalogStore(Database database) : database_(std::move(database)) {}
+
+  absl::Status PutJob(const internal::JobRecord& record);
+
+  Database database_;
+};
+
+}  // namespace anneal

@@ -1,0 +1,186 @@
+#include "coordinator/catalog/catalog_store.h"
+
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <memory>
+#include <string>
+
+#include "common/base/status_matchers.h"
+#include "coordinator/catalog/catalog.h"
+#include "coordinator/catalog/job_history.h"
+#include "coordinator/catalog/resource_store.h"
+
+namespace anneal {
+namespace {
+
+using ::anneal::testing::StatusIs;
+using ::testing::SizeIs;
+
+class CatalogStoreTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    std::string pattern = (std::filesystem::temp_directory_path() / "anneal_catalog_XXXXXX").string();
+    ASSERT_NE(mkdtemp(pattern.data()), nullptr);
+    dir_ = pattern;
+    ANNEAL_ASSERT_OK_AND_ASSIGN(store_, CatalogStore::Open(dir_));
+  }
+  void TearDown() override {
+    store_.reset();
+    std::filesystem::remove_all(dir_);
+  }
+
+  static std::shared_ptr<internal::JobRecord> Job(const std::string& id, v1::JobState state = v1::JOB_STATE_PENDING) {
+    auto record = std::make_shared<internal::JobRecord>();
+    record->set_id(id);
+    record->mutable_job()->set_project("p");
+    record->mutable_job()->set_state(state);
+    record->mutable_inputs()->add_resources("files/f");
+    return record;
+  }
+  static std::pair<std::string, v1::JobEvent> Event(const std::string& job, int64_t sequence) {
+    v1::JobEvent event;
+    event.set_sequence(sequence);
+    return {job, event};
+  }
+  static v1::StepMetrics StepOf(int64_t step, int64_t generation, double loss) {
+    v1::StepMetrics metrics;
+    metrics.set_step(step);
+    metrics.set_generation(generation);
+    metrics.set_train_loss(loss);
+    metrics.set_tokens(100);
+    metrics.set_supervised_tokens(10);
+    return metrics;
+  }
+
+  std::string dir_;
+  std::unique_ptr<CatalogStore> store_;
+};
+
+TEST_F(CatalogStoreTest, EachStartIsANewEpoch) {
+  ANNEAL_ASSERT_OK_AND_ASSIGN(int64_t first, store_->NextEpoch());
+  ANNEAL_ASSERT_OK_AND_ASSIGN(store_, CatalogStore::Open(dir_));
+  ANNEAL_ASSERT_OK_AND_ASSIGN(int64_t second, store_->NextEpoch());
+  EXPECT_EQ(first, 1);
+  EXPECT_EQ(second, 2);
+}
+
+TEST_F(CatalogStoreTest, ATurnIsThereWhollyOrNotAtAll) {
+  ANNEAL_ASSERT_OK(store_->Commit({{Job("a")}, {Event("a", 1)}, {}, {}}));
+  // The second event repeats a sequence, so nothing of this turn may stay.
+  EXPECT_THAT(store_->Commit({{Job("b"), Job("a", v1::JOB_STATE_FAILED)}, {Event("b", 1), Event("a", 1)}, {}, {}}),
+              StatusIs(absl::StatusCode::kAlreadyExists));
+  ANNEAL_ASSERT_OK_AND_ASSIGN(auto jobs, store_->LoadJobs());
+  ASSERT_THAT(jobs, SizeIs(1));
+  EXPECT_EQ(jobs[0].job().state(), v1::JOB_STATE_PENDING);
+}
+
+TEST_F(CatalogStoreTest, ACommitSurvivesTheLossOfTheProcessAndTornBytesAfterIt) {
+  ANNEAL_ASSERT_OK(store_->Commit({{Job("a")}, {Event("a", 1)}, {}, {}}));
+  ANNEAL_ASSERT_OK(store_->Commit({{Job("b")}, {Event("b", 1)}, {}, {}}));
+  // What kill -9 leaves: the files as they are while the store is open, with the commits still in the log beside the file;
+  // and, as a crash in the middle of a third commit would, half a frame at the log's end.
+  const std::string crashed = dir_ + "/crashed";
+  std::filesystem::create_directory(crashed);
+  std::filesystem::copy(dir_ + "/catalog.db", crashed + "/catalog.db");
+  std::filesystem::copy(dir_ + "/catalog.db-wal", crashed + "/catalog.db-wal");
+  const auto intact = std::filesystem::file_size(crashed + "/catalog.db-wal");
+  ASSERT_GT(intact, 0u);
+  std::ofstream(crashed + "/catalog.db-wal", std::ios::app | std::ios::binary) << std::string(1000, '\x5a');
+  {
+    ANNEAL_ASSERT_OK_AND_ASSIGN(auto reopened, CatalogStore::Open(crashed));
+    ANNEAL_ASSERT_OK_AND_ASSIGN(auto jobs, reopened->LoadJobs());
+    EXPECT_THAT(jobs, SizeIs(2));
+  }
+
+  // A log cut inside its last commit loses that commit only, and wholly.
+  std::filesystem::copy(dir_ + "/catalog.db", crashed + "/catalog.db", std::filesystem::copy_options::overwrite_existing);
+  std::filesystem::copy(dir_ + "/catalog.db-wal", crashed + "/catalog.db-wal",
+                        std::filesystem::copy_options::overwrite_existing);
+  std::filesystem::remove(crashed + "/catalog.db-shm");
+  std::filesystem::resize_file(crashed + "/catalog.db-wal", intact - 100);
+  ANNEAL_ASSERT_OK_AND_ASSIGN(auto reopened, CatalogStore::Open(crashed));
+  ANNEAL_ASSERT_OK_AND_ASSIGN(auto jobs, reopened->LoadJobs());
+  ASSERT_THAT(jobs, SizeIs(1));
+  EXPECT_EQ(jobs[0].id(), "a");
+  ANNEAL_ASSERT_OK_AND_ASSIGN(auto history, JobHistory::Open(crashed));
+  ANNEAL_ASSERT_OK_AND_ASSIGN(auto events, history->ReadEvents("b", 0, 10));
+  EXPECT_THAT(events, SizeIs(0));
+}
+
+TEST_F(CatalogStoreTest, ALiveJobHoldsItsResourcesAndAFinishedOneDoesNot) {
+  ANNEAL_ASSERT_OK_AND_ASSIGN(auto resources, ResourceStore::Open(dir_));
+  ANNEAL_ASSERT_OK_AND_ASSIGN(std::string missing, store_->FindMissingResource(*Job("a")));
+  EXPECT_EQ(missing, "files/f");
+  internal::FileRecord file;
+  file.set_id("f");
+  file.set_project("p");
+  ANNEAL_ASSERT_OK(resources->PutFile(file));
+  ANNEAL_ASSERT_OK_AND_ASSIGN(missing, store_->FindMissingResource(*Job("a")));
+  EXPECT_EQ(missing, "");
+
+  ANNEAL_ASSERT_OK(store_->Commit({{Job("a")}, {}, {}, {}}));
+  EXPECT_THAT(resources->DeleteFile("p", "f"), StatusIs(absl::StatusCode::kFailedPrecondition));
+  ANNEAL_ASSERT_OK(store_->Commit({{Job("a", v1::JOB_STATE_SUCCEEDED)}, {}, {}, {}}));
+  ANNEAL_EXPECT_OK(resources->DeleteFile("p", "f"));
+}
+
+TEST_F(CatalogStoreTest, DeletingAJobTakesItsEvents) {
+  ANNEAL_ASSERT_OK(store_->Commit({{Job("a")}, {Event("a", 1), Event("a", 2)}, {}, {}}));
+  ANNEAL_ASSERT_OK_AND_ASSIGN(auto history, JobHistory::Open(dir_));
+  ANNEAL_ASSERT_OK_AND_ASSIGN(auto events, history->ReadEvents("a", 1, 10));
+  ASSERT_THAT(events, SizeIs(1));
+  EXPECT_EQ(events[0].sequence(), 2);
+  ANNEAL_ASSERT_OK(store_->Commit({{}, {}, {"a"}, {}}));
+  ANNEAL_ASSERT_OK_AND_ASSIGN(events, history->ReadEvents("a", 0, 10));
+  EXPECT_THAT(events, SizeIs(0));
+}
+
+TEST_F(CatalogStoreTest, OfTwoGenerationsWordsOnAStepTheNewerStays) {
+  ANNEAL_ASSERT_OK_AND_ASSIGN(auto writer, StepMetricsWriter::Open(dir_));
+  ANNEAL_ASSERT_OK_AND_ASSIGN(auto history, JobHistory::Open(dir_));
+  v1::EvaluationPoint before, after;
+  before.set_loss(3);
+  after.set_step(2);
+  after.set_loss(1);
+  writer->AddEvaluation("a", 1, before);
+  writer->AddStep("a", StepOf(1, 1, 2.5));
+  writer->AddStep("a", StepOf(2, 2, 2.0));
+  writer->AddEvaluation("a", 2, after);
+  EXPECT_TRUE(writer->has_unflushed());
+  ANNEAL_ASSERT_OK_AND_ASSIGN(auto steps, history->ReadSteps("a", 0, 10));
+  EXPECT_THAT(steps, SizeIs(0));
+  ANNEAL_ASSERT_OK(writer->Flush());
+  EXPECT_FALSE(writer->has_unflushed());
+  writer->AddStep("a", StepOf(2, 1, 9.0));
+  writer->AddStep("a", StepOf(1, 2, 2.25));
+  ANNEAL_ASSERT_OK(writer->Flush());
+
+  ANNEAL_ASSERT_OK_AND_ASSIGN(steps, history->ReadSteps("a", 0, 10));
+  ASSERT_THAT(steps, SizeIs(2));
+  EXPECT_EQ(steps[0].train_loss(), 2.25);
+  EXPECT_EQ(steps[1].train_loss(), 2.0);
+  EXPECT_EQ(steps[1].evaluation().loss(), 1);
+  ANNEAL_ASSERT_OK_AND_ASSIGN(auto first, history->ReadFirstEvaluation("a"));
+  ASSERT_TRUE(first.has_value());
+  EXPECT_EQ(first->loss(), 3);
+  ANNEAL_ASSERT_OK_AND_ASSIGN(StepMetricsWriter::Totals totals, writer->ReadTotals("a"));
+  EXPECT_EQ(totals.last_step.step(), 2);
+  EXPECT_EQ(totals.tokens, 200);
+  ANNEAL_ASSERT_OK(writer->DeleteJob("a"));
+  ANNEAL_ASSERT_OK_AND_ASSIGN(steps, history->ReadSteps("a", 0, 10));
+  EXPECT_THAT(steps, SizeIs(0));
+}
+
+TEST_F(CatalogStoreTest, ReadersSeeTheirProjectOnly) {
+  SimulatedClock clock;
+  Catalog catalog(clock);
+  EXPECT_EQ(catalog.FindJob("p", "a"), nullptr);
+  catalog.Publish({{"a", Job("a")}});
+  EXPECT_NE(catalog.FindJob("p", "a"), nullptr);
+  EXPECT_EQ(catalog.FindJob("other", "a"), nullptr);
+  EXPECT_EQ(catalog.AwaitVersionAbove(0, absl::InfiniteDuration()), 1u);
+}
+
+}  // namespace
+}  // namespace anneal
