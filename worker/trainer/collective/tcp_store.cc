@@ -3,7 +3,6 @@
 #include <netdb.h>
 #include <sys/socket.h>
 #include <torch/csrc/distributed/c10d/TCPStore.hpp>
-#include <unistd.h>
 
 #include <cerrno>
 #include <utility>
@@ -11,6 +10,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
+#include "common/base/file.h"
 #include "common/base/status.h"
 
 namespace anneal::trainer {
@@ -37,7 +37,7 @@ std::string JoinAddress(const std::string& host, uint16_t port) {
 }
 
 // A listening socket on any free port of `host`, and that port.
-absl::StatusOr<std::pair<int, uint16_t>> Listen(const std::string& host) {
+absl::StatusOr<std::pair<UniqueFd, uint16_t>> Listen(const std::string& host) {
   addrinfo hints{};
   hints.ai_socktype = SOCK_STREAM;
   hints.ai_flags = AI_NUMERICHOST | AI_PASSIVE;
@@ -46,19 +46,17 @@ absl::StatusOr<std::pair<int, uint16_t>> Listen(const std::string& host) {
     return absl::InvalidArgumentError(absl::StrCat("data address '", host, "': ", gai_strerror(error)));
   }
   const std::unique_ptr<addrinfo, decltype(&freeaddrinfo)> info(found, &freeaddrinfo);
-  const int fd = socket(info->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
-  if (fd < 0) return absl::ErrnoToStatus(errno, "socket");
+  UniqueFd fd(socket(info->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  if (!fd.valid()) return absl::ErrnoToStatus(errno, "socket");
   sockaddr_storage bound{};
   socklen_t size = sizeof(bound);
   char port[8];
-  if (bind(fd, info->ai_addr, info->ai_addrlen) != 0 || listen(fd, SOMAXCONN) != 0 ||
-      getsockname(fd, reinterpret_cast<sockaddr*>(&bound), &size) != 0) {
-    const absl::Status status = absl::ErrnoToStatus(errno, absl::StrCat("listen on data address ", host));
-    close(fd);
-    return status;
+  if (bind(fd.get(), info->ai_addr, info->ai_addrlen) != 0 || listen(fd.get(), SOMAXCONN) != 0 ||
+      getsockname(fd.get(), reinterpret_cast<sockaddr*>(&bound), &size) != 0) {
+    return absl::ErrnoToStatus(errno, absl::StrCat("listen on data address ", host));
   }
   ANNEAL_CHECK(getnameinfo(reinterpret_cast<sockaddr*>(&bound), size, nullptr, 0, port, sizeof(port), NI_NUMERICSERV) == 0);
-  return std::make_pair(fd, static_cast<uint16_t>(std::stoi(port)));
+  return std::make_pair(std::move(fd), static_cast<uint16_t>(std::stoi(port)));
 }
 
 }  // namespace
@@ -72,11 +70,11 @@ TcpStore::TcpStore(std::string address, std::unique_ptr<Impl> impl)
 TcpStore::~TcpStore() = default;
 
 absl::StatusOr<std::unique_ptr<TcpStore>> TcpStore::Serve(const std::string& bind_address) {
-  ANNEAL_ASSIGN_OR_RETURN(const auto listening, Listen(bind_address));
+  ANNEAL_ASSIGN_OR_RETURN(auto listening, Listen(bind_address));
   c10d::TCPStoreOptions options;
   options.isServer = true;
   options.waitWorkers = false;
-  options.masterListenFd = listening.first;  // taken over
+  options.masterListenFd = listening.first.Release();  // the store closes it
   options.port = listening.second;
   auto impl = std::make_unique<Impl>();
   ANNEAL_RETURN_IF_ERROR(CatchAll(absl::StrCat("serve rendezvous on ", bind_address), [&] {

@@ -23,18 +23,16 @@ std::string FormatLedgerLine(const LedgerEntry& entry) {
 }
 
 absl::StatusOr<std::unique_ptr<LedgerWriter>> LedgerWriter::Create(const std::string& path) {
-  const int fd = open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_APPEND | O_CLOEXEC, 0644);
-  if (fd < 0) return absl::ErrnoToStatus(errno, absl::StrCat("create ledger ", path));
-  return std::unique_ptr<LedgerWriter>(new LedgerWriter(path, fd));
+  UniqueFd fd(open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_APPEND | O_CLOEXEC, 0644));
+  if (!fd.valid()) return absl::ErrnoToStatus(errno, absl::StrCat("create ledger ", path));
+  return std::unique_ptr<LedgerWriter>(new LedgerWriter(path, std::move(fd)));
 }
-
-LedgerWriter::~LedgerWriter() { close(fd_); }
 
 absl::Status LedgerWriter::Append(const LedgerEntry& entry) {
   std::string line = FormatLedgerLine(entry) + "\n";
   absl::string_view rest = line;
   while (!rest.empty()) {
-    const ssize_t written = write(fd_, rest.data(), rest.size());
+    const ssize_t written = write(fd_.get(), rest.data(), rest.size());
     if (written < 0 && errno == EINTR) continue;
     if (written < 0) return absl::ErrnoToStatus(errno, absl::StrCat("write ledger ", path_));
     rest.remove_prefix(written);

@@ -4,10 +4,12 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "common/base/file.h"
 
 namespace anneal::trainer {
 
@@ -29,18 +31,15 @@ class LedgerWriter {
  public:
   // An existing file is replaced. Errors name the path.
   static absl::StatusOr<std::unique_ptr<LedgerWriter>> Create(const std::string& path);
-  ~LedgerWriter();
-  LedgerWriter(const LedgerWriter&) = delete;
-  LedgerWriter& operator=(const LedgerWriter&) = delete;
 
   // One write(2): a crash leaves whole lines, but for the last.
   absl::Status Append(const LedgerEntry& entry);
 
  private:
-  LedgerWriter(std::string path, int fd) : path_(std::move(path)), fd_(fd) {}
+  LedgerWriter(std::string path, UniqueFd fd) : path_(std::move(path)), fd_(std::move(fd)) {}
 
   const std::string path_;
-  const int fd_;
+  const UniqueFd fd_;
 };
 
 }  // namespace anneal::trainer
