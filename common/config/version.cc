@@ -1,0 +1,7 @@
+#include "common/config/version.h"
+
+namespace anneal {
+
+absl::string_view Version() { return ANNEAL_VERSION; }
+
+}  // namespace anneal
