@@ -5,7 +5,7 @@
 
 #include <fstream>
 #include <iterator>
-#include <utility>
+#include <set>
 
 #include "absl/strings/match.h"
 #include "absl/strings/strip.h"
@@ -27,32 +27,10 @@ bool IsName(absl::string_view text) {
   return !text.empty() && text.size() <= 64 && text.find_first_not_of(kAllowed) == absl::string_view::npos;
 }
 
-absl::Status Unauthenticated(absl::string_view message, absl::string_view reason) {
-  return WithReason(absl::UnauthenticatedError(message), reason);
-}
-
-}  // namespace
-
-absl::StatusOr<std::unique_ptr<ApiKeyAuthenticator>> ApiKeyAuthenticator::FromFile(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  if (!file) return absl::NotFoundError(absl::StrCat("cannot open credentials file ", path));
-  std::string text(kMaxFileBytes + 1, '\0');
-  file.read(text.data(), static_cast<std::streamsize>(text.size()));
-  text.resize(static_cast<size_t>(file.gcount()));
-  if (text.size() > kMaxFileBytes) {
-    return absl::InvalidArgumentError(absl::StrCat("credentials file ", path, " is over 1 MiB"));
-  }
-  struct stat info = {};
-  if (::stat(path.c_str(), &info) == 0 && (info.st_mode & (S_IRWXG | S_IRWXO)) != 0) {
-    ANNEAL_LOG(WARNING) << "credentials file can be read by others; chmod 600 it" << Field("path", path);
-  }
-  ANNEAL_ASSIGN_OR_RETURN(std::vector<Entry> entries, ParseEntries(text, path));
-  return std::unique_ptr<ApiKeyAuthenticator>(new ApiKeyAuthenticator(std::move(entries)));
-}
-
-absl::StatusOr<std::vector<ApiKeyAuthenticator::Entry>> ApiKeyAuthenticator::ParseEntries(absl::string_view text,
-                                                                                         const std::string& path) {
-  std::vector<Entry> entries;
+// The credentials of `text`, which errors call `path`.
+absl::StatusOr<std::vector<Credential>> ParseCredentials(absl::string_view text, const std::string& path) {
+  std::vector<Credential> credentials;
+  std::set<absl::string_view> seen;
   int line_number = 0;
   for (absl::string_view line : absl::StrSplit(text, '\n')) {
     ++line_number;
@@ -68,14 +46,37 @@ absl::StatusOr<std::vector<ApiKeyAuthenticator::Entry>> ApiKeyAuthenticator::Par
     if (!IsName(words[1]) || !IsName(words[2])) {
       return absl::InvalidArgumentError(absl::StrCat(where, "project and creator are [A-Za-z0-9._@-]{1,64}"));
     }
-    Entry entry{Sha256Hex(words[0]), {std::string(words[1]), std::string(words[2])}};
-    for (const Entry& other : entries) {
-      if (other.key_digest == entry.key_digest) return absl::InvalidArgumentError(absl::StrCat(where, "this key occurs twice"));
-    }
-    entries.push_back(std::move(entry));
+    if (!seen.insert(words[0]).second) return absl::InvalidArgumentError(absl::StrCat(where, "this key occurs twice"));
+    credentials.push_back({std::string(words[0]), {std::string(words[1]), std::string(words[2])}});
   }
-  if (entries.empty()) return absl::InvalidArgumentError(absl::StrCat("credentials file ", path, " holds no key"));
-  return entries;
+  if (credentials.empty()) return absl::InvalidArgumentError(absl::StrCat("credentials file ", path, " holds no key"));
+  return credentials;
+}
+
+absl::Status Unauthenticated(absl::string_view message, absl::string_view reason) {
+  return WithReason(absl::UnauthenticatedError(message), reason);
+}
+
+}  // namespace
+
+absl::StatusOr<std::vector<Credential>> ReadCredentialsFile(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  if (!file) return absl::NotFoundError(absl::StrCat("cannot open credentials file ", path));
+  std::string text(kMaxFileBytes + 1, '\0');
+  file.read(text.data(), static_cast<std::streamsize>(text.size()));
+  text.resize(static_cast<size_t>(file.gcount()));
+  if (text.size() > kMaxFileBytes) {
+    return absl::InvalidArgumentError(absl::StrCat("credentials file ", path, " is over 1 MiB"));
+  }
+  struct stat info = {};
+  if (::stat(path.c_str(), &info) == 0 && (info.st_mode & (S_IRWXG | S_IRWXO)) != 0) {
+    ANNEAL_LOG(WARNING) << "credentials file can be read by others; chmod 600 it" << Field("path", path);
+  }
+  return ParseCredentials(text, path);
+}
+
+ApiKeyAuthenticator::ApiKeyAuthenticator(const std::vector<Credential>& credentials) {
+  for (const Credential& credential : credentials) entries_.push_back({Sha256Hex(credential.key), credential.caller});
 }
 
 absl::StatusOr<Caller> ApiKeyAuthenticator::CallerOf(const grpc::ServerContextBase& context) const {

@@ -1,7 +1,6 @@
 #pragma once
 // Who calls: API keys in the `authorization: Bearer KEY` metadata, mapped to project and creator.
 
-#include <memory>
 #include <string>
 #include <vector>
 
@@ -27,16 +26,25 @@ class Authenticator {
   virtual absl::StatusOr<Caller> CallerOf(const grpc::ServerContextBase& context) const = 0;
 };
 
-// Keys from a text file that only the service's user may read. One key a line, `#` starts a comment:
+// One line of a credentials file.
+struct Credential {
+  std::string key;
+  Caller caller;
+};
+
+// A credentials file is text that only its owner may read (a warning is logged otherwise). One key a line, `#` starts a comment:
 //
 //   KEY PROJECT CREATOR
 //
-// Keys have at least 20 characters; project and creator are [A-Za-z0-9._@-]{1,64}. Only SHA-256 digests are kept in memory, and
-// all are compared in constant time, so that neither timing nor a core dump tells a key.
+// Keys have 20 to 256 characters; project and creator are [A-Za-z0-9._@-]{1,64}. Never empty. Errors name file and line, never a
+// key. Servers know all keys of theirs; clients send the first of theirs.
+absl::StatusOr<std::vector<Credential>> ReadCredentialsFile(const std::string& path);
+
+// Knows the callers of a list. Keeps only SHA-256 digests of the keys and compares with all of them in constant time, so that
+// neither timing nor a core dump tells a key.
 class ApiKeyAuthenticator : public Authenticator {
  public:
-  // Errors name file and line, never a key.
-  static absl::StatusOr<std::unique_ptr<ApiKeyAuthenticator>> FromFile(const std::string& path);
+  explicit ApiKeyAuthenticator(const std::vector<Credential>& credentials);
 
   absl::StatusOr<Caller> CallerOf(const grpc::ServerContextBase& context) const override;
 
@@ -45,10 +53,7 @@ class ApiKeyAuthenticator : public Authenticator {
     std::string key_digest;
     Caller caller;
   };
-  explicit ApiKeyAuthenticator(std::vector<Entry> entries) : entries_(std::move(entries)) {}
-  static absl::StatusOr<std::vector<Entry>> ParseEntries(absl::string_view text, const std::string& path);
-
-  const std::vector<Entry> entries_;
+  std::vector<Entry> entries_;
 };
 
 }  // namespace anneal

@@ -49,9 +49,9 @@ class EchoService : public v1::ArtifactService::CallbackService {
 class ServerTest : public ::testing::Test {
  protected:
   ServerTest()
-      : authenticator_(*ApiKeyAuthenticator::FromFile(
+      : authenticator_(*ReadCredentialsFile(
             WriteFile("credentials", absl::StrCat("# who may call\n\n", kKey, " vision ada@example.org # laptop\n")))),
-        service_(*authenticator_) {}
+        service_(authenticator_) {}
 
   absl::StatusOr<std::unique_ptr<RpcServer>> Start(const ServerOptions& options) {
     return RpcServer::Start(options, {&service_}, metrics_, Clock::Real());
@@ -72,7 +72,7 @@ class ServerTest : public ::testing::Test {
 
   MetricRegistry registry_;
   RpcMetrics metrics_{registry_};
-  std::unique_ptr<ApiKeyAuthenticator> authenticator_;
+  ApiKeyAuthenticator authenticator_;
   EchoService service_;
 };
 
@@ -140,8 +140,8 @@ TEST_F(ServerTest, APortBelongsToOneServer) {
   EXPECT_THAT(Start({.address = server->address()}), StatusIs(absl::StatusCode::kUnavailable));
 }
 
-TEST(ApiKeyAuthenticatorTest, BadFilesAreNamedByLineAndNeverQuoted) {
-  const auto load = [](const std::string& text) { return ApiKeyAuthenticator::FromFile(WriteFile("bad", text)).status(); };
+TEST(CredentialsFileTest, BadFilesAreNamedByLineAndNeverQuoted) {
+  const auto load = [](const std::string& text) { return ReadCredentialsFile(WriteFile("bad", text)).status(); };
   EXPECT_THAT(load("# nothing\n"), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("no key")));
   EXPECT_THAT(load(absl::StrCat("\n", kKey, " p\n")), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("bad:2:")));
   EXPECT_THAT(load("short p c\n"), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("20 to 256")));
@@ -149,7 +149,7 @@ TEST(ApiKeyAuthenticatorTest, BadFilesAreNamedByLineAndNeverQuoted) {
   const absl::Status twice = load(absl::StrCat(kKey, " p c\n", kKey, " q c\n"));
   EXPECT_THAT(twice, StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("bad:2: this key occurs twice")));
   EXPECT_FALSE(absl::StrContains(twice.message(), kKey));
-  EXPECT_THAT(ApiKeyAuthenticator::FromFile("/nowhere"), StatusIs(absl::StatusCode::kNotFound));
+  EXPECT_THAT(ReadCredentialsFile("/nowhere"), StatusIs(absl::StatusCode::kNotFound));
 }
 
 }  // namespace

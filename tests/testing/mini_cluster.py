@@ -22,7 +22,7 @@ import psutil
 
 SOURCE_DIR = Path(os.environ["ANNEAL_SOURCE_DIR"])
 BIN_DIR = Path(os.environ["ANNEAL_BIN_DIR"])
-KEY = "test-key"
+KEY = "test-key-0123456789abcdef"
 _stub_folder = None
 
 
@@ -95,9 +95,8 @@ class MiniCluster:
         # Unix socket paths are short: run folders lie in their own short folder.
         self.short = tempfile.TemporaryDirectory(prefix="an-")
         self.allowed_roots = [self.folder, *allowed_roots]
-        (self.folder / "credentials.yaml").write_text(
-            f"keys:\n  - key: {KEY}\n    project: default\n    creator: tester\n")
-        os.chmod(self.folder / "credentials.yaml", 0o600)
+        (self.folder / "credentials").write_text(f"{KEY} default tester\n")
+        os.chmod(self.folder / "credentials", 0o600)
         self.coordinator_ports = {}
         self.coordinator = None
         self.worker_count, self.slots, self.threads = workers, slots_per_worker, threads_per_slot
@@ -125,7 +124,7 @@ class MiniCluster:
             BIN_DIR / "anneal-coordinator", "--listen", ports.get("api", "127.0.0.1:0"),
             "--fleet-listen", ports.get("fleet", "127.0.0.1:0"), "--admin-listen", ports.get("admin", "127.0.0.1:0"),
             "--data-dir", self.folder / "catalog", "--storage-root", self.storage,
-            "--credentials-file", self.folder / "credentials.yaml",
+            "--credentials-file", self.folder / "credentials",
             *(argument for root in self.allowed_roots for argument in ("--allowed-root", root))])
         self.coordinator.start()
         self.coordinator_ports = self.coordinator.addresses()
@@ -142,7 +141,7 @@ class MiniCluster:
             BIN_DIR / "anneal-worker", "--coordinator", self.coordinator_ports["fleet"], "--name", f"w{index}",
             "--state-dir", Path(self.short.name) / f"w{index}", "--storage-root", self.storage, "--cpu-slots", self.slots,
             "--threads-per-slot", self.threads, "--prepare-slots", 1, "--data-address", "127.0.0.1",
-            "--admin-listen", "127.0.0.1:0", "--credentials-file", self.folder / "credentials.yaml"])
+            "--admin-listen", "127.0.0.1:0", "--credentials-file", self.folder / "credentials"])
         worker.start()
         self.workers[index:index + 1] = [worker]
 
