@@ -1,0 +1,48 @@
+#pragma once
+// What daemon and keeper say to each other: JSON lines over the socket pair that the keeper gives the daemon. A new daemon gets
+// a new pair. The keeper's facts are files in run folders; on the socket it only says that there is something to read.
+
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "common/protocol/line_socket.h"
+
+namespace anneal {
+
+// Daemon -> keeper: start the child of a run folder. Ignored if the folder has a process.json.
+struct SpawnRequest {
+  std::string run_dir;
+  std::string program;                 // absolute path
+  std::vector<std::string> arguments;  // without argv[0]
+  std::map<std::string, std::string> environment;  // added to the keeper's own
+  std::string log_path;                // gets standard output and error, appended
+  std::vector<std::string> lock_paths;  // locked for as long as the child lives; one that is taken refuses the start
+};
+// Daemon -> keeper: signal the process group of a run folder's child. Ignored if it has ended.
+struct KillRequest {
+  std::string run_dir;
+  int signal = 0;
+};
+// Keeper -> daemon: a process.json or end.json in some run folder is new.
+struct ChangedNotice {};
+// Keeper -> daemon: leave once the tasks have ended.
+struct DrainNotice {};
+
+// Exactly one member is set.
+struct KeeperLine {
+  std::optional<SpawnRequest> spawn;
+  std::optional<KillRequest> kill;
+  std::optional<ChangedNotice> changed;
+  std::optional<DrainNotice> drain;
+};
+std::string FormatKeeperLine(const KeeperLine& line);
+absl::StatusOr<KeeperLine> ParseKeeperLine(absl::string_view text);
+
+// The daemon's number for its end of the pair.
+inline constexpr int kKeeperFd = 3;
+
+}  // namespace anneal
