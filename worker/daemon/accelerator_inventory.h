@@ -1,0 +1,32 @@
+#pragma once
+// What this machine can lend to trainers.
+
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "anneal/v1/cluster_service.pb.h"
+
+namespace anneal {
+
+struct InventoryOptions {
+  // Shares of CPU cores. -1 = one if there is no GPU, else none.
+  int cpu_slots = -1;
+  // Of each CPU slot. 0 = the usable processors divided by the slots.
+  int threads_per_slot = 0;
+  bool use_gpus = true;
+  // NVIDIA's management library; absent = no GPUs.
+  std::string nvml_library = "libnvidia-ml.so.1";
+};
+
+// CPU slots "cpu0", "cpu1", ...; then one slot for each GPU, whose id is the device's UUID. Looked up once, at the daemon's
+// start. A GPU driver that is there but broken is an error: silently having no GPUs would only show as jobs that wait for ever.
+absl::StatusOr<std::vector<v1::Slot>> FindSlots(const InventoryOptions& options);
+
+// Processors that this process may use: those of its affinity mask, less what the limits of its control groups (cgroup v2,
+// cpu.max) leave; at least 1. The paths are for tests.
+int CountUsableProcessors(const std::string& cgroup_root = "/sys/fs/cgroup",
+                          const std::string& own_cgroup_file = "/proc/self/cgroup");
+
+}  // namespace anneal

@@ -1,0 +1,81 @@
+#include "worker/daemon/run_daemon.h"
+
+#include <sys/prctl.h>
+#include <unistd.h>
+
+#include <csignal>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_split.h"
+#include "absl/strings/strip.h"
+#include "common/base/clock.h"
+#include "common/base/log.h"
+#include "common/base/random.h"
+#include "common/base/status.h"
+#include "common/format/json.h"
+#include "common/metrics/admin_server.h"
+#include "common/metrics/metrics.h"
+#include "common/rpc/channel.h"
+#include "worker/daemon/accelerator_inventory.h"
+#include "worker/daemon/coordinator_link.h"
+#include "worker/daemon/worker_daemon.h"
+#include "worker/daemon/worker_metrics.h"
+
+namespace anneal {
+namespace {
+
+// The first word of the first line that is no comment. Empty without a file.
+absl::StatusOr<std::string> ReadApiKey(const std::string& path) {
+  if (path.empty()) return std::string();
+  ANNEAL_ASSIGN_OR_RETURN(const std::string text, ReadSmallFile(path));
+  for (absl::string_view line : absl::StrSplit(text, '\n')) {
+    line = absl::StripAsciiWhitespace(line);
+    if (line.empty() || line[0] == '#') continue;
+    return std::string(line.substr(0, line.find(' ')));
+  }
+  return absl::InvalidArgumentError(absl::StrCat(path, " holds no API key"));
+}
+
+ChannelOptions ChannelOptionsOf(const WorkerOptions& options) {
+  return {.target = options.coordinator,
+          .tls = options.tls,
+          .tls_ca_file = options.tls_ca_file,
+          .tls_certificate_file = options.tls_certificate_file,
+          .tls_key_file = options.tls_key_file};
+}
+
+}  // namespace
+
+absl::Status RunDaemon(const WorkerOptions& options, UniqueFd keeper_fd) {
+  SetLogTag("worker " + options.name);
+  // A daemon without a keeper can do nothing, and the next keeper starts its own.
+  ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+  ::signal(SIGPIPE, SIG_IGN);
+  KeeperClient keeper(std::move(keeper_fd));
+  ANNEAL_ASSIGN_OR_RETURN(std::vector<v1::Slot> slots, FindSlots(options.inventory));
+  ANNEAL_ASSIGN_OR_RETURN(std::string api_key, ReadApiKey(options.credentials_file));
+  ANNEAL_ASSIGN_OR_RETURN(std::shared_ptr<grpc::Channel> channel, MakeChannel(ChannelOptionsOf(options)));
+  ANNEAL_ASSIGN_OR_RETURN(const UniqueFd wake, WorkerDaemon::MakeWakeFd());
+
+  Clock& clock = Clock::Real();
+  MetricRegistry registry;
+  WorkerMetrics metrics(registry, clock);
+  CoordinatorLink link(std::move(channel), std::move(api_key), [fd = wake.get()] { WorkerDaemon::WakeUp(fd); }, clock,
+                       Random::Real());
+  WorkerDaemon daemon(options, std::move(slots), keeper, link, wake.get(), metrics, clock);
+  ANNEAL_RETURN_IF_ERROR(daemon.SetUp());
+  auto ready = [&daemon] {
+    return daemon.ready() ? absl::OkStatus() : absl::UnavailableError("draining, or the coordinator is not heard");
+  };
+  ANNEAL_ASSIGN_OR_RETURN(std::unique_ptr<AdminServer> admin,
+                          AdminServer::Start({.address = options.admin_listen, .ready = ready}, registry));
+  if (!options.address_file.empty()) {
+    ANNEAL_RETURN_IF_ERROR(WriteFileAtomically(options.address_file, DumpJson({{"admin", admin->address()}}) + "\n"));
+  }
+  return daemon.Run();
+}
+
+}  // namespace anneal

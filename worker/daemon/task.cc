@@ -1,0 +1,166 @@
+#include "worker/daemon/task.h"
+
+#include <csignal>
+#include <utility>
+
+#include "common/base/log.h"
+#include "common/base/status.h"
+#include "worker/daemon/launch.h"
+#include "worker/daemon/task_exit.h"
+
+namespace anneal {
+
+using internal::TaskObservation;
+using protocol::StopMode;
+
+Task::Task(const Context& context, const protocol::TaskKey& key, const internal::DesiredTask& desired)
+    : context_(context), key_(key) {
+  absl::StatusOr<TaskFile> file = MakeTaskFile(desired, key, context.slots, context.options);
+  if (file.ok()) {
+    file_ = *std::move(file);
+  } else {
+    state_ = State::kRefused;
+    exit_ = MakeRefusal(file.status());
+  }
+}
+
+Task::Task(const Context& context, const protocol::TaskKey& key, const absl::Status& refusal)
+    : context_(context), key_(key), state_(State::kRefused), exit_(MakeRefusal(refusal)) {}
+
+Task::Task(const Context& context, const RunFolder& folder, TaskFile file)
+    : context_(context), key_(folder.key()), state_(State::kStarting), file_(std::move(file)) {
+  Attach(folder);
+  // The daemon before us may have ended between writing task.json and asking; the keeper ignores what it has done already.
+  context_.keeper.Spawn(MakeSpawnRequest(folder, file_, context_.slots, context_.options));
+}
+
+void Task::Attach(const RunFolder& folder) {
+  folder_ = folder;
+  channel_.emplace(folder.FilePath(protocol::kSocketName), key_,
+                   protocol::Start{.storage_root = file_.storage_root, .task = file_.task}, context_.clock);
+  reports_.emplace(folder.FilePath(protocol::kReportsName));
+}
+
+void Task::Start() {
+  absl::StatusOr<RunFolder> folder = RunFolder::Create(context_.options.state_dir + "/runs", key_, file_);
+  if (!folder.ok()) {
+    state_ = State::kRefused;
+    exit_ = MakeRefusal(folder.status());
+    return;
+  }
+  state_ = State::kStarting;
+  Attach(*folder);
+  context_.keeper.Spawn(MakeSpawnRequest(*folder, file_, context_.slots, context_.options));
+  ANNEAL_LOG(INFO) << "task started" << Field("task", TaskName(key_));
+}
+
+void Task::Update(const internal::DesiredTask& desired) {
+  if (reports_.has_value()) reports_->Acknowledge(desired.acknowledged_report());
+  if (!channel_.has_value()) return;
+  channel_->SetRendezvous(desired.rendezvous());
+  if (desired.action() == internal::DesiredTask::ACTION_FINISH) channel_->SetStop(StopMode::kFinish);
+}
+
+void Task::Stop() {
+  if (stopping() || !holds_slots()) return;
+  ANNEAL_LOG(INFO) << "task is being stopped" << Field("task", TaskName(key_));
+  stop_time_ = context_.clock.MonotonicNow();
+  channel_->SetStop(StopMode::kNow);
+}
+
+bool Task::Advance() {
+  if (!holds_slots()) {
+    // Reports beyond the window wait for acknowledgements, also after the end, and the end waits for them.
+    return reports_.has_value() && !reports_->at_end() && (reports_->Poll().value_or(false) || reports_->at_end());
+  }
+  const State old_state = state_;
+  bool changed = channel_->Serve();
+  if (channel_->greeted()) state_ = State::kRunning;
+  LookAtFolder();
+  if (stopping() && holds_slots()) Escalate();
+  // After the look for the end, so that nothing is written after the last poll.
+  absl::StatusOr<bool> read = reports_->Poll();
+  if (!read.ok()) ANNEAL_LOG(ERROR) << "cannot read reports" << Field("why", read.status().message());
+  return changed || state_ != old_state || read.value_or(false);
+}
+
+void Task::LookAtFolder() {
+  if (process_.pid == 0) process_ = folder_->ReadProcess().value_or(ProcessIdentity{});
+  absl::StatusOr<ProcessEnd> end = folder_->ReadEnd();
+  if (end.ok()) return End(MakeTaskExit(*end, folder_->ReadExitRecord()));
+}
+
+void Task::End(internal::TaskExit exit) {
+  state_ = State::kEnded;
+  exit_ = std::move(exit);
+  exit_.set_log_tail(ReadLogTail(LogPath(key_, file_.storage_root)));
+  channel_.reset();
+  ANNEAL_LOG(INFO) << "task ended" << Field("task", TaskName(key_)) << Field("exit_code", exit_.exit_code())
+                   << Field("signal", exit_.signal()) << Field("reason", exit_.reason());
+}
+
+void Task::Escalate() {
+  const absl::Duration waited = context_.clock.MonotonicNow() - *stop_time_;
+  const absl::Duration grace = context_.options.stop_grace;
+  int signal = 0;
+  // Only a child that has been heard can have been asked.
+  if (waited >= grace || !channel_->greeted()) signal = SIGTERM;
+  if (waited >= 2 * grace) signal = SIGKILL;
+  if (signal == 0 || signal == last_signal_ || process_.pid == 0) return;
+  last_signal_ = signal;
+  context_.keeper.Kill({.run_dir = folder_->path(), .signal = signal});
+}
+
+void Task::Forget() {
+  ANNEAL_CHECK(!holds_slots());
+  if (!folder_.has_value()) return;
+  if (absl::Status status = folder_->Remove(); !status.ok()) {
+    ANNEAL_LOG(ERROR) << "a run folder stays behind" << Field("why", status.message());
+  }
+}
+
+TaskObservation Task::Observe() const {
+  TaskObservation observation;
+  *observation.mutable_id() = TaskKeyToProto(key_);
+  observation.set_pid(process_.pid);
+  if (reports_.has_value()) {
+    for (const NumberedReport& report : reports_->window()) {
+      internal::Report* copy = observation.add_reports();
+      copy->set_sequence(report.sequence);
+      copy->set_json(report.json);
+    }
+  }
+  if (channel_.has_value()) {
+    observation.set_rendezvous(channel_->rendezvous());
+    observation.set_phase(channel_->status().phase);
+  }
+  switch (state_) {
+    case State::kWaiting:
+    case State::kStarting:
+      observation.set_state(TaskObservation::STATE_STARTING);
+      break;
+    case State::kRunning:
+      observation.set_state(TaskObservation::STATE_RUNNING);
+      break;
+    case State::kEnded:
+      // The end is told together with the last report, not before it.
+      if (!reports_->at_end()) {
+        observation.set_state(TaskObservation::STATE_RUNNING);
+        break;
+      }
+      observation.set_state(TaskObservation::STATE_EXITED);
+      *observation.mutable_exit() = exit_;
+      break;
+    case State::kRefused:
+      observation.set_state(TaskObservation::STATE_REFUSED);
+      *observation.mutable_exit() = exit_;
+  }
+  return observation;
+}
+
+const protocol::RankReport* Task::rank_report() const {
+  if (!channel_.has_value() || !channel_->status().rank.has_value()) return nullptr;
+  return &*channel_->status().rank;
+}
+
+}  // namespace anneal

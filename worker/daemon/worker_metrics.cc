@@ -1,0 +1,66 @@
+#include "worker/daemon/worker_metrics.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+
+namespace anneal {
+namespace {
+
+using protocol::RankReport;
+
+constexpr absl::Duration kLinger = absl::Minutes(5);
+
+constexpr std::pair<const char*, double RankReport::*> kPhases[] = {
+    {"fetch", &RankReport::fetch_seconds},       {"forward", &RankReport::forward_seconds},
+    {"backward", &RankReport::backward_seconds}, {"reduce", &RankReport::reduce_seconds},
+    {"update", &RankReport::update_seconds},     {"evaluate", &RankReport::evaluate_seconds},
+    {"load", &RankReport::load_seconds}};
+
+}  // namespace
+
+WorkerMetrics::WorkerMetrics(MetricRegistry& registry, Clock& clock)
+    : tasks(registry, {"anneal_worker_tasks", "Tasks on this worker, by state.", {"state"}}),
+      slots(registry, {"anneal_worker_slots", "Slots of this worker, by use: busy or free.", {"use"}}),
+      connected(registry, {"anneal_worker_coordinator_connected", "1 while the coordinator is heard, else 0.", {}}),
+      incarnation(registry, {"anneal_worker_incarnation", "Number of starts of this worker's daemon so far.", {}}),
+      registry_(registry),
+      clock_(clock),
+      step_seconds_(registry, {"anneal_rank_step_seconds_total", "Time a trainer has spent, by phase of its steps.",
+                               {"job_id", "rank", "phase"}}),
+      tokens_(registry, {"anneal_rank_tokens_total", "Tokens a trainer has computed with.", {"job_id", "rank"}}),
+      step_(registry, {"anneal_rank_step_count", "Optimizer steps of the job when the trainer last reported.",
+                       {"job_id", "rank"}}),
+      resident_bytes_(registry, {"anneal_rank_resident_bytes", "Resident memory of a trainer.", {"job_id", "rank"}}) {}
+
+void WorkerMetrics::Count(const protocol::TaskKey& key, const RankReport& report) {
+  expiry_by_job_.erase(key.job);
+  RankReport& before = counted_[key];
+  const std::string rank = absl::StrCat(key.rank);
+  for (const auto& [phase, seconds] : kPhases) {
+    step_seconds_.Add(std::max(0.0, report.*seconds - before.*seconds), {key.job, rank, phase});
+  }
+  tokens_.Add(std::max<double>(0, report.tokens - before.tokens), {key.job, rank});
+  step_.Set(report.step, {key.job, rank});
+  resident_bytes_.Set(report.resident_bytes, {key.job, rank});
+  before = report;
+}
+
+void WorkerMetrics::Forget(const protocol::TaskKey& key) {
+  if (counted_.erase(key) > 0) expiry_by_job_[key.job] = clock_.MonotonicNow() + kLinger;
+}
+
+void WorkerMetrics::Expire() {
+  const absl::Duration now = clock_.MonotonicNow();
+  for (auto it = expiry_by_job_.begin(); it != expiry_by_job_.end();) {
+    if (it->second > now) {
+      ++it;
+      continue;
+    }
+    registry_.RemoveSeries("job_id", it->first);
+    it = expiry_by_job_.erase(it);
+  }
+}
+
+}  // namespace anneal

@@ -1,0 +1,44 @@
+#pragma once
+// What a worker shows to Prometheus about itself and its trainers.
+
+#include <map>
+#include <string>
+
+#include "absl/time/time.h"
+#include "common/base/clock.h"
+#include "common/metrics/metrics.h"
+#include "common/protocol/messages.h"
+#include "common/protocol/run_folder_layout.h"
+
+namespace anneal {
+
+// The table of this folder's metrics, and the sums behind the counters. Used from the daemon's loop only.
+class WorkerMetrics {
+ public:
+  WorkerMetrics(MetricRegistry& registry, Clock& clock);
+
+  // The seconds and tokens that a trainer has counted since its start. They grow in the report; a new generation starts again
+  // from zero and the totals go on.
+  void Count(const protocol::TaskKey& key, const protocol::RankReport& report);
+  // The task is gone: its job's series follow 5 minutes after the last of its tasks, so that final values are scraped.
+  void Forget(const protocol::TaskKey& key);
+  // Removes the series whose time has come. Call now and then.
+  void Expire();
+
+  Gauge tasks;               // by state
+  Gauge slots;               // by use
+  Gauge connected;
+  Gauge incarnation;
+
+ private:
+  MetricRegistry& registry_;
+  Clock& clock_;
+  Counter step_seconds_;
+  Counter tokens_;
+  Gauge step_;
+  Gauge resident_bytes_;
+  std::map<protocol::TaskKey, protocol::RankReport> counted_;
+  std::map<std::string, absl::Duration> expiry_by_job_;
+};
+
+}  // namespace anneal
