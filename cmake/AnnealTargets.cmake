@@ -66,7 +66,9 @@ function(_anneal_register name labels timeout environment)
   if(NOT timeout)
     set(timeout 60)
   endif()
-  set_tests_properties(${name} PROPERTIES LABELS "${labels}" TIMEOUT ${timeout} ENVIRONMENT "${environment}")
+  # Threads of OpenMP that wait must not spin: tests share the cores, and spinning starves the one that is waited for.
+  set_tests_properties(${name} PROPERTIES LABELS "${labels}" TIMEOUT ${timeout}
+                       ENVIRONMENT "OMP_WAIT_POLICY=PASSIVE;${environment}")
 endfunction()
 
 # Every *_test.cc and *_test.py must belong to a test; a forgotten one would pass for ever.
