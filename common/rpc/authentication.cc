@@ -24,7 +24,8 @@ constexpr size_t kMaxFileBytes = 1 << 20;
 
 bool IsName(absl::string_view text) {
   constexpr absl::string_view kAllowed = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._@-";
-  return !text.empty() && text.size() <= 64 && text.find_first_not_of(kAllowed) == absl::string_view::npos;
+  // Projects are folder names, so "." and ".." are not among them.
+  return !text.empty() && text.size() <= 64 && text[0] != '.' && text.find_first_not_of(kAllowed) == absl::string_view::npos;
 }
 
 // The credentials of `text`, which errors call `path`.
@@ -44,7 +45,7 @@ absl::StatusOr<std::vector<Credential>> ParseCredentials(absl::string_view text,
           absl::StrCat(where, "a key has ", kMinKeyBytes, " to ", kMaxKeyBytes, " characters, this one ", words[0].size()));
     }
     if (!IsName(words[1]) || !IsName(words[2])) {
-      return absl::InvalidArgumentError(absl::StrCat(where, "project and creator are [A-Za-z0-9._@-]{1,64}"));
+      return absl::InvalidArgumentError(absl::StrCat(where, "project and creator are [A-Za-z0-9._@-]{1,64}, without a dot in front"));
     }
     if (!seen.insert(words[0]).second) return absl::InvalidArgumentError(absl::StrCat(where, "this key occurs twice"));
     credentials.push_back({std::string(words[0]), {std::string(words[1]), std::string(words[2])}});

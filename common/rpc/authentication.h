@@ -36,7 +36,7 @@ struct Credential {
 //
 //   KEY PROJECT CREATOR
 //
-// Keys have 20 to 256 characters; project and creator are [A-Za-z0-9._@-]{1,64}. Never empty. Errors name file and line, never a
+// Keys have 20 to 256 characters; project and creator are [A-Za-z0-9._@-]{1,64} without a dot in front. Never empty. Errors name file and line, never a
 // key. Servers know all keys of theirs; clients send the first of theirs.
 absl::StatusOr<std::vector<Credential>> ReadCredentialsFile(const std::string& path);
 

@@ -146,6 +146,7 @@ TEST(CredentialsFileTest, BadFilesAreNamedByLineAndNeverQuoted) {
   EXPECT_THAT(load(absl::StrCat("\n", kKey, " p\n")), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("bad:2:")));
   EXPECT_THAT(load("short p c\n"), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("20 to 256")));
   EXPECT_THAT(load(absl::StrCat(kKey, " p/../q c\n")), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("project")));
+  EXPECT_THAT(load(absl::StrCat(kKey, " .. c\n")), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("project")));
   const absl::Status twice = load(absl::StrCat(kKey, " p c\n", kKey, " q c\n"));
   EXPECT_THAT(twice, StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("bad:2: this key occurs twice")));
   EXPECT_FALSE(absl::StrContains(twice.message(), kKey));

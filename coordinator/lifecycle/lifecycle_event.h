@@ -34,7 +34,6 @@ struct Placement {
   std::string worker;
   std::string slot_id;
   std::string device_uuid;
-  int32_t slot_threads = 0;
 };
 // The scheduler gives the job slots, by rank.
 struct SlotsAssigned {

@@ -225,7 +225,6 @@ class Stepper {
       rank.set_worker(placement.worker);
       rank.set_slot_id(placement.slot_id);
       rank.set_device_uuid(placement.device_uuid);
-      rank.set_slot_threads(placement.slot_threads);
       workers.insert(placement.worker);
     }
     *record_.mutable_train() = train;

@@ -66,7 +66,7 @@ internal::JobRecord NewJob(bool hold = false) {
   return CreateJobRecord(record, kNow).record;
 }
 
-SlotsAssigned TwoSlots() { return {{{"w1", "s0", "", 1}, {"w2", "s0", "", 1}}}; }
+SlotsAssigned TwoSlots() { return {{{"w1", "s0", ""}, {"w2", "s0", ""}}}; }
 
 // Steps that must succeed; collects the events.
 class Walk {

@@ -84,7 +84,7 @@ class Planner {
         if (static_cast<int32_t>(assigned.placements.size()) == job.slots) return assigned;
         if (!slot.free || slot.accelerator != job.accelerator) continue;
         slot.free = false;
-        assigned.placements.push_back({worker->name, slot.id, slot.device_uuid, slot.threads});
+        assigned.placements.push_back({worker->name, slot.id, slot.device_uuid});
       }
     }
     return assigned;
@@ -95,12 +95,12 @@ class Planner {
                          [&](const SlotView& slot) { return slot.free && slot.accelerator == accelerator; });
   }
 
-  // ", worker g3 draining, worker g4 lost"
+  // ", worker g3 draining, worker g4 away"
   std::string Absences() const {
     std::string text;
     for (const WorkerView& worker : view_.workers) {
       if (worker.health == WorkerView::Health::kDraining) absl::StrAppend(&text, ", worker ", worker.name, " draining");
-      if (worker.health == WorkerView::Health::kLost) absl::StrAppend(&text, ", worker ", worker.name, " lost");
+      if (worker.health == WorkerView::Health::kAway) absl::StrAppend(&text, ", worker ", worker.name, " away");
     }
     return text;
   }

@@ -15,12 +15,11 @@ struct SlotView {
   std::string id;
   v1::ResourceSpec::Accelerator accelerator = v1::ResourceSpec::ACCELERATOR_CPU;
   std::string device_uuid;
-  int32_t threads = 0;
   bool free = true;
 };
 struct WorkerView {
   // Only READY workers get new tasks; the slots of the others do not count as free.
-  enum class Health { kReady, kDraining, kLost };
+  enum class Health { kReady, kDraining, kAway };
 
   std::string name;
   Health health = Health::kReady;

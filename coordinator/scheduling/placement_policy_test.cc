@@ -25,7 +25,7 @@ WorkerView Worker(std::string name, int slots, int free, v1::ResourceSpec::Accel
   WorkerView worker;
   worker.name = std::move(name);
   worker.free_prepare_slots = 1;
-  for (int i = 0; i < slots; ++i) worker.slots.push_back({absl::StrCat("s", i), accelerator, "", 2, i < free});
+  for (int i = 0; i < slots; ++i) worker.slots.push_back({absl::StrCat("s", i), accelerator, "", i < free});
   return worker;
 }
 WaitingJob Queued(std::string id, int slots, int since = 0, v1::ResourceSpec::Accelerator accelerator = kGpu) {
@@ -79,16 +79,16 @@ TEST(PlacementPolicyTest, AJobTooLargeForTheFleetHoldsNobodyUp) {
   EXPECT_THAT(Places(plan[1]), ElementsAre("a/s0", "a/s1"));
 }
 
-TEST(PlacementPolicyTest, DrainingAndLostWorkersGetNothingAndAreNamed) {
+TEST(PlacementPolicyTest, DrainingAndAbsentWorkersGetNothingAndAreNamed) {
   WorkerView draining = Worker("g3", 4, 4);
   draining.health = WorkerView::Health::kDraining;
-  WorkerView lost = Worker("g4", 4, 4);
-  lost.health = WorkerView::Health::kLost;
+  WorkerView away = Worker("g4", 4, 4);
+  away.health = WorkerView::Health::kAway;
   WorkerView ready = Worker("g1", 4, 2);
   ready.free_prepare_slots = 0;
-  auto plan = Plan({draining, lost, ready}, {Queued("j", 4, 1), Pending("p", 2)});
-  EXPECT_EQ(Wait(plan[0]), "needs 4 GPU slots, 2 free, worker g3 draining, worker g4 lost");
-  EXPECT_EQ(Wait(plan[1]), "needs a prepare slot, 0 free, worker g3 draining, worker g4 lost");
+  auto plan = Plan({draining, away, ready}, {Queued("j", 4, 1), Pending("p", 2)});
+  EXPECT_EQ(Wait(plan[0]), "needs 4 GPU slots, 2 free, worker g3 draining, worker g4 away");
+  EXPECT_EQ(Wait(plan[1]), "needs a prepare slot, 0 free, worker g3 draining, worker g4 away");
   EXPECT_EQ(Wait(Plan({}, {Queued("j", 4)})[0]), "needs 4 GPU slots, no worker is connected");
 }
 

@@ -3,7 +3,7 @@
 #include <cmath>
 #include <cstring>
 
-// Every function below exists once per instruction set; the dynamic linker picks one. The bodies
+// Every function of Loops exists once per instruction set; the dynamic linker picks one. The bodies
 // are plain loops that GCC vectorises for each.
 #define ANNEAL_CLONES __attribute__((target_clones("default", "avx2", "avx512f")))
 #define ANNEAL_INLINE inline __attribute__((always_inline))

@@ -44,8 +44,4 @@ struct Loops {
 
 double SquareSum(const float* x, int64_t n);
 
-extern template struct Loops<float>;
-extern template struct Loops<double>;
-extern template struct Loops<c10::BFloat16>;
-
 }  // namespace anneal::trainer::row_loops

@@ -7,7 +7,7 @@
 // two cells.
 //
 // Trainable values live in flat buffers that the engine owns; Bind hands the decoder views of them. Frozen values live here.
-// Owner: Trainer. Guarded by its caller. All errors of torch are caught by the engine's one wrapper.
+// Owner: Trainer. Guarded by its caller, who holds c10::InferenceMode to spare autograd's bookkeeping. All errors of torch are caught by the engine's one wrapper.
 
 #include <ATen/core/Tensor.h>
 

@@ -1,0 +1,45 @@
+#include "common/storage/layout.h"
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "common/base/status.h"
+
+namespace anneal {
+namespace {
+
+constexpr absl::string_view kLowerAlphanumeric = "abcdefghijklmnopqrstuvwxyz0123456789";
+constexpr size_t kMaxPathBytes = 1024;
+
+}  // namespace
+
+bool IsSha256(absl::string_view text) {
+  return text.size() == 64 && text.find_first_not_of("0123456789abcdef") == absl::string_view::npos;
+}
+
+bool IsModelId(absl::string_view text) {
+  return !text.empty() && text.size() <= 63 && kLowerAlphanumeric.find(text[0]) != absl::string_view::npos &&
+         text.find_first_not_of("abcdefghijklmnopqrstuvwxyz0123456789._-") == absl::string_view::npos;
+}
+
+bool IsSafeRelativePath(absl::string_view path) {
+  if (path.size() > kMaxPathBytes || path.find('\0') != absl::string_view::npos) return false;
+  for (absl::string_view part : absl::StrSplit(path, '/')) {
+    if (part.empty() || part == "." || part == "..") return false;
+  }
+  return true;
+}
+
+std::string BlobPath(absl::string_view sha256) {
+  ANNEAL_CHECK(IsSha256(sha256));
+  return absl::StrCat("blobs/sha256/", sha256.substr(0, 2), "/", sha256);
+}
+
+std::string ModelPath(absl::string_view project, absl::string_view id) {
+  ANNEAL_CHECK(IsModelId(id));
+  return absl::StrCat("models/", project, "/", id);
+}
+
+std::string JobPath(absl::string_view job) { return absl::StrCat("jobs/", job); }
+std::string OutputPath(absl::string_view job) { return absl::StrCat("outputs/", job); }
+
+}  // namespace anneal

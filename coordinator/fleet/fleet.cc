@@ -1,0 +1,401 @@
+#include "coordinator/fleet/fleet.h"
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/str_cat.h"
+#include "common/base/log.h"
+#include "common/base/status.h"
+#include "common/format/json.h"
+#include "coordinator/fleet/task_builder.h"
+#include "coordinator/lifecycle/step.h"
+#include "google/protobuf/util/time_util.h"
+
+namespace anneal {
+namespace {
+
+constexpr int kMaxSlots = 256;
+constexpr int kMaxTasks = 1024;
+// A message with so many reports may leave more for the next one (fleet_service.proto).
+constexpr int kReportsPerMessage = 256;
+
+bool IsWorkerName(absl::string_view name) {
+  if (name.empty() || name.size() > 63 || name[0] == '-' || name[0] == '.') return false;
+  return std::all_of(name.begin(), name.end(), [](char c) {
+    return absl::ascii_islower(c) || absl::ascii_isdigit(c) || c == '.' || c == '-';
+  });
+}
+
+TaskKey KeyOf(const internal::TaskId& id) {
+  return {id.job(), id.kind() == internal::TaskId::KIND_TRAIN ? TaskKey::Kind::kTrain : TaskKey::Kind::kPrepare,
+          id.generation(), id.rank()};
+}
+
+internal::TaskId IdOf(const TaskKey& key) {
+  internal::TaskId id;
+  id.set_job(key.job);
+  id.set_generation(key.generation);
+  id.set_kind(key.kind == TaskKey::Kind::kTrain ? internal::TaskId::KIND_TRAIN : internal::TaskId::KIND_PREPARE);
+  id.set_rank(key.rank);
+  return id;
+}
+
+std::string CauseOf(const internal::TaskObservation& observation) {
+  const internal::TaskExit& exit = observation.exit();
+  if (observation.state() == internal::TaskObservation::STATE_REFUSED) return "its worker could not start it";
+  if (exit.signal() != 0) {
+    const char* name = sigabbrev_np(exit.signal());
+    return absl::StrCat("killed by signal ", exit.signal(), name == nullptr ? "" : absl::StrCat(" (SIG", name, ")"));
+  }
+  return exit.exit_code() == 0 ? "" : absl::StrCat("exit ", exit.exit_code());
+}
+
+google::protobuf::Timestamp TimestampOf(absl::Time time) {
+  return google::protobuf::util::TimeUtil::MicrosecondsToTimestamp(absl::ToUnixMicros(time));
+}
+
+// Threads for one prepare task: the worker's prepare slots share what its slots compute with.
+int PrepareThreads(const internal::Observed& observed) {
+  int threads = 0;
+  for (const v1::Slot& slot : observed.slots()) threads += slot.threads();
+  return std::max(1, threads / std::max(1, observed.prepare_slots()));
+}
+
+std::string MakeTaskJson(const internal::JobRecord& record, const TaskKey& key, const internal::Observed& observed) {
+  if (key.kind == TaskKey::Kind::kPrepare) return DumpJson(ToJson(MakePrepareTask(record, PrepareThreads(observed))));
+  return DumpJson(ToJson(MakeTrainTask(record, key.rank)));
+}
+
+}  // namespace
+
+Fleet::Fleet(FleetOptions options, int64_t epoch, absl::Duration now) : options_(options), epoch_(epoch), start_(now) {}
+
+void Fleet::Restore(const std::vector<internal::WorkerRecord>& records, absl::Duration now) {
+  for (const internal::WorkerRecord& record : records) {
+    WorkerState& worker = workers_[record.name()];
+    worker.record = record;
+    worker.last_heard = now;
+  }
+}
+
+absl::Status Fleet::CheckMessage(const internal::Observed& observed) const {
+  if (!IsWorkerName(observed.worker())) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("worker name '", observed.worker(), "' is not [a-z0-9][a-z0-9.-]{0,62}: give another with --name"));
+  }
+  if (observed.coordinator_epoch() > epoch_) {
+    return absl::FailedPreconditionError(absl::StrCat("worker ", observed.worker(), " has seen coordinator epoch ",
+                                                      observed.coordinator_epoch(), "; this coordinator is at ", epoch_,
+                                                      " and must not give orders"));
+  }
+  const auto known = workers_.find(observed.worker());
+  if (known != workers_.end() && observed.worker_incarnation() < known->second.record.incarnation()) {
+    return absl::FailedPreconditionError(absl::StrCat("worker ", observed.worker(), " incarnation ",
+                                                      observed.worker_incarnation(), " is older than ",
+                                                      known->second.record.incarnation()));
+  }
+  if (observed.slots_size() > kMaxSlots || observed.tasks_size() > kMaxTasks) {
+    return absl::InvalidArgumentError(absl::StrCat("worker ", observed.worker(), " shows ", observed.slots_size(), " slots and ",
+                                                   observed.tasks_size(), " tasks; at most ", kMaxSlots, " and ", kMaxTasks));
+  }
+  std::set<absl::string_view> ids;
+  for (const v1::Slot& slot : observed.slots()) {
+    if (slot.id().empty() || !ids.insert(slot.id()).second) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("worker ", observed.worker(), ": slot id '", slot.id(), "' is empty or given twice"));
+    }
+  }
+  return absl::OkStatus();
+}
+
+void Fleet::WorkerSynced(std::shared_ptr<FleetSession> session, const internal::Observed& observed, const JobTable& live,
+                         absl::Duration now, absl::Time wall_now, FleetNews* news) {
+  if (absl::Status status = CheckMessage(observed); !status.ok()) {
+    ANNEAL_LOG(WARNING) << "worker refused" << Field("worker", observed.worker()) << Field("why", status.message());
+    session->Close(status);
+    return;
+  }
+  WorkerState& worker = workers_[observed.worker()];
+  if (worker.record.name().empty()) {
+    worker.record.set_name(observed.worker());
+    *worker.record.mutable_register_time() = TimestampOf(wall_now);
+    worker.record_changed = true;
+  }
+  if (worker.record.incarnation() != observed.worker_incarnation()) {
+    worker.record.set_incarnation(observed.worker_incarnation());
+    worker.record_changed = true;
+  }
+  if (worker.session != session) {
+    ANNEAL_LOG(INFO) << "worker connected" << Field("worker", observed.worker()) << Field("slots", observed.slots_size())
+                     << Field("incarnation", observed.worker_incarnation());
+    if (worker.session != nullptr) worker.session->Close(absl::AbortedError("the worker has opened a newer stream"));
+    worker.session = std::move(session);
+    worker.last_sent.clear();
+  }
+  worker.last_heard = now;
+  worker.last_sync = wall_now;
+  worker.lost = false;
+  worker.observed = observed;
+  worker.observed.clear_tasks();
+
+  RefreshTasks(worker, live, now);
+  std::set<TaskKey> present;
+  for (const internal::TaskObservation& observation : observed.tasks()) {
+    const TaskKey key = KeyOf(observation.id());
+    present.insert(key);
+    const auto found = worker.tasks.find(key);
+    // A task nobody here wants any more; its worker stops it because desired state does not list it.
+    if (found == worker.tasks.end()) continue;
+    TakeObservation(observation, key, found->second, news);
+  }
+  FindAbsent(worker, present, now, news);
+}
+
+void Fleet::RefreshTasks(WorkerState& worker, const JobTable& live, absl::Duration now) {
+  std::set<TaskKey> wanted;
+  for (const auto& [id, record] : live) {
+    for (const TaskPlace& place : DesiredTasks(*record)) {
+      if (place.worker == worker.record.name()) wanted.insert(place.task);
+    }
+    for (const TaskPlace& place : OpenTasks(*record)) {
+      if (place.worker != worker.record.name()) continue;
+      const auto [entry, is_new] = worker.tasks.try_emplace(place.task);
+      TaskMemory& memory = entry->second;
+      if (is_new && place.task.kind == TaskKey::Kind::kTrain) {
+        const internal::RankRecord& rank = record->train().ranks(place.task.rank);
+        memory.slot_ids = {rank.slot_id()};
+        memory.observed = rank.observed();
+        memory.received = memory.durable = rank.applied_report();
+      } else if (is_new) {
+        memory.observed = record->prepare().observed();
+        memory.received = memory.durable = record->prepare().applied_report();
+      }
+      if (memory.task_json.empty() && wanted.count(place.task) > 0) {
+        memory.task_json = MakeTaskJson(*record, place.task, worker.observed);
+      }
+    }
+  }
+  for (auto& [key, memory] : worker.tasks) {
+    if (wanted.count(key) > 0) {
+      memory.unwanted_since.reset();
+    } else if (!memory.unwanted_since.has_value()) {
+      memory.unwanted_since = now;
+    }
+  }
+}
+
+void Fleet::TakeObservation(const internal::TaskObservation& observation, const TaskKey& key, TaskMemory& memory,
+                            FleetNews* news) {
+  const bool phase_changed = memory.phase != observation.phase();
+  if (!memory.observed || phase_changed || memory.rendezvous != observation.rendezvous()) {
+    memory.observed = true;
+    memory.phase = observation.phase();
+    memory.rendezvous = observation.rendezvous();
+    news->items.push_back(TaskObserved{key, memory.phase, memory.rendezvous});
+    if (phase_changed) news->items.push_back(FleetNews::PhaseNews{key, memory.phase});
+  }
+  for (const internal::Report& report : observation.reports()) TakeReport(report, key, memory, news);
+  const bool over = observation.state() == internal::TaskObservation::STATE_EXITED ||
+                    observation.state() == internal::TaskObservation::STATE_REFUSED;
+  // The last words come before the end, also when they do not fit one message.
+  if (!over || memory.ended || observation.reports_size() >= kReportsPerMessage) return;
+  memory.ended = true;
+  const internal::TaskExit& exit = observation.exit();
+  news->items.push_back(TaskEnded{.task = key,
+                                  .cause = CauseOf(observation),
+                                  .code = exit.status_code(),
+                                  .reason = exit.reason(),
+                                  .message = exit.message(),
+                                  .log_tail = exit.log_tail()});
+}
+
+void Fleet::TakeReport(const internal::Report& report, const TaskKey& key, TaskMemory& memory, FleetNews* news) {
+  if (report.sequence() <= memory.received) return;
+  memory.received = report.sequence();
+  absl::StatusOr<Json> json = ParseJson(report.json());
+  absl::StatusOr<protocol::Report> parsed = json.ok() ? protocol::ReportFromJson(*json) : json.status();
+  if (!parsed.ok()) {
+    // It would be no better the next time. A missing result still fails the job, through the process's end.
+    ANNEAL_LOG(ERROR) << "report dropped" << Field("job", key.job) << Field("rank", key.rank)
+                      << Field("sequence", report.sequence()) << Field("why", parsed.status().message());
+    return;
+  }
+  if (parsed->step.has_value()) {
+    if (key.rank == 0) news->items.push_back(FleetNews::StepNews{key, *parsed->step});
+    return;
+  }
+  news->items.push_back(TaskReported{key, report.sequence(), *std::move(parsed)});
+}
+
+void Fleet::FindAbsent(WorkerState& worker, const std::set<TaskKey>& present, absl::Duration now, FleetNews* news) const {
+  for (auto it = worker.tasks.begin(); it != worker.tasks.end();) {
+    const auto& [key, memory] = *it;
+    if (present.count(key) > 0) {
+      ++it;
+    } else if (!memory.unwanted_since.has_value()) {
+      // Not yet accepted, unless the worker has shown it before.
+      if (memory.observed && !memory.ended) {
+        news->items.push_back(TaskLost{key, absl::StrCat("worker ", worker.record.name(), " no longer has it")});
+      }
+      ++it;
+    } else if (memory.observed || now - *memory.unwanted_since >= options_.release_unseen_after) {
+      news->items.push_back(TaskReleased{key});
+      it = worker.tasks.erase(it);
+    } else {
+      ++it;
+    }
+  }
+}
+
+void Fleet::SessionClosed(const std::shared_ptr<FleetSession>& session) {
+  for (auto& [name, worker] : workers_) {
+    if (worker.session != session) continue;
+    ANNEAL_LOG(INFO) << "worker disconnected" << Field("worker", name);
+    worker.session = nullptr;
+  }
+}
+
+void Fleet::CheckLeases(const JobTable& live, absl::Duration now, FleetNews* news) {
+  if (now < start_ + options_.start_grace) return;
+  for (auto& [name, worker] : workers_) {
+    if (worker.lost || now < worker.last_heard + options_.lease) continue;
+    ANNEAL_LOG(WARNING) << "worker lost" << Field("worker", name);
+    worker.lost = true;
+  }
+  for (const auto& [id, record] : live) {
+    for (const TaskPlace& place : OpenTasks(*record)) {
+      const auto worker = workers_.find(place.worker);
+      if (worker != workers_.end() && !worker->second.lost) continue;
+      news->items.push_back(TaskLost{
+          place.task, absl::StrCat("worker ", place.worker, " was not heard from for ", absl::FormatDuration(options_.lease))});
+    }
+  }
+}
+
+absl::Status Fleet::SetDrained(absl::string_view worker, bool drained) {
+  const auto found = workers_.find(worker);
+  if (found == workers_.end()) return WithReason(absl::NotFoundError(absl::StrCat("no workers/", worker)), "NOT_FOUND");
+  if (found->second.record.drained() != drained) {
+    found->second.record.set_drained(drained);
+    found->second.record_changed = true;
+  }
+  return absl::OkStatus();
+}
+
+std::map<std::string, std::string> Fleet::TakenSlots(const WorkerState& worker) {
+  std::map<std::string, std::string> taken;
+  for (const v1::Slot& slot : worker.observed.slots()) {
+    if (!slot.job().empty()) taken[slot.id()] = slot.job();
+  }
+  for (const auto& [key, memory] : worker.tasks) {
+    for (const std::string& slot : memory.slot_ids) taken[slot] = absl::StrCat("jobs/", key.job);
+  }
+  return taken;
+}
+
+ClusterView Fleet::View() const {
+  ClusterView view;
+  for (const auto& [name, worker] : workers_) {
+    WorkerView& out = view.workers.emplace_back();
+    out.name = name;
+    if (worker.session == nullptr || worker.lost) {
+      out.health = WorkerView::Health::kAway;
+    } else if (worker.record.drained() || worker.observed.draining()) {
+      out.health = WorkerView::Health::kDraining;
+    }
+    const std::map<std::string, std::string> taken = TakenSlots(worker);
+    for (const v1::Slot& slot : worker.observed.slots()) {
+      out.slots.push_back({slot.id(), slot.accelerator(), slot.device_uuid(), taken.count(slot.id()) == 0});
+    }
+    const auto preparing = std::count_if(worker.tasks.begin(), worker.tasks.end(), [](const auto& entry) {
+      return entry.first.kind == TaskKey::Kind::kPrepare;
+    });
+    out.free_prepare_slots = worker.observed.prepare_slots() - static_cast<int32_t>(preparing);
+  }
+  return view;
+}
+
+internal::Desired Fleet::MakeDesired(const WorkerState& worker, const JobTable& live) const {
+  internal::Desired desired;
+  desired.set_coordinator_epoch(epoch_);
+  desired.set_draining(worker.record.drained());
+  for (const auto& [key, memory] : worker.tasks) {
+    if (memory.unwanted_since.has_value()) continue;
+    const internal::JobRecord& record = *live.at(key.job);
+    internal::DesiredTask& task = *desired.add_tasks();
+    *task.mutable_id() = IdOf(key);
+    task.set_action(record.finish_requested() ? internal::DesiredTask::ACTION_FINISH : internal::DesiredTask::ACTION_RUN);
+    for (const std::string& slot : memory.slot_ids) task.add_slot_ids(slot);
+    task.set_task_json(memory.task_json);
+    if (key.kind == TaskKey::Kind::kTrain && key.rank > 0) task.set_rendezvous(record.train().rendezvous());
+    task.set_acknowledged_report(memory.durable);
+  }
+  return desired;
+}
+
+void Fleet::SendDesired(const JobTable& live, absl::Duration now) {
+  for (auto& [name, worker] : workers_) {
+    RefreshTasks(worker, live, now);
+    if (worker.session == nullptr) continue;
+    internal::Desired desired = MakeDesired(worker, live);
+    std::string bytes = desired.SerializeAsString();
+    if (bytes == worker.last_sent && now < worker.last_sent_at + options_.send_every) continue;
+    worker.session->Send(std::move(desired));
+    worker.last_sent = std::move(bytes);
+    worker.last_sent_at = now;
+  }
+}
+
+void Fleet::MarkDurable() {
+  for (auto& [name, worker] : workers_) {
+    for (auto& [key, memory] : worker.tasks) memory.durable = memory.received;
+  }
+}
+
+void Fleet::RollBack() {
+  for (auto& [name, worker] : workers_) {
+    for (auto& [key, memory] : worker.tasks) {
+      memory.received = memory.durable;
+      memory.phase.clear();
+      memory.rendezvous.clear();
+      memory.ended = false;
+    }
+    worker.record_changed = true;
+  }
+}
+
+std::vector<internal::WorkerRecord> Fleet::TakeChangedRecords() {
+  std::vector<internal::WorkerRecord> records;
+  for (auto& [name, worker] : workers_) {
+    if (std::exchange(worker.record_changed, false)) records.push_back(worker.record);
+  }
+  return records;
+}
+
+std::vector<v1::Worker> Fleet::Roster() const {
+  std::vector<v1::Worker> roster;
+  for (const auto& [name, worker] : workers_) {
+    v1::Worker& out = roster.emplace_back();
+    out.set_name(absl::StrCat("workers/", name));
+    out.set_state(worker.lost ? v1::Worker::STATE_LOST
+                  : worker.record.drained() || worker.observed.draining() ? v1::Worker::STATE_DRAINING
+                                                                          : v1::Worker::STATE_READY);
+    const std::map<std::string, std::string> taken = TakenSlots(worker);
+    for (const v1::Slot& slot : worker.observed.slots()) {
+      v1::Slot& shown = *out.add_slots();
+      shown = slot;
+      const auto holder = taken.find(slot.id());
+      shown.set_job(holder == taken.end() ? "" : holder->second);
+    }
+    out.set_prepare_slots(worker.observed.prepare_slots());
+    if (worker.last_sync != absl::Time()) *out.mutable_last_sync_time() = TimestampOf(worker.last_sync);
+    *out.mutable_register_time() = worker.record.register_time();
+    out.set_version(worker.observed.version());
+    out.set_data_address(worker.observed.data_address());
+  }
+  return roster;
+}
+
+}  // namespace anneal

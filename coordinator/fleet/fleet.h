@@ -1,0 +1,132 @@
+#pragma once
+// What the coordinator knows of its workers, and what it tells them.
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <optional>
+#include <set>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/strings/string_view.h"
+#include "absl/time/time.h"
+#include "anneal/internal/catalog.pb.h"
+#include "anneal/internal/fleet_service.pb.h"
+#include "anneal/v1/cluster_service.pb.h"
+#include "coordinator/fleet/fleet_session.h"
+#include "coordinator/lifecycle/job_table.h"
+#include "coordinator/lifecycle/lifecycle_event.h"
+#include "coordinator/scheduling/placement_policy.h"
+
+namespace anneal {
+
+struct FleetOptions {
+  // A worker not heard from for so long is lost.
+  absl::Duration lease = absl::Seconds(10);
+  // After a start nobody is lost before this has passed: workers need time to find us again.
+  absl::Duration start_grace = absl::Seconds(30);
+  // Desired state is sent on change and this often.
+  absl::Duration send_every = absl::Seconds(2);
+  // A task that was taken back before its worker showed it counts as gone after this.
+  absl::Duration release_unseen_after = absl::Seconds(5);
+};
+
+// What a worker's message means for jobs, in the order in which it must be applied.
+struct FleetNews {
+  struct StepNews {
+    TaskKey task;
+    protocol::StepReport report;
+  };
+  struct PhaseNews {
+    TaskKey task;
+    std::string phase;
+  };
+  std::vector<std::variant<LifecycleEvent, StepNews, PhaseNews>> items;
+};
+
+// Purpose: translates streams into facts about tasks, and job records into desired state. It decides nothing about jobs.
+// Owner: Coordinator. Loop thread only.
+//
+// All it knows of jobs it takes from the table of live jobs at each call; its own memory (what was observed, what was
+// acknowledged) is rebuilt from the workers' messages after a restart. Surprising: reports count as received at once but are
+// acknowledged only by MarkDurable, after the turn that used them is on disk; RollBack forgets what a failed turn had used.
+class Fleet {
+ public:
+  // `now` is monotonic in all calls.
+  Fleet(FleetOptions options, int64_t epoch, absl::Duration now);
+
+  // The workers that earlier coordinators have known.
+  void Restore(const std::vector<internal::WorkerRecord>& records, absl::Duration now);
+
+  // Takes in a message; refuses it by closing the session. `wall_now` is shown to people.
+  void WorkerSynced(std::shared_ptr<FleetSession> session, const internal::Observed& observed, const JobTable& live,
+                    absl::Duration now, absl::Time wall_now, FleetNews* news);
+  void SessionClosed(const std::shared_ptr<FleetSession>& session);
+  // Tasks of workers whose lease has run out.
+  void CheckLeases(const JobTable& live, absl::Duration now, FleetNews* news);
+
+  // NOT_FOUND for a worker never seen.
+  absl::Status SetDrained(absl::string_view worker, bool drained);
+
+  // Call after WorkerSynced of this turn; tasks placed since then are not seen.
+  ClusterView View() const;
+  // Sends desired state to the workers for which it has changed, or is due.
+  void SendDesired(const JobTable& live, absl::Duration now);
+
+  // Everything received so far is on disk.
+  void MarkDurable();
+  // What was received since MarkDurable was not kept: take it again when it comes again.
+  void RollBack();
+
+  // Workers whose records have changed since the last call.
+  std::vector<internal::WorkerRecord> TakeChangedRecords();
+  // For ListWorkers, by name.
+  std::vector<v1::Worker> Roster() const;
+
+ private:
+  // What is known of one task on one worker.
+  struct TaskMemory {
+    std::vector<std::string> slot_ids;
+    std::string task_json;
+    bool observed = false;
+    bool ended = false;
+    std::string phase, rendezvous;
+    int64_t received = 0;  // newest report taken in
+    int64_t durable = 0;   // newest report on disk
+    // When the task stopped being wanted. Its slots stay taken until it is gone.
+    std::optional<absl::Duration> unwanted_since;
+  };
+  struct WorkerState {
+    internal::WorkerRecord record;
+    internal::Observed observed;  // without its tasks
+    std::shared_ptr<FleetSession> session;
+    absl::Duration last_heard;
+    absl::Time last_sync;
+    bool lost = false;
+    bool record_changed = false;
+    std::map<TaskKey, TaskMemory> tasks;
+    std::string last_sent;
+    absl::Duration last_sent_at;
+  };
+
+  // Why the message cannot be taken.
+  absl::Status CheckMessage(const internal::Observed& observed) const;
+  // Brings the memory in line with what the live jobs want of the worker.
+  static void RefreshTasks(WorkerState& worker, const JobTable& live, absl::Duration now);
+  static void TakeObservation(const internal::TaskObservation& observation, const TaskKey& key, TaskMemory& memory, FleetNews* news);
+  static void TakeReport(const internal::Report& report, const TaskKey& key, TaskMemory& memory, FleetNews* news);
+  void FindAbsent(WorkerState& worker, const std::set<TaskKey>& present, absl::Duration now, FleetNews* news) const;
+  internal::Desired MakeDesired(const WorkerState& worker, const JobTable& live) const;
+  // Slots in use, with the job that holds them.
+  static std::map<std::string, std::string> TakenSlots(const WorkerState& worker);
+
+  const FleetOptions options_;
+  const int64_t epoch_;
+  const absl::Duration start_;
+  std::map<std::string, WorkerState, std::less<>> workers_;
+};
+
+}  // namespace anneal

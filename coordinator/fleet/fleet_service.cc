@@ -1,0 +1,96 @@
+#include "coordinator/fleet/fleet_service.h"
+
+#include <memory>
+#include <optional>
+#include <utility>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/synchronization/mutex.h"
+#include "common/rpc/status.h"
+
+namespace anneal {
+namespace {
+
+// gRPC holds a raw pointer from the call's start to OnDone; until then the session keeps itself alive.
+class SyncReactor : public grpc::ServerBidiReactor<internal::Observed, internal::Desired>, public FleetSession {
+ public:
+  static SyncReactor* Start(FleetInbox& inbox) {
+    std::shared_ptr<SyncReactor> reactor(new SyncReactor(inbox));
+    SyncReactor* raw = reactor.get();
+    raw->self_ = std::move(reactor);
+    raw->StartRead(&raw->incoming_);
+    return raw;
+  }
+
+  void Send(internal::Desired desired) override {
+    absl::MutexLock lock(&mu_);
+    if (finished_) return;
+    waiting_ = std::move(desired);
+    WriteNext();
+  }
+
+  void ReadNext() override {
+    absl::MutexLock lock(&mu_);
+    if (!finished_) StartRead(&incoming_);
+  }
+
+  void Close(absl::Status status) override {
+    absl::MutexLock lock(&mu_);
+    if (finished_) return;
+    finished_ = true;
+    Finish(ToGrpcStatus(status));
+  }
+
+  void OnReadDone(bool ok) override {
+    if (!ok) {
+      // The worker has half-closed, or is gone.
+      Close(absl::OkStatus());
+      return;
+    }
+    inbox_.WorkerSynced(self_, std::move(incoming_));
+  }
+
+  void OnWriteDone(bool ok) override {
+    absl::MutexLock lock(&mu_);
+    writing_ = false;
+    if (ok && !finished_) WriteNext();
+  }
+
+  void OnCancel() override { Close(absl::CancelledError("the stream was cancelled")); }
+
+  void OnDone() override {
+    const std::shared_ptr<SyncReactor> self = std::move(self_);
+    inbox_.SessionClosed(self);
+  }
+
+ private:
+  explicit SyncReactor(FleetInbox& inbox) : inbox_(inbox) {}
+
+  void WriteNext() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+    if (writing_ || !waiting_.has_value()) return;
+    outgoing_ = *std::move(waiting_);
+    waiting_.reset();
+    writing_ = true;
+    StartWrite(&outgoing_);
+  }
+
+  FleetInbox& inbox_;
+  // Written before the first callback and in OnDone, the last.
+  std::shared_ptr<SyncReactor> self_;
+  // Written by gRPC between StartRead and OnReadDone.
+  internal::Observed incoming_;
+
+  absl::Mutex mu_;
+  bool finished_ ABSL_GUARDED_BY(mu_) = false;
+  bool writing_ ABSL_GUARDED_BY(mu_) = false;
+  internal::Desired outgoing_;
+  std::optional<internal::Desired> waiting_ ABSL_GUARDED_BY(mu_);
+};
+
+}  // namespace
+
+grpc::ServerBidiReactor<internal::Observed, internal::Desired>* FleetServiceImpl::Sync(grpc::CallbackServerContext*) {
+  return SyncReactor::Start(inbox_);
+}
+
+}  // namespace anneal

@@ -1,0 +1,105 @@
+#include "coordinator/fleet/task_builder.h"
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
+#include "common/spec/message_json.h"
+#include "common/spec/resolve.h"
+
+namespace anneal {
+namespace {
+
+// "COSINE" for SCHEDULE_COSINE: the children know no protobuf.
+std::string WithoutPrefix(const std::string& name, absl::string_view prefix) {
+  return std::string(absl::StripPrefix(name, prefix));
+}
+
+std::vector<protocol::InputFile> InputFiles(const google::protobuf::RepeatedPtrField<internal::DataFile>& files) {
+  std::vector<protocol::InputFile> inputs;
+  for (const internal::DataFile& file : files) inputs.push_back({file.path(), file.display_name()});
+  return inputs;
+}
+
+}  // namespace
+
+std::string PreparedDirOf(const std::string& job) { return absl::StrCat("blobs/prepared/", job); }
+std::string OutputDirOf(const std::string& job) { return absl::StrCat("outputs/", job); }
+std::string LogDirOf(const std::string& job) { return absl::StrCat("jobs/", job, "/logs"); }
+
+protocol::PrepareTask MakePrepareTask(const internal::JobRecord& record, int threads) {
+  const v1::ResolvedJob& resolved = record.job().resolved();
+  const v1::DataSpec& data = resolved.spec().data();
+  protocol::PrepareTask task;
+  task.job = record.id();
+  task.generation = record.prepare().attempt();
+  task.model_dir = record.inputs().model_dir();
+  task.model_content_hash = resolved.model_content_hash();
+  task.train_files = InputFiles(record.inputs().train_files());
+  task.validation_files = InputFiles(record.inputs().validation_files());
+  if (task.validation_files.empty()) {
+    const auto origin = resolved.origins().find("data.validation.fraction");
+    task.validation_fraction = data.validation().fraction();
+    task.validation_is_default = origin != resolved.origins().end() && origin->second == spec::kOriginDefault;
+    task.min_validation_rows = task.validation_is_default ? spec::kDefaultMinValidationRows : 0;
+  }
+  task.max_length = data.max_length();
+  task.over_length = WithoutPrefix(v1::DataSpec::OverLength_Name(data.over_length()), "OVER_LENGTH_");
+  task.train_on = WithoutPrefix(v1::DataSpec::TrainOn_Name(data.train_on()), "TRAIN_ON_");
+  task.template_time_unix_seconds = resolved.template_time().seconds();
+  task.seed = resolved.spec().training().seed();
+  task.threads = threads;
+  task.output_dir = PreparedDirOf(record.id());
+  task.cache_dir = "blobs/prepared-cache";
+  return task;
+}
+
+protocol::TrainTask MakeTrainTask(const internal::JobRecord& record, int rank) {
+  const v1::ResolvedJob& resolved = record.job().resolved();
+  const v1::JobSpec& spec = resolved.spec();
+  const v1::TrainingSpec& training = spec.training();
+  protocol::TrainTask task;
+  task.job = record.id();
+  task.generation = record.train().generation();
+  task.rank = rank;
+  task.world_size = record.train().ranks_size();
+  task.device = spec.resources().accelerator() == v1::ResourceSpec::ACCELERATOR_GPU ? "cuda" : "cpu";
+  task.device_uuid = record.train().ranks(rank).device_uuid();
+  task.threads = spec.resources().threads_per_slot();
+  task.model_dir = record.inputs().model_dir();
+  task.model_content_hash = resolved.model_content_hash();
+  task.model_source_id = record.inputs().model_source_id();
+  task.train_data = record.prepared().train_data();
+  task.validation_data = record.prepared().validation_data();
+  task.data_report = record.prepared().data_report();
+  task.output_dir = OutputDirOf(record.id());
+  task.resolved_job_json = DumpJson(spec::MessageToJson(resolved));
+  if (spec.method().has_lora()) {
+    const v1::LoraMethod& lora = spec.method().lora();
+    task.lora = protocol::LoraOptions{.rank = lora.rank(),
+                                      .alpha = lora.alpha(),
+                                      .dropout = lora.dropout(),
+                                      .target_modules = {lora.target_modules().begin(), lora.target_modules().end()},
+                                      .use_rslora = lora.use_rslora()};
+  }
+  task.epochs = training.epochs();
+  task.max_steps = training.max_steps();
+  task.batch_size = training.batch_size();
+  task.learning_rate = training.learning_rate();
+  task.schedule = WithoutPrefix(v1::TrainingSpec::Schedule_Name(training.schedule()), "SCHEDULE_");
+  task.warmup_ratio = training.warmup_ratio();
+  task.max_grad_norm = training.max_grad_norm();
+  task.weight_decay = training.weight_decay();
+  task.adam_beta1 = training.adam_beta1();
+  task.adam_beta2 = training.adam_beta2();
+  task.adam_epsilon = training.adam_epsilon();
+  task.seed = training.seed();
+  task.microbatch_tokens = training.microbatch_tokens();
+  task.logical_shards = training.logical_shards();
+  task.precision = WithoutPrefix(v1::TrainingSpec::Precision_Name(training.precision()), "PRECISION_");
+  task.reduction = WithoutPrefix(v1::TrainingSpec::Reduction_Name(training.reduction()), "REDUCTION_");
+  task.evaluate_every_steps = spec.evaluation().every_steps();
+  task.evaluation_max_rows = spec.evaluation().max_rows();
+  task.export_merged = spec.output().merged();
+  return task;
+}
+
+}  // namespace anneal

@@ -1,0 +1,84 @@
+#include "worker/trainer/model/compute.h"
+
+#include <ATen/ops/addmm.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/mm.h>
+
+#include <cmath>
+
+#include "common/base/status.h"
+#include "worker/trainer/kernels/philox.h"
+
+namespace anneal::trainer {
+namespace {
+
+void FillUniform(PhiloxKey key, double bound, at::Tensor& value) {
+  at::Tensor drawn = at::empty(value.sizes(), at::kFloat);
+  float* out = drawn.mutable_data_ptr<float>();
+  const int64_t count = drawn.numel();
+  for (int64_t i = 0; i < count; i += 4) {
+    const PhiloxBlock block =
+        Philox(key, {{static_cast<uint32_t>(i / 4), static_cast<uint32_t>(i / 4 >> 32), 0, 0}});
+    for (int64_t j = i; j < std::min(count, i + 4); ++j) {
+      out[j] = static_cast<float>((2.0 * PhiloxUniform(block.word[j - i]) - 1.0) * bound);
+    }
+  }
+  value.copy_(drawn);
+}
+
+}  // namespace
+
+int TrainableList::Add(ParameterSpec spec, at::Tensor* tensor, Initial initial) {
+  entries_.push_back({std::move(spec), tensor, initial});
+  return static_cast<int>(entries_.size()) - 1;
+}
+
+std::vector<ParameterSpec> TrainableList::specs() const {
+  std::vector<ParameterSpec> out;
+  for (const Entry& entry : entries_) out.push_back(entry.spec);
+  return out;
+}
+
+void TrainableList::FillInitial(uint64_t seed, std::span<at::Tensor> values) const {
+  ANNEAL_CHECK(values.size() == entries_.size());
+  for (size_t i = 0; i < entries_.size(); ++i) {
+    const ParameterSpec& spec = entries_[i].spec;
+    ANNEAL_CHECK(values[i].sizes() == at::IntArrayRef(spec.shape));
+    switch (entries_[i].initial) {
+      case Initial::kLoaded:
+        values[i].copy_(*entries_[i].tensor);
+        break;
+      case Initial::kUniform:
+        FillUniform(MakePhiloxKey(seed, 0, spec.name),
+                    1 / std::sqrt(static_cast<double>(spec.shape[1])), values[i]);
+        break;
+      case Initial::kZero:
+        values[i].zero_();
+        break;
+    }
+  }
+}
+
+void TrainableList::Bind(std::span<const at::Tensor> values) {
+  ANNEAL_CHECK(values.size() == entries_.size());
+  for (size_t i = 0; i < entries_.size(); ++i) {
+    ANNEAL_CHECK(values[i].sizes() == at::IntArrayRef(entries_[i].spec.shape));
+    *entries_[i].tensor = values[i];
+  }
+}
+
+void WriteWeightGradient(const at::Tensor& dy, const at::Tensor& x, double scale, bool accumulate,
+                         at::Tensor& gradient) {
+  if (gradient.scalar_type() == dy.scalar_type()) {
+    at::addmm_out(gradient, gradient, dy.t(), x, /*beta=*/accumulate ? 1 : 0, /*alpha=*/scale);
+    return;
+  }
+  const at::Tensor product = at::mm(dy.t(), x);
+  if (accumulate) {
+    gradient.add_(product, scale);
+  } else {
+    gradient.copy_(product).mul_(scale);
+  }
+}
+
+}  // namespace anneal::trainer

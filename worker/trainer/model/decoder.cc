@@ -1,0 +1,200 @@
+#include "worker/trainer/model/decoder.h"
+
+#include <ATen/ops/arange.h>
+#include <ATen/ops/embedding.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/pow.h>
+#include <ATen/ops/reciprocal.h>
+#include <ATen/ops/tensor.h>
+
+#include <cmath>
+
+#include "common/base/status.h"
+#include "common/format/model_weights.h"
+#include "worker/trainer/model/block.h"
+#include "worker/trainer/model/compute.h"
+#include "worker/trainer/model/head.h"
+#include "worker/trainer/model/lora_targets.h"
+#include "worker/trainer/model/weight_loader.h"
+
+namespace anneal::trainer {
+namespace {
+
+class BlockDecoder : public Decoder {
+ public:
+  BlockDecoder(ModelConfig config, const DecoderOptions& options, Kernels& kernels)
+      : config_(std::move(config)),
+        lora_(options.lora),
+        compute_{kernels, options.device, options.compute_type,
+                 options.lora ? options.lora->dropout : 0, std::nullopt},
+        // transformers' own operators, so that the angles have its bits: 1 / theta^(2i / C).
+        inverse_frequencies_(at::reciprocal(at::pow(
+            config_.rope_theta,
+            at::arange(0, config_.head_dim, 2, at::kLong).to(at::kFloat).div_(config_.head_dim)))) {
+  }
+
+  absl::Status LoadWeights(const ModelWeights& weights);
+
+  const ModelConfig& config() const override { return config_; }
+  const std::vector<ParameterUnit>& units() const override { return units_; }
+  int lowest_trainable_unit() const override;
+
+  absl::Status InitialValues(int unit, uint64_t seed, std::span<at::Tensor> values) override;
+  void Bind(int unit, std::span<const at::Tensor> values) override {
+    TrainableOf(unit).Bind(values);
+  }
+
+  Cell MakeCell(const MicroBatch& batch) const override;
+  void SetDropoutKey(std::optional<std::pair<uint64_t, int64_t>> seed_and_step) override {
+    compute_.dropout_key = seed_and_step;
+  }
+
+  at::Tensor EmbedForward(const Cell& cell) override;
+  at::Tensor BlockForward(int layer, const at::Tensor& x_TD, const Cell& cell,
+                          BlockSaved* saved) override {
+    return blocks_.at(layer)->Forward(x_TD, cell, saved);
+  }
+  HeadResult Head(const at::Tensor& x_TD, const Cell& cell, std::optional<double> loss_scale,
+                  std::span<at::Tensor> gradients, std::span<at::Tensor> tied_gradients,
+                  std::span<const int64_t> choices) override {
+    return head_->Run(x_TD, cell, loss_scale, gradients, tied_gradients, choices);
+  }
+  at::Tensor BlockBackward(int layer, const at::Tensor& dy_TD, const Cell& cell,
+                           const BlockSaved& saved, std::span<at::Tensor> gradients,
+                           bool need_dx) override {
+    return blocks_.at(layer)->Backward(dy_TD, cell, saved, gradients, need_dx);
+  }
+  void EmbedBackward(const at::Tensor& dx_TD, const Cell& cell,
+                     std::span<at::Tensor> gradients) override;
+
+  at::Tensor Logits(const MicroBatch& batch) override;
+
+ private:
+  TrainableList& TrainableOf(int unit);
+
+  const ModelConfig config_;
+  const std::optional<protocol::LoraOptions> lora_;
+  Compute compute_;
+  const at::Tensor inverse_frequencies_;  // fp32 [C / 2]
+  at::Tensor embedding_VD_;
+  TrainableList embedding_trainable_;
+  std::vector<std::unique_ptr<Block>> blocks_;
+  std::unique_ptr<OutputHead> head_;
+  std::vector<ParameterUnit> units_;
+};
+
+absl::Status BlockDecoder::LoadWeights(const ModelWeights& weights) {
+  std::vector<std::vector<bool>> adapted(config_.layers);
+  if (lora_) {
+    ANNEAL_ASSIGN_OR_RETURN(adapted, ResolveLoraTargets(config_, lora_->target_modules));
+  }
+  const ExpectedTensor embedding = EmbeddingTensors(config_)[0];
+  ANNEAL_ASSIGN_OR_RETURN(embedding_VD_, LoadWeight(weights, embedding.name, compute_));
+  if (!lora_) {
+    embedding_trainable_.Add({embedding.name, embedding.shape}, &embedding_VD_,
+                             TrainableList::Initial::kLoaded);
+  }
+  units_.push_back({"embed", embedding_trainable_.specs()});
+  for (int64_t layer = 0; layer < config_.layers; ++layer) {
+    ANNEAL_ASSIGN_OR_RETURN(
+        std::unique_ptr<Block> block,
+        Block::Load(compute_, config_, layer, weights, lora_ ? &*lora_ : nullptr, adapted[layer]));
+    units_.push_back({"layers." + std::to_string(layer), block->trainable().specs()});
+    blocks_.push_back(std::move(block));
+  }
+  ANNEAL_ASSIGN_OR_RETURN(head_,
+                          OutputHead::Load(compute_, config_, weights, /*trainable=*/!lora_,
+                                           config_.tie_word_embeddings ? &embedding_VD_ : nullptr));
+  units_.push_back({"head", head_->trainable().specs()});
+  return absl::OkStatus();
+}
+
+int BlockDecoder::lowest_trainable_unit() const {
+  int unit = 0;
+  while (unit < static_cast<int>(units_.size()) && units_[unit].parameters.empty()) ++unit;
+  return unit;
+}
+
+TrainableList& BlockDecoder::TrainableOf(int unit) {
+  if (unit == 0) return embedding_trainable_;
+  if (unit == static_cast<int>(blocks_.size()) + 1) return head_->trainable();
+  return blocks_.at(unit - 1)->trainable();
+}
+
+absl::Status BlockDecoder::InitialValues(int unit, uint64_t seed, std::span<at::Tensor> values) {
+  TrainableOf(unit).FillInitial(seed, values);
+  return absl::OkStatus();
+}
+
+Cell BlockDecoder::MakeCell(const MicroBatch& batch) const {
+  const auto to_device = [&](const auto& values) {
+    using T = typename std::decay_t<decltype(values)>::value_type;
+    return at::tensor(at::ArrayRef<T>(values), c10::CppTypeToScalarType<T>::value)
+        .to(compute_.device);
+  };
+  Cell cell;
+  cell.rows.starts = batch.row_starts;
+  cell.rows.starts_device = to_device(batch.row_starts);
+  std::vector<int64_t> source_rows(batch.token_ids.size());
+  for (size_t row = 0; row + 1 < batch.row_starts.size(); ++row) {
+    const int32_t begin = batch.row_starts[row], end = batch.row_starts[row + 1];
+    cell.rows.longest = std::max(cell.rows.longest, end - begin);
+    std::fill(source_rows.begin() + begin, source_rows.begin() + end, batch.source_rows[row]);
+  }
+  cell.token_ids_T = to_device(batch.token_ids);
+  cell.supervised_S = to_device(batch.supervised_positions);
+  cell.targets_S = to_device(batch.targets);
+  cell.places = {to_device(source_rows), to_device(batch.positions)};
+
+  const int64_t tokens = static_cast<int64_t>(batch.positions.size()), half = config_.head_dim / 2;
+  at::Tensor cos_TC = at::empty({tokens, half}, at::kFloat),
+             sin_TC = at::empty({tokens, half}, at::kFloat);
+  const float* frequency = inverse_frequencies_.const_data_ptr<float>();
+  float* cos = cos_TC.mutable_data_ptr<float>();
+  float* sin = sin_TC.mutable_data_ptr<float>();
+  for (int64_t t = 0; t < tokens; ++t) {
+    for (int64_t i = 0; i < half; ++i) {
+      // The angle is rounded to float as in transformers; its cosine and sine are exact to float.
+      const double angle = static_cast<float>(batch.positions[t]) * frequency[i];
+      cos[t * half + i] = static_cast<float>(std::cos(angle));
+      sin[t * half + i] = static_cast<float>(std::sin(angle));
+    }
+  }
+  cell.cos_TC = cos_TC.to(compute_.device);
+  cell.sin_TC = sin_TC.to(compute_.device);
+  return cell;
+}
+
+at::Tensor BlockDecoder::EmbedForward(const Cell& cell) {
+  return compute_.Cast(at::embedding(embedding_VD_, cell.token_ids_T));
+}
+
+void BlockDecoder::EmbedBackward(const at::Tensor& dx_TD, const Cell& cell,
+                                 std::span<at::Tensor> gradients) {
+  if (gradients.empty()) return;
+  if (!config_.tie_word_embeddings) gradients[0].zero_();
+  gradients[0].index_add_(0, cell.token_ids_T, dx_TD.to(gradients[0].scalar_type()));
+}
+
+at::Tensor BlockDecoder::Logits(const MicroBatch& batch) {
+  const Cell cell = MakeCell(batch);
+  at::Tensor x_TD = EmbedForward(cell);
+  for (const auto& block : blocks_) x_TD = block->Forward(x_TD, cell, nullptr);
+  return head_->Logits(x_TD);
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Decoder>> Decoder::Load(const std::string& model_dir,
+                                                       const DecoderOptions& options,
+                                                       Kernels& kernels) {
+  ANNEAL_ASSIGN_OR_RETURN(ModelConfig config, ReadModelConfig(model_dir));
+  ANNEAL_ASSIGN_OR_RETURN(const std::unique_ptr<ModelWeights> weights,
+                          ModelWeights::Open(model_dir));
+  ANNEAL_RETURN_IF_ERROR(weights->CheckAgainst(config));
+  auto decoder = std::make_unique<BlockDecoder>(std::move(config), options, kernels);
+  ANNEAL_RETURN_IF_ERROR(decoder->LoadWeights(*weights));
+  return decoder;
+}
+
+}  // namespace anneal::trainer

@@ -1,0 +1,65 @@
+#include "worker/trainer/model/linear.h"
+
+#include <ATen/ops/addmm.h>
+#include <ATen/ops/mm.h>
+
+#include <cmath>
+
+namespace anneal::trainer {
+
+void Linear::MakeTrainable(TrainableList& list) {
+  weight_place_ = list.Add({module_.name + ".weight", {module_.out_features, module_.in_features}},
+                           &weight_, TrainableList::Initial::kLoaded);
+}
+
+void Linear::AddLora(const protocol::LoraOptions& options, TrainableList& list) {
+  scale_ = options.alpha /
+           (options.use_rslora ? std::sqrt(static_cast<double>(options.rank)) : options.rank);
+  a_place_ = list.Add({module_.name + ".lora_A.weight", {options.rank, module_.in_features}}, &a_,
+                      TrainableList::Initial::kUniform);
+  b_place_ = list.Add({module_.name + ".lora_B.weight", {module_.out_features, options.rank}}, &b_,
+                      TrainableList::Initial::kZero);
+}
+
+at::Tensor Linear::Dropout(const at::Tensor& x, const TokenPlaces& places) const {
+  if (compute_.dropout_rate == 0 || !compute_.dropout_key) return x;
+  const auto& [seed, step] = *compute_.dropout_key;
+  return compute_.kernels.Dropout(x, MakePhiloxKey(seed, step, module_.name), compute_.dropout_rate,
+                                  places);
+}
+
+at::Tensor Linear::Forward(const at::Tensor& x, const TokenPlaces& places,
+                           at::Tensor* low_rank) const {
+  at::Tensor y = at::mm(x, compute_.Cast(weight_).t());
+  if (a_place_ >= 0) {
+    *low_rank = at::mm(Dropout(x, places), compute_.Cast(a_).t());
+    y.addmm_(*low_rank, compute_.Cast(b_).t(), /*beta=*/1, /*alpha=*/scale_);
+  }
+  return y;
+}
+
+void Linear::Backward(const at::Tensor& dy, const at::Tensor& x, const at::Tensor& low_rank,
+                      const TokenPlaces& places, std::span<at::Tensor> gradients,
+                      at::Tensor* dx) const {
+  if (weight_place_ >= 0)
+    WriteWeightGradient(dy, x, 1, /*accumulate=*/false, gradients[weight_place_]);
+  if (dx != nullptr) {
+    if (dx->defined()) {
+      dx->addmm_(dy, compute_.Cast(weight_));
+    } else {
+      *dx = at::mm(dy, compute_.Cast(weight_));
+    }
+  }
+  if (a_place_ < 0) return;
+  WriteWeightGradient(dy, low_rank, scale_, /*accumulate=*/false, gradients[b_place_]);
+  const at::Tensor dlow_rank = at::mm(dy, compute_.Cast(b_)).mul_(scale_);
+  WriteWeightGradient(dlow_rank, Dropout(x, places), 1, /*accumulate=*/false, gradients[a_place_]);
+  if (dx == nullptr) return;
+  if (compute_.dropout_rate == 0 || !compute_.dropout_key) {
+    dx->addmm_(dlow_rank, compute_.Cast(a_));
+  } else {
+    dx->add_(Dropout(at::mm(dlow_rank, compute_.Cast(a_)), places));
+  }
+}
+
+}  // namespace anneal::trainer

@@ -1,0 +1,46 @@
+#pragma once
+// A linear layer without bias, y = x W^T, with an optional low-rank adapter (LoRA,
+// arXiv:2106.09685):
+//   y = x W^T + scale * (dropout(x) A^T) B^T,  scale = alpha / r, or alpha / sqrt(r) (rsLoRA,
+//   arXiv:2312.03732).
+
+#include "common/format/model_config.h"
+#include "worker/trainer/model/compute.h"
+
+namespace anneal::trainer {
+
+class Linear {
+ public:
+  // `weight` is [out, in], in compute type.
+  Linear(const Compute& compute, const LinearModule& module, at::Tensor weight)
+      : compute_(compute), module_(module), weight_(std::move(weight)) {}
+  Linear(const Linear&) = delete;
+  Linear& operator=(const Linear&) = delete;
+
+  void MakeTrainable(TrainableList& list);
+  void AddLora(const protocol::LoraOptions& options, TrainableList& list);
+
+  // Whether Backward reads x: not for a frozen layer without adapter.
+  bool backward_needs_input() const { return weight_place_ >= 0 || a_place_ >= 0; }
+
+  // `low_rank` gets dropout(x) A^T, [T, r], which Backward wants back; undefined without adapter.
+  at::Tensor Forward(const at::Tensor& x, const TokenPlaces& places, at::Tensor* low_rank) const;
+  // Writes the layer's gradients into its places in `gradients`. With `dx`, adds the gradient into
+  // it, or sets it if it is undefined, so that layers that share an input add up in the order of
+  // the calls.
+  void Backward(const at::Tensor& dy, const at::Tensor& x, const at::Tensor& low_rank,
+                const TokenPlaces& places, std::span<at::Tensor> gradients, at::Tensor* dx) const;
+
+ private:
+  at::Tensor Dropout(const at::Tensor& x, const TokenPlaces& places) const;
+
+  const Compute& compute_;
+  const LinearModule module_;
+  at::Tensor weight_;
+  int weight_place_ = -1;  // -1: frozen
+  at::Tensor a_, b_;       // [r, in], [out, r]
+  int a_place_ = -1, b_place_ = -1;
+  double scale_ = 0;
+};
+
+}  // namespace anneal::trainer
