@@ -1,0 +1,23 @@
+#pragma once
+// How the `anneal` command ends; part of its interface (docs/cli.md).
+
+#include "absl/status/status.h"
+#include "anneal/v1/job.pb.h"
+
+namespace anneal::cli {
+
+enum ExitCode {
+  kOk = 0,
+  kFailed = 1,
+  kBadInput = 2,
+  kCancelled = 3,
+  kUnreachable = 4,
+  kDenied = 5,
+};
+
+ExitCode ExitCodeOf(const absl::Status& status);
+
+// Of a finished job: SUCCEEDED kOk, CANCELLED kCancelled, else kFailed.
+ExitCode ExitCodeOf(v1::JobState state);
+
+}  // namespace anneal::cli
