@@ -89,21 +89,17 @@ void Keeper::PollOnce() {
   if (!daemon_.has_value() && now >= daemon_due_) StartDaemon();
   std::vector<pollfd> polled = {{signals_.get(), POLLIN, 0}};
   absl::Duration timeout = absl::InfiniteDuration();
-  if (daemon_.has_value()) {
-    const bool waiting = daemon_->connection.pending_bytes() > 0;
-    polled.push_back({daemon_->connection.fd(), static_cast<short>(waiting ? POLLIN | POLLOUT : POLLIN), 0});
-  } else {
-    timeout = daemon_due_ - now;
+  if (daemon_.has_value() && daemon_->connection.has_value()) {
+    const bool waiting = daemon_->connection->pending_bytes() > 0;
+    polled.push_back({daemon_->connection->fd(), static_cast<short>(waiting ? POLLIN | POLLOUT : POLLIN), 0});
   }
+  if (!daemon_.has_value()) timeout = daemon_due_ - now;
   const int timeout_ms = timeout == absl::InfiniteDuration()
                              ? -1
                              : static_cast<int>(absl::ToInt64Milliseconds(timeout)) + 1;
   ::poll(polled.data(), polled.size(), timeout_ms);
   // Requests before signals: the end of a daemon must not overtake what it asked for.
-  if (polled.size() > 1 && polled[1].revents != 0 && !ServeDaemon().ok()) {
-    // A daemon that closed its end is dead or useless; Reap notices its end.
-    ::kill(daemon_->pid, SIGKILL);
-  }
+  if (polled.size() > 1 && polled[1].revents != 0) ServeDaemon();
   if (polled[0].revents != 0) HandleSignals();
 }
 
@@ -160,7 +156,7 @@ void Keeper::StartDaemon() {
 }
 
 void Keeper::DaemonEnded(const ProcessEnd& end) {
-  ServeDaemon().IgnoreError();  // what it asked for last
+  ServeDaemon();  // what it asked for last
   const absl::Duration life = clock_.MonotonicNow() - daemon_->start_time;
   daemon_.reset();
   if (life > kHealthyLife) daemon_delay_ = std::min(daemon_delay_, kFirstDelay);
@@ -175,18 +171,23 @@ void Keeper::DaemonEnded(const ProcessEnd& end) {
   }
 }
 
-absl::Status Keeper::ServeDaemon() {
+void Keeper::ServeDaemon() {
+  // A daemon that closes its end is about to exit, and Reap will see how.
+  if (daemon_->connection.has_value() && !ReadRequests().ok()) daemon_->connection.reset();
+}
+
+absl::Status Keeper::ReadRequests() {
   std::vector<std::string> lines;
   do {
     lines.clear();
-    ANNEAL_RETURN_IF_ERROR(daemon_->connection.Read(&lines));
+    ANNEAL_RETURN_IF_ERROR(daemon_->connection->Read(&lines));
     for (const std::string& line : lines) {
       if (absl::Status status = HandleLine(line); !status.ok()) {
         ANNEAL_LOG(ERROR) << "request of the daemon refused" << Field("why", status.message());
       }
     }
   } while (!lines.empty());
-  return daemon_->connection.Flush();
+  return daemon_->connection->Flush();
 }
 
 absl::Status Keeper::HandleLine(absl::string_view text) {
@@ -265,10 +266,10 @@ void Keeper::ChildEnded(pid_t pid, const RunFolder& folder, const ProcessEnd& en
 }
 
 void Keeper::Tell(const KeeperLine& line) {
-  if (!daemon_.has_value()) return;
-  daemon_->connection.Queue(FormatKeeperLine(line));
+  if (!daemon_.has_value() || !daemon_->connection.has_value()) return;
+  daemon_->connection->Queue(FormatKeeperLine(line));
   // A failure means that the daemon is dying, and Reap will see it.
-  daemon_->connection.Flush().IgnoreError();
+  daemon_->connection->Flush().IgnoreError();
 }
 
 void Keeper::StopNow() {

@@ -47,7 +47,7 @@ class Keeper {
   struct Daemon {
     pid_t pid = 0;
     absl::Duration start_time;
-    protocol::LineConnection connection;
+    std::optional<protocol::LineConnection> connection;  // absent once the daemon has closed its end
   };
 
   absl::Status SetUp();
@@ -55,8 +55,9 @@ class Keeper {
   absl::Status BuryLostChildren();
   void PollOnce();
   void HandleSignals();
-  // Does what the daemon asks. An error when it has closed its end.
-  absl::Status ServeDaemon();
+  // Does what the daemon asks.
+  void ServeDaemon();
+  absl::Status ReadRequests();
   absl::Status HandleLine(absl::string_view text);
 
   void StartDaemon();

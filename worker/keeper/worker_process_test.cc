@@ -6,9 +6,9 @@
 
 #include <algorithm>
 #include <filesystem>
-#include <fstream>
-#include <set>
+#include <map>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/match.h"
@@ -84,14 +84,24 @@ class WorkerProcessTest : public ::testing::Test {
     EXPECT_TRUE(Await([&] { return OurProcesses().empty(); })) << "processes stayed behind";
   }
 
-  void StartWorker(const std::vector<std::string>& more = {}) {
+  using FlagMap = std::map<std::string, std::string>;
+  // `flags` replace or add to the usual ones.
+  void StartWorker(FlagMap flags = {}) {
+    flags.merge(FlagMap{{"--coordinator", coordinator_.address()},
+                        {"--name", "w1"},
+                        {"--state-dir", state_dir_},
+                        {"--storage-root", temp_.path() + "/storage"},
+                        {"--bin-dir", bin_dir_},
+                        {"--cpu-slots", "2"},
+                        {"--threads-per-slot", "1"},
+                        {"--data-address", "127.0.0.1"},
+                        {"--admin-listen", "127.0.0.1:0"},
+                        {"--address-file", temp_.path() + "/addresses.json"},
+                        {"--nvml-library", temp_.path() + "/none.so"},
+                        {"--stop-grace", "200ms"}});
     SpawnOptions spawn{.program = own_dir_ + "/anneal-worker", .environment = ReadEnvironment()};
-    spawn.arguments = {spawn.program,     "--coordinator", coordinator_.address(), "--name",        "w1",
-                       "--state-dir",     state_dir_,      "--storage-root",       temp_.path() + "/storage",
-                       "--bin-dir",       bin_dir_,        "--cpu-slots",          "2",             "--threads-per-slot",
-                       "1",               "--data-address", "127.0.0.1",           "--admin-listen", "127.0.0.1:0",
-                       "--gpus=false",    "--stop-grace",  "200ms",                "--address-file", temp_.path() + "/addresses"};
-    spawn.arguments.insert(spawn.arguments.end(), more.begin(), more.end());
+    spawn.arguments = {spawn.program};
+    for (const auto& [flag, value] : flags) spawn.arguments.insert(spawn.arguments.end(), {flag, value});
     ANNEAL_ASSERT_OK_AND_ASSIGN(keeper_, Spawn(spawn));
   }
   // The keeper's exit status, or -1 after a signal.
@@ -371,7 +381,7 @@ TEST_F(WorkerProcessTest, DrainingWaitsForTasksAndThenLeaves) {
 }
 
 TEST_F(WorkerProcessTest, DrainingStopsTasksAfterItsTimeAndTellsHowTheyEnded) {
-  StartWorker({"--drain-timeout", "100ms"});
+  StartWorker({{"--drain-timeout", "100ms"}});
   coordinator_.Want({Want(Rank(0), "run")});
   coordinator_.AwaitTask("a running task", Rank(0), IsRunning);
   ::kill(keeper_, SIGTERM);
@@ -404,7 +414,7 @@ TEST_F(WorkerProcessTest, WithTheKeeperEverythingDiesAndTheNextWorkerTellsIt) {
 }
 
 TEST_F(WorkerProcessTest, TasksWithoutACoordinatorEndAtTheOrphanTimeout) {
-  StartWorker({"--orphan-timeout", "300ms"});
+  StartWorker({{"--orphan-timeout", "300ms"}});
   coordinator_.Want({Want(Rank(0), "run")});
   coordinator_.AwaitTask("a running task", Rank(0), IsRunning);
   coordinator_.Stop();
@@ -423,9 +433,9 @@ TEST_F(WorkerProcessTest, OneStateFolderServesOneWorker) {
 }
 
 TEST_F(WorkerProcessTest, ABadConfigurationEndsTheWorkerInsteadOfRepeatingIt) {
-  StartWorker({"--data-address", "localhost"});
+  StartWorker({{"--data-address", "localhost"}});
   EXPECT_EQ(AwaitKeeper(), 78);
-  StartWorker({"--admin-listen", "nonsense"});
+  StartWorker({{"--admin-listen", "nonsense"}});
   EXPECT_EQ(AwaitKeeper(), 78);
 }
 
