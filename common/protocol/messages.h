@@ -139,7 +139,8 @@ struct IssueReport {
   int32_t column = 0;
 };
 
-// Prepare has ended well, or found errors (then `issues` holds the first 100 of `error_count`, and nothing was written).
+// Prepare has ended well, or found errors: then `issues` holds the first 100 of `error_count`, output_dir holds data_report.json
+// alone, which lists them all, and train_data is empty.
 struct PreparedReport {
   std::string output_dir;
   std::string train_data, validation_data, data_report;  // paths; validation_data may be empty
