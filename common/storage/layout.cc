@@ -1,5 +1,6 @@
 #include "common/storage/layout.h"
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "common/base/status.h"
@@ -7,18 +8,12 @@
 namespace anneal {
 namespace {
 
-constexpr absl::string_view kLowerAlphanumeric = "abcdefghijklmnopqrstuvwxyz0123456789";
 constexpr size_t kMaxPathBytes = 1024;
 
 }  // namespace
 
 bool IsSha256(absl::string_view text) {
   return text.size() == 64 && text.find_first_not_of("0123456789abcdef") == absl::string_view::npos;
-}
-
-bool IsModelId(absl::string_view text) {
-  return !text.empty() && text.size() <= 63 && kLowerAlphanumeric.find(text[0]) != absl::string_view::npos &&
-         text.find_first_not_of("abcdefghijklmnopqrstuvwxyz0123456789._-") == absl::string_view::npos;
 }
 
 bool IsSafeRelativePath(absl::string_view path) {
@@ -35,7 +30,7 @@ std::string BlobPath(absl::string_view sha256) {
 }
 
 std::string ModelPath(absl::string_view project, absl::string_view id) {
-  ANNEAL_CHECK(IsModelId(id));
+  ANNEAL_CHECK(IsSafeRelativePath(project) && IsSafeRelativePath(id) && !absl::StrContains(id, "/"));
   return absl::StrCat("models/", project, "/", id);
 }
 

@@ -19,14 +19,12 @@ namespace anneal {
 
 // `sha256`: 64 lower-case hexadecimal digits.
 std::string BlobPath(absl::string_view sha256);
-// Model ids are the project's own, so the project is part of the path.
+// Model ids are the project's own, so the project is part of the path. Neither may be "." or "..", or hold a slash.
 std::string ModelPath(absl::string_view project, absl::string_view id);
 std::string JobPath(absl::string_view job);
 std::string OutputPath(absl::string_view job);
 
 bool IsSha256(absl::string_view text);
-// Whether `text` may be a file or folder of its own in the layout, and so an id of a model: [a-z0-9][a-z0-9._-]{0,62}.
-bool IsModelId(absl::string_view text);
 // Whether `path` names something below the folder it is taken relative to: not empty, not absolute, no part that is empty, "." or
 // "..", no NUL, at most 1024 bytes.
 bool IsSafeRelativePath(absl::string_view path);

@@ -1,0 +1,177 @@
+#include "coordinator/api/file_service.h"
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
+#include "common/base/random.h"
+#include "common/base/status.h"
+#include "common/rpc/paging.h"
+#include "common/rpc/server.h"
+#include "common/rpc/status.h"
+#include "common/storage/layout.h"
+#include "coordinator/api/download_reactor.h"
+#include "coordinator/api/pooled_call.h"
+
+namespace anneal {
+namespace {
+
+constexpr absl::string_view kPrefix = "files/";
+
+// The id in "files/{ulid}".
+absl::StatusOr<std::string> FileIdOf(absl::string_view name) {
+  absl::string_view id = name;
+  if (absl::ConsumePrefix(&id, kPrefix) && IsUlid(id)) return std::string(id);
+  return InvalidField("name", "is not files/{file}");
+}
+
+// One upload stream. Deletes itself when the call is over.
+class UploadReactor final : public grpc::ServerReadReactor<v1::UploadFileRequest> {
+ public:
+  static UploadReactor* Start(FileLibrary& library, TransferPool& pool, absl::StatusOr<Caller> caller, v1::File* response) {
+    auto* reactor = new UploadReactor(library, pool, response);
+    const absl::Status status = reactor->Begin(std::move(caller));
+    if (status.ok()) {
+      reactor->StartRead(&reactor->request_);
+    } else {
+      reactor->Finish(ToGrpcStatus(status));
+    }
+    return reactor;
+  }
+
+  void OnReadDone(bool ok) override {
+    pool_.Post([this, ok] { Handle(ok); });
+  }
+  void OnDone() override { delete this; }
+
+ private:
+  UploadReactor(FileLibrary& library, TransferPool& pool, v1::File* response)
+      : library_(library), pool_(pool), response_(response) {}
+
+  absl::Status Begin(absl::StatusOr<Caller> caller) {
+    ANNEAL_ASSIGN_OR_RETURN(const Caller who, std::move(caller));
+    project_ = who.project;
+    ANNEAL_ASSIGN_OR_RETURN(lease_, pool_.Acquire());
+    return absl::OkStatus();
+  }
+
+  void Handle(bool ok) {
+    const absl::Status status = ok ? Take(request_) : Complete();
+    if (ok && status.ok() && !answered_) {
+      StartRead(&request_);
+      return;
+    }
+    // A client that hears of the end may come again at once; it must not find its own old stream in the way.
+    upload_.reset();
+    lease_ = TransferPool::Lease();
+    Finish(ToGrpcStatus(status));
+  }
+
+  absl::Status Take(const v1::UploadFileRequest& request) {
+    if (request.has_header()) {
+      if (upload_ != nullptr) return InvalidField("header", "comes once, first");
+      ANNEAL_ASSIGN_OR_RETURN(FileLibrary::Begun begun, library_.BeginUpload(project_, request.header()));
+      upload_ = std::move(begun.upload);
+      if (begun.file.has_value()) {
+        *response_ = *std::move(begun.file);
+        answered_ = true;
+      }
+      return absl::OkStatus();
+    }
+    if (upload_ == nullptr) return InvalidField("header", "must come first");
+    if (request.chunk().size() > static_cast<size_t>(kMaxChunkBytes)) {
+      return InvalidField("chunk", absl::StrCat("has ", request.chunk().size(), " bytes; at most ", kMaxChunkBytes));
+    }
+    return upload_->Append(request.chunk());
+  }
+
+  // The client has sent all it will.
+  absl::Status Complete() {
+    if (upload_ == nullptr) return InvalidField("header", "must come first");
+    ANNEAL_ASSIGN_OR_RETURN(*response_, upload_->Finish());
+    return absl::OkStatus();
+  }
+
+  FileLibrary& library_;
+  TransferPool& pool_;
+  v1::File* const response_;
+  std::string project_;
+  TransferPool::Lease lease_;
+  v1::UploadFileRequest request_;
+  std::unique_ptr<FileLibrary::Upload> upload_;
+  // The file was there already; nothing more need be sent.
+  bool answered_ = false;
+};
+
+}  // namespace
+
+grpc::ServerReadReactor<v1::UploadFileRequest>* FileServiceImpl::UploadFile(grpc::CallbackServerContext* context,
+                                                                            v1::File* response) {
+  return UploadReactor::Start(parts_.library, parts_.pool, parts_.authenticator.CallerOf(*context), response);
+}
+
+grpc::ServerUnaryReactor* FileServiceImpl::GetUpload(grpc::CallbackServerContext* context,
+                                                     const v1::GetUploadRequest* request, v1::Upload* response) {
+  return AnswerOnPool(parts_.pool, parts_.authenticator, *context, [=, this](const Caller& caller) -> absl::Status {
+    ANNEAL_ASSIGN_OR_RETURN(*response, parts_.library.GetUpload(caller.project, request->upload_id()));
+    return absl::OkStatus();
+  });
+}
+
+grpc::ServerUnaryReactor* FileServiceImpl::GetFile(grpc::CallbackServerContext* context, const v1::GetFileRequest* request,
+                                                   v1::File* response) {
+  return AnswerOnPool(parts_.pool, parts_.authenticator, *context, [=, this](const Caller& caller) -> absl::Status {
+    ANNEAL_ASSIGN_OR_RETURN(const std::string id, FileIdOf(request->name()));
+    ANNEAL_ASSIGN_OR_RETURN(const internal::FileRecord record, parts_.resources.GetFile(caller.project, id));
+    *response = FileFrom(record);
+    return absl::OkStatus();
+  });
+}
+
+grpc::ServerUnaryReactor* FileServiceImpl::ListFiles(grpc::CallbackServerContext* context,
+                                                     const v1::ListFilesRequest* request, v1::ListFilesResponse* response) {
+  return AnswerOnPool(parts_.pool, parts_.authenticator, *context, [=, this](const Caller& caller) -> absl::Status {
+    if (!request->sha256().empty() && !IsSha256(request->sha256())) {
+      return InvalidField("sha256", "is not 64 lower-case hexadecimal digits");
+    }
+    const std::string filter = absl::StrCat("files/", caller.project, "/", request->sha256());
+    ANNEAL_ASSIGN_OR_RETURN(const PageRequest page, ParsePageRequest(request->page_size(), request->page_token(), filter));
+    // One more than is shown tells whether there is another page.
+    ANNEAL_ASSIGN_OR_RETURN(std::vector<internal::FileRecord> records,
+                            parts_.resources.ListFiles(caller.project, page.after_id, page.size + 1, request->sha256()));
+    if (records.size() > static_cast<size_t>(page.size)) {
+      records.pop_back();
+      response->set_next_page_token(MakePageToken(records.back().id(), filter));
+    }
+    for (const internal::FileRecord& record : records) *response->add_files() = FileFrom(record);
+    return absl::OkStatus();
+  });
+}
+
+grpc::ServerUnaryReactor* FileServiceImpl::DeleteFile(grpc::CallbackServerContext* context,
+                                                      const v1::DeleteFileRequest* request, google::protobuf::Empty*) {
+  return AnswerOnPool(parts_.pool, parts_.authenticator, *context, [=, this](const Caller& caller) -> absl::Status {
+    ANNEAL_ASSIGN_OR_RETURN(const std::string id, FileIdOf(request->name()));
+    // The content stays: other files, also of other projects, may have the same.
+    return parts_.resources.DeleteFile(caller.project, id);
+  });
+}
+
+grpc::ServerWriteReactor<v1::DownloadFileResponse>* FileServiceImpl::DownloadFile(grpc::CallbackServerContext* context,
+                                                                                  const v1::DownloadFileRequest* request) {
+  return DownloadReactor<v1::DownloadFileResponse>::Start(
+      parts_.pool, request->offset(),
+      [this, caller = parts_.authenticator.CallerOf(*context), name = request->name()]() -> absl::StatusOr<DownloadSource> {
+        ANNEAL_RETURN_IF_ERROR(caller.status());
+        ANNEAL_ASSIGN_OR_RETURN(const std::string id, FileIdOf(name));
+        ANNEAL_ASSIGN_OR_RETURN(const internal::FileRecord record, parts_.resources.GetFile(caller->project, id));
+        ANNEAL_ASSIGN_OR_RETURN(std::unique_ptr<ReadableFile> file, parts_.library.OpenContent(record));
+        return DownloadSource{std::move(file), record.size_bytes()};
+      });
+}
+
+}  // namespace anneal
