@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 
 namespace anneal::prepare {
@@ -22,6 +23,17 @@ size_t EndOfTurn(const EncodedChat& chat, size_t begin, size_t end) {
   return absl::string_view::npos;
 }
 
+// Where the turn begins whose first character is at `first`, with only the template's text from `gap` up to there.
+size_t TurnBegin(const EncodedChat& chat, size_t gap, size_t first) {
+  const absl::string_view before = absl::string_view(chat.rendered.text).substr(gap, first - gap);
+  const auto& [generation_prompt, lead] = chat.frame;
+  if (!generation_prompt.empty()) {
+    const size_t prompt = before.rfind(generation_prompt);
+    if (prompt != before.npos) return gap + prompt + generation_prompt.size();
+  }
+  return absl::EndsWith(before, lead) ? first - lead.size() : first;
+}
+
 // The turns as the attribution alone shows them.
 std::vector<TurnSpan> TracedTurns(const EncodedChat& chat) {
   std::vector<TurnSpan> turns;
@@ -36,11 +48,8 @@ std::vector<TurnSpan> TracedTurns(const EncodedChat& chat) {
     }
     if (!in_turn || turns.back().message != part.message) {
       const size_t gap = i == 0 ? 0 : parts[i - 1].range.end;
-      const absl::string_view before = text.substr(gap, part.range.begin - gap);
-      const size_t prompt = chat.generation_prompt.empty() ? before.npos : before.rfind(chat.generation_prompt);
-      const bool prompted = prompt != before.npos;
       turns.push_back({.message = part.message});
-      turns.back().range.begin = prompted ? gap + prompt + chat.generation_prompt.size() : part.range.begin;
+      turns.back().range.begin = TurnBegin(chat, gap, part.range.begin);
       in_turn = true;
     }
     const size_t next = i + 1 < parts.size() ? parts[i + 1].range.begin : text.size();
@@ -85,6 +94,22 @@ std::vector<bool> SupervisedMessages(absl::Span<const MessageInfo> messages, Tra
     if (messages[i].weight) supervised[i] = *messages[i].weight;
   }
   return supervised;
+}
+
+AssistantFrame FindAssistantFrame(const ChatTemplate& chat_template) {
+  // A word that no template writes by itself, so that it marks where the message begins.
+  constexpr char kAnswer[] = "xylophone";
+  Json chat = {{{"role", "user"}, {"content", "x"}}};
+  const absl::StatusOr<RenderedChat> asked = chat_template.Render(chat, nullptr, false);
+  const absl::StatusOr<RenderedChat> prompted = chat_template.Render(chat, nullptr, true);
+  if (!asked.ok() || !prompted.ok() || !absl::StartsWith(prompted->text, asked->text)) return {};
+  AssistantFrame frame = {.generation_prompt = prompted->text.substr(asked->text.size())};
+  chat.push_back({{"role", "assistant"}, {"content", kAnswer}});
+  const absl::StatusOr<RenderedChat> answered = chat_template.Render(chat, nullptr, false);
+  if (!answered.ok() || !absl::StartsWith(answered->text, prompted->text)) return frame;
+  const size_t begin = prompted->text.size(), answer = answered->text.find(kAnswer, begin);
+  if (answer != std::string::npos) frame.lead = answered->text.substr(begin, answer - begin);
+  return frame;
 }
 
 std::vector<TurnSpan> FindTurns(const EncodedChat& chat) {

@@ -2,6 +2,7 @@
 // Which tokens of a row count for the loss: pure functions over a rendered, encoded conversation.
 
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -24,13 +25,22 @@ absl::StatusOr<TrainOn> ParseTrainOn(absl::string_view name);
 // Whether each message counts. A message's own weight overrides `train_on`.
 std::vector<bool> SupervisedMessages(absl::Span<const MessageInfo> messages, TrainOn train_on);
 
+// How a template begins what the assistant says.
+struct AssistantFrame {
+  // What it appends when asked for a generation prompt: "<|im_start|>assistant\n". Empty if it appends nothing.
+  std::string generation_prompt;
+  // What it writes between that and the message, which the model has to produce: a space, or an empty thought.
+  std::string lead;
+};
+// Found by rendering a tiny conversation. Empty for a template that refuses it.
+AssistantFrame FindAssistantFrame(const ChatTemplate& chat_template);
+
 // A conversation as the model will see it.
 struct EncodedChat {
   const RenderedChat& rendered;
   const Encoding& encoding;
   const Attribution& attribution;
-  // What the template writes to start an assistant's turn; may be empty.
-  absl::string_view generation_prompt;
+  const AssistantFrame& frame;
   // Id that ends a turn even if the tokenizer does not declare it special; -1 = none.
   int32_t eos_token_id = -1;
 };
@@ -38,8 +48,8 @@ struct EncodedChat {
 // An uninterrupted stretch of rendered text that one message came to.
 struct TurnSpan {
   int message = 0;
-  // From the end of the generation prompt, or where that does not stand before it from the message's first character, to the end
-  // of the end-of-turn token, or where none follows to the message's last character. It covers the template's text between the
+  // From the end of the generation prompt, or else the begin of the lead, or where neither stands before it the message's first
+  // character; to the end of the end-of-turn token, or where none follows to the message's last character. It covers the template's text between the
   // message's own parts too (the frame of a tool call), because the model has to produce it.
   TextRange range;
   bool ends_with_token = false;

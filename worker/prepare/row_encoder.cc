@@ -12,16 +12,6 @@
 namespace anneal::prepare {
 namespace {
 
-// What `chat_template` appends for a generation prompt. Empty if a plain conversation cannot be rendered at all: such a template
-// will speak for itself on the first row.
-std::string FindGenerationPrompt(const ChatTemplate& chat_template) {
-  const Json probe = {{{"role", "user"}, {"content", "x"}}};
-  const absl::StatusOr<RenderedChat> without = chat_template.Render(probe, nullptr, false);
-  const absl::StatusOr<RenderedChat> with = chat_template.Render(probe, nullptr, true);
-  if (!without.ok() || !with.ok() || !absl::StartsWith(with->text, without->text)) return "";
-  return with->text.substr(without->text.size());
-}
-
 bool ShowsText(const Json& message) {
   const auto content = message.find("content");
   return content != message.end() && content->is_string() &&
@@ -41,7 +31,7 @@ absl::StatusOr<OverLength> ParseOverLength(absl::string_view name) {
 class RowEncoder::Work {
  public:
   Work(const RowEncoder& encoder, const Row& row)
-      : model_(encoder.model_), options_(encoder.options_), generation_prompt_(encoder.generation_prompt_), row_(row) {}
+      : model_(encoder.model_), options_(encoder.options_), frame_(encoder.frame_), row_(row) {}
 
   EncodedRow Run() {
     const bool encoded = row_.kind == RowKind::kChat ? EncodeChat() : EncodePlain();
@@ -77,7 +67,7 @@ class RowEncoder::Work {
 
   const TextModel& model_;
   const EncodeOptions& options_;
-  const std::string& generation_prompt_;
+  const AssistantFrame& frame_;
   const Row& row_;
   Encoding encoding_;
   EncodedRow out_;
@@ -171,7 +161,7 @@ std::optional<std::vector<TextRange>> RowEncoder::Work::SpansOfTurns(const Rende
   const bool wanted = options_.train_on != TrainOn::kAll;  // of ALL the spans left out are asked for
   std::vector<TextRange> spans;
   bool endless = false;
-  for (const TurnSpan& turn : FindTurns({rendered, encoding_, *attribution, generation_prompt_, model_.eos_token_id})) {
+  for (const TurnSpan& turn : FindTurns({rendered, encoding_, *attribution, frame_, model_.eos_token_id})) {
     if (supervised[turn.message] != wanted) continue;
     spans.push_back(turn.range);
     endless = endless || (wanted && !turn.ends_with_token);
@@ -229,7 +219,7 @@ void RowEncoder::Work::Finish() {
 RowEncoder::RowEncoder(const TextModel& model, const EncodeOptions& options)
     : model_(model),
       options_(options),
-      generation_prompt_(model.chat_template == nullptr ? "" : FindGenerationPrompt(*model.chat_template)) {}
+      frame_(model.chat_template == nullptr ? AssistantFrame() : FindAssistantFrame(*model.chat_template)) {}
 
 EncodedRow RowEncoder::Encode(const Row& row) const { return Work(*this, row).Run(); }
 

@@ -50,8 +50,7 @@ class RowEncoder {
 
   const TextModel& model_;
   const EncodeOptions options_;
-  // What the template appends when asked for a generation prompt; empty if it appends nothing.
-  std::string generation_prompt_;
+  const AssistantFrame frame_;
 };
 
 }  // namespace anneal::prepare
