@@ -1,0 +1,74 @@
+#include "worker/daemon/accelerator_inventory.h"
+
+#include <filesystem>
+#include <fstream>
+#include <string>
+
+#include "common/base/status_matchers.h"
+#include "common/base/temp_dir.h"
+
+namespace anneal {
+namespace {
+
+using ::anneal::testing::StatusIs;
+using ::testing::HasSubstr;
+
+std::string Library(const std::string& name) {
+  return std::filesystem::read_symlink("/proc/self/exe").parent_path().parent_path().string() + "/lib/lib" + name + ".so";
+}
+
+TEST(AcceleratorInventoryTest, WithoutADriverThereAreCpuSlots) {
+  const int processors = CountUsableProcessors();
+  ANNEAL_ASSERT_OK_AND_ASSIGN(auto slots, FindSlots({.nvml_library = "libno-such-thing.so"}));
+  ASSERT_EQ(slots.size(), 1u);
+  EXPECT_EQ(slots[0].id(), "cpu0");
+  EXPECT_EQ(slots[0].accelerator(), v1::ResourceSpec::ACCELERATOR_CPU);
+  EXPECT_EQ(slots[0].threads(), processors);
+  EXPECT_GT(slots[0].memory_bytes(), 0);
+  EXPECT_FALSE(slots[0].device_name().empty());
+
+  ANNEAL_ASSERT_OK_AND_ASSIGN(slots, FindSlots({.cpu_slots = 3, .threads_per_slot = 5, .nvml_library = "libno-such-thing.so"}));
+  ASSERT_EQ(slots.size(), 3u);
+  EXPECT_EQ(slots[2].id(), "cpu2");
+  EXPECT_EQ(slots[2].threads(), 5);
+}
+
+TEST(AcceleratorInventoryTest, GpusAreSlotsByUuid) {
+  ANNEAL_ASSERT_OK_AND_ASSIGN(auto slots, FindSlots({.nvml_library = Library("fake_nvml")}));
+  ASSERT_EQ(slots.size(), 2u);
+  EXPECT_EQ(slots[1].id(), "GPU-00000001");
+  EXPECT_EQ(slots[1].device_uuid(), "GPU-00000001");
+  EXPECT_EQ(slots[1].accelerator(), v1::ResourceSpec::ACCELERATOR_GPU);
+  EXPECT_EQ(slots[1].device_name(), "NVIDIA H100 80GB HBM3");
+  EXPECT_EQ(slots[1].memory_bytes(), int64_t{80} << 30);
+  ANNEAL_ASSERT_OK_AND_ASSIGN(slots, FindSlots({.cpu_slots = 1, .nvml_library = Library("fake_nvml")}));
+  EXPECT_EQ(slots.size(), 3u);
+  ANNEAL_ASSERT_OK_AND_ASSIGN(slots, FindSlots({.use_gpus = false, .nvml_library = Library("fake_nvml")}));
+  ASSERT_EQ(slots.size(), 1u);
+  EXPECT_EQ(slots[0].id(), "cpu0");
+}
+
+TEST(AcceleratorInventoryTest, ABrokenDriverIsAnErrorNotAMachineWithoutGpus) {
+  EXPECT_THAT(FindSlots({.nvml_library = Library("fake_nvml_broken")}),
+              StatusIs(absl::StatusCode::kUnavailable, HasSubstr("version mismatch")));
+  EXPECT_THAT(FindSlots({.nvml_library = "libm.so.6"}),
+              StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("nvmlInit_v2")));
+}
+
+TEST(AcceleratorInventoryTest, TheLowestLimitOfAllControlGroupsCounts) {
+  const testing::TempDir root;
+  const std::string own = root.path() + "/own";
+  std::ofstream(own) << "1:name=systemd:/x\n0::/slice/pod\n";
+  std::filesystem::create_directories(root.path() + "/slice/pod");
+  const int all = CountUsableProcessors(root.path(), own);
+  EXPECT_GE(all, 1);
+  std::ofstream(root.path() + "/slice/pod/cpu.max") << "max 100000\n";
+  EXPECT_EQ(CountUsableProcessors(root.path(), own), all);
+  std::ofstream(root.path() + "/slice/cpu.max") << "50000 100000\n";
+  EXPECT_EQ(CountUsableProcessors(root.path(), own), 1);  // never none
+  std::ofstream(root.path() + "/slice/cpu.max") << "nonsense\n";
+  EXPECT_EQ(CountUsableProcessors(root.path(), own), all);
+}
+
+}  // namespace
+}  // namespace anneal

@@ -1,0 +1,43 @@
+// Stands for libnvidia-ml.so.1 with two GPUs. Built as a shared library, loaded by the inventory's test. With FAKE_NVML_BROKEN
+// defined its start fails, as that of a driver does that does not fit the kernel.
+
+#include <cstring>
+
+struct FakeMemory {
+  unsigned long long total, free, used;
+};
+
+extern "C" {
+
+#ifdef FAKE_NVML_BROKEN
+int nvmlInit_v2() { return 18; }
+#else
+int nvmlInit_v2() { return 0; }
+#endif
+int nvmlShutdown() { return 0; }
+const char* nvmlErrorString(int) { return "Driver/library version mismatch"; }
+int nvmlDeviceGetCount_v2(unsigned* count) {
+  *count = 2;
+  return 0;
+}
+int nvmlDeviceGetHandleByIndex_v2(unsigned index, void** device) {
+  static char devices[2];
+  *device = &devices[index];
+  devices[index] = static_cast<char>('0' + index);
+  return 0;
+}
+int nvmlDeviceGetUUID(void* device, char* uuid, unsigned length) {
+  std::strncpy(uuid, "GPU-0000000?", length);
+  uuid[11] = *static_cast<char*>(device);
+  return 0;
+}
+int nvmlDeviceGetName(void*, char* name, unsigned length) {
+  std::strncpy(name, "NVIDIA H100 80GB HBM3", length);
+  return 0;
+}
+int nvmlDeviceGetMemoryInfo(void*, FakeMemory* memory) {
+  *memory = {.total = 80ull << 30, .free = 79ull << 30, .used = 1ull << 30};
+  return 0;
+}
+
+}  // extern "C"

@@ -1,0 +1,54 @@
+#include "worker/daemon/worker_metrics.h"
+
+#include "common/base/clock.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+namespace anneal {
+namespace {
+
+using ::testing::HasSubstr;
+using ::testing::Not;
+
+const protocol::TaskKey kFirst{.job = "j", .generation = 1};
+const protocol::TaskKey kSecond{.job = "j", .generation = 2};
+constexpr char kForward[] = "anneal_rank_step_seconds_total{job_id=\"j\",phase=\"forward\",rank=\"0\"} ";
+
+TEST(WorkerMetricsTest, TotalsGoOnOverGenerationsAndNeverFall) {
+  SimulatedClock clock;
+  MetricRegistry registry;
+  WorkerMetrics metrics(registry, clock);
+  metrics.Count(kFirst, {.step = 1, .forward_seconds = 1.5, .tokens = 100});
+  metrics.Count(kFirst, {.step = 2, .forward_seconds = 2.5, .tokens = 250});
+  metrics.Count(kFirst, {.step = 2, .forward_seconds = 2.5, .tokens = 250});
+  metrics.Forget(kFirst);
+  metrics.Count(kSecond, {.step = 1, .forward_seconds = 1.0, .tokens = 50, .resident_bytes = 4096});
+  const std::string scrape = registry.Scrape();
+  EXPECT_THAT(scrape, HasSubstr(std::string(kForward) + "3.5"));
+  EXPECT_THAT(scrape, HasSubstr("anneal_rank_tokens_total{job_id=\"j\",rank=\"0\"} 300"));
+  EXPECT_THAT(scrape, HasSubstr("anneal_rank_resident_bytes{job_id=\"j\",rank=\"0\"} 4096"));
+}
+
+TEST(WorkerMetricsTest, SeriesOfAJobLingerFiveMinutesAfterItsLastTask) {
+  SimulatedClock clock;
+  MetricRegistry registry;
+  WorkerMetrics metrics(registry, clock);
+  metrics.Count(kFirst, {.forward_seconds = 1});
+  metrics.Forget(kFirst);
+  clock.AdvanceTime(absl::Minutes(4));
+  metrics.Count(kSecond, {.forward_seconds = 1});  // the job is back
+  clock.AdvanceTime(absl::Minutes(4));
+  metrics.Expire();
+  EXPECT_THAT(registry.Scrape(), HasSubstr(kForward));
+  metrics.Forget(kSecond);
+  metrics.Forget({.job = "never counted"});
+  clock.AdvanceTime(absl::Minutes(4));
+  metrics.Expire();
+  EXPECT_THAT(registry.Scrape(), HasSubstr(kForward));
+  clock.AdvanceTime(absl::Minutes(1));
+  metrics.Expire();
+  EXPECT_THAT(registry.Scrape(), Not(HasSubstr("job_id")));
+}
+
+}  // namespace
+}  // namespace anneal
