@@ -16,14 +16,16 @@ absl::StatusOr<std::unique_ptr<Block>> Block::Load(const Compute& compute,
   ANNEAL_CHECK(linears.size() == kLinears && tensors.size() == kLinears + 2);
   Norm* const norms[] = {&block->input_norm_, &block->middle_norm_};
   for (int i = 0; i < 2; ++i) {
-    ANNEAL_ASSIGN_OR_RETURN(norms[i]->weight_D, LoadWeight(weights, tensors[i].name, compute));
+    ANNEAL_ASSIGN_OR_RETURN(norms[i]->weight_D,
+                            LoadWeight(weights, tensors[i].name, compute.device, compute.type));
     if (lora != nullptr) continue;
     norms[i]->place =
         block->trainable_.Add({tensors[i].name, tensors[i].shape, /*weight_decay=*/false},
                               &norms[i]->weight_D, TrainableList::Initial::kLoaded);
   }
   for (int i = 0; i < kLinears; ++i) {
-    ANNEAL_ASSIGN_OR_RETURN(at::Tensor weight, LoadWeight(weights, tensors[2 + i].name, compute));
+    ANNEAL_ASSIGN_OR_RETURN(at::Tensor weight,
+                            LoadWeight(weights, tensors[2 + i].name, compute.device, compute.type));
     block->linears_[i] = std::make_unique<Linear>(compute, linears[i], std::move(weight));
     if (lora == nullptr) {
       block->linears_[i]->MakeTrainable(block->trainable_);

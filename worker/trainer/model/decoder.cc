@@ -89,7 +89,8 @@ absl::Status BlockDecoder::LoadWeights(const ModelWeights& weights) {
     ANNEAL_ASSIGN_OR_RETURN(adapted, ResolveLoraTargets(config_, lora_->target_modules));
   }
   const ExpectedTensor embedding = EmbeddingTensors(config_)[0];
-  ANNEAL_ASSIGN_OR_RETURN(embedding_VD_, LoadWeight(weights, embedding.name, compute_));
+  ANNEAL_ASSIGN_OR_RETURN(embedding_VD_,
+                          LoadWeight(weights, embedding.name, compute_.device, compute_.type));
   if (!lora_) {
     embedding_trainable_.Add({embedding.name, embedding.shape}, &embedding_VD_,
                              TrainableList::Initial::kLoaded);

@@ -25,9 +25,11 @@ absl::StatusOr<std::unique_ptr<OutputHead>> OutputHead::Load(const Compute& comp
                                                              const at::Tensor* embedding) {
   std::unique_ptr<OutputHead> head(new OutputHead(compute, config, embedding));
   const std::vector<ExpectedTensor> tensors = HeadTensors(config);
-  ANNEAL_ASSIGN_OR_RETURN(head->norm_D_, LoadWeight(weights, tensors[0].name, compute));
+  ANNEAL_ASSIGN_OR_RETURN(head->norm_D_,
+                          LoadWeight(weights, tensors[0].name, compute.device, compute.type));
   if (embedding == nullptr) {
-    ANNEAL_ASSIGN_OR_RETURN(head->weight_VD_, LoadWeight(weights, tensors[1].name, compute));
+    ANNEAL_ASSIGN_OR_RETURN(head->weight_VD_,
+                            LoadWeight(weights, tensors[1].name, compute.device, compute.type));
   }
   if (trainable) {
     head->norm_place_ =

@@ -7,14 +7,18 @@
 
 namespace anneal::trainer {
 
+double LoraScale(const protocol::LoraOptions& options) {
+  return options.alpha /
+         (options.use_rslora ? std::sqrt(static_cast<double>(options.rank)) : options.rank);
+}
+
 void Linear::MakeTrainable(TrainableList& list) {
   weight_place_ = list.Add({module_.name + ".weight", {module_.out_features, module_.in_features}},
                            &weight_, TrainableList::Initial::kLoaded);
 }
 
 void Linear::AddLora(const protocol::LoraOptions& options, TrainableList& list) {
-  scale_ = options.alpha /
-           (options.use_rslora ? std::sqrt(static_cast<double>(options.rank)) : options.rank);
+  scale_ = LoraScale(options);
   a_place_ = list.Add({module_.name + ".lora_A.weight", {options.rank, module_.in_features}}, &a_,
                       TrainableList::Initial::kUniform);
   b_place_ = list.Add({module_.name + ".lora_B.weight", {module_.out_features, options.rank}}, &b_,

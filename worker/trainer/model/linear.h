@@ -9,6 +9,8 @@
 
 namespace anneal::trainer {
 
+double LoraScale(const protocol::LoraOptions& options);
+
 class Linear {
  public:
   // `weight` is [out, in], in compute type.

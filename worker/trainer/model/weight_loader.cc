@@ -30,7 +30,7 @@ at::ScalarType TorchType(DType dtype) {
 }  // namespace
 
 absl::StatusOr<at::Tensor> LoadWeight(const ModelWeights& weights, const std::string& name,
-                                      const Compute& compute) {
+                                      at::Device device, at::ScalarType type) {
   const auto it = weights.tensors().find(name);
   ANNEAL_CHECK(it != weights.tensors().end());
   const TensorView& view = *it->second.view;
@@ -42,7 +42,7 @@ absl::StatusOr<at::Tensor> LoadWeight(const ModelWeights& weights, const std::st
     return absl::InvalidArgumentError(
         absl::StrCat(it->second.file->path(), ": tensor \"", name, "\" holds NaN or infinity"));
   }
-  return stored.to(compute.device, compute.type);
+  return stored.to(device, type);
 }
 
 }  // namespace anneal::trainer

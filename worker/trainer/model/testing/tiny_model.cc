@@ -37,6 +37,12 @@ TinyModel WriteTinyModel(const std::string& dir, bool tied, at::ScalarType dtype
                      {"eos_token_id", 2},
                      {"torch_dtype", "float32"}};
   std::ofstream(dir + "/config.json") << DumpJson(json);
+  std::ofstream(dir + "/tokenizer.json")
+      << R"({"version":"1.0","truncation":null,"padding":null,"added_tokens":[
+    {"id":3,"content":"<|end|>","single_word":false,"lstrip":false,"rstrip":false,"normalized":false,"special":true}],
+    "normalizer":null,"pre_tokenizer":null,"post_processor":null,"decoder":null,
+    "model":{"type":"WordLevel","vocab":{"a":0,"b":1,"c":2,"<|end|>":3},"unk_token":"a"}})";
+  std::ofstream(dir + "/tokenizer_config.json") << R"({"eos_token":"<|end|>"})";
   TinyModel model;
   absl::StatusOr<ModelConfig> config = ParseModelConfig(json);
   ANNEAL_CHECK_OK(config.status());

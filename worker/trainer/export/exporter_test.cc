@@ -1,0 +1,242 @@
+#include "worker/trainer/export/exporter.h"
+
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/randn.h>
+
+#include <filesystem>
+#include <fstream>
+#include <sstream>
+
+#include "absl/strings/str_cat.h"
+#include "common/base/status_matchers.h"
+#include "common/base/temp_dir.h"
+#include "common/format/json.h"
+#include "common/format/model_weights.h"
+#include "worker/trainer/export/model_writer.h"
+#include "worker/trainer/export/tensor_file.h"
+#include "worker/trainer/model/testing/tiny_model.h"
+
+namespace anneal::trainer {
+namespace {
+
+using ::anneal::testing::StatusIs;
+using ::anneal::testing::TempDir;
+using ::anneal::trainer::testing::TinyBatch;
+using ::anneal::trainer::testing::TinyModel;
+using ::anneal::trainer::testing::WriteTinyModel;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::SizeIs;
+
+std::string ReadText(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  std::stringstream out;
+  out << file.rdbuf();
+  return out.str();
+}
+
+class ExporterTest : public ::testing::Test {
+ protected:
+  ExporterTest()
+      : base_(root_.path() + "/base"), out_(root_.path() + "/out"), kernels_(MakeCpuKernels()) {
+    std::filesystem::create_directories(out_);
+    model_ = WriteTinyModel(base_, /*tied=*/true, at::kBFloat16);
+    task_.model_dir = base_;
+    task_.model_source_id = "org/tiny";
+  }
+
+  absl::StatusOr<std::unique_ptr<Decoder>> LoadPlain(const std::string& dir) {
+    return Decoder::Load(dir, {}, *kernels_);
+  }
+  // A decoder whose trainable values were moved away from where they began.
+  std::unique_ptr<Decoder> Train(UnitValues& values) {
+    absl::StatusOr<std::unique_ptr<Decoder>> decoder =
+        Decoder::Load(base_, {.lora = task_.lora}, *kernels_);
+    EXPECT_TRUE(decoder.ok()) << decoder.status();
+    at::manual_seed(4);
+    for (size_t u = 0; u < (*decoder)->units().size(); ++u) {
+      std::vector<at::Tensor>& unit = values.emplace_back();
+      for (const ParameterSpec& spec : (*decoder)->units()[u].parameters)
+        unit.push_back(at::empty(spec.shape));
+      EXPECT_TRUE((*decoder)->InitialValues(static_cast<int>(u), 1, unit).ok());
+      for (at::Tensor& value : unit) value += 0.1 * at::randn(value.sizes());
+      (*decoder)->Bind(static_cast<int>(u), unit);
+    }
+    return *std::move(decoder);
+  }
+  absl::StatusOr<std::string> Export(Decoder& decoder, const UnitValues& values) {
+    return ExportTrained(
+        task_, decoder, values, [&](const std::string& dir) { return LoadPlain(dir); }, out_);
+  }
+  Json ReadJson(const std::string& path) {
+    absl::StatusOr<Json> json = ReadJsonFile(path);
+    EXPECT_TRUE(json.ok()) << json.status();
+    return json.value_or(Json());
+  }
+
+  const TempDir root_;
+  const std::string base_, out_;
+  const std::unique_ptr<Kernels> kernels_;
+  TinyModel model_;
+  protocol::TrainTask task_;
+};
+
+TEST_F(ExporterTest, AnAdapterHasPeftsNamesAndReadsBack) {
+  task_.lora = protocol::LoraOptions{.rank = 4, .alpha = 8, .dropout = 0.1};
+  UnitValues values;
+  const std::unique_ptr<Decoder> decoder = Train(values);
+  const at::Tensor logits = decoder->Logits(TinyBatch(model_.config));
+  ANNEAL_ASSERT_OK_AND_ASSIGN(const std::string primary, Export(*decoder, values));
+  EXPECT_EQ(primary, "adapter");
+  EXPECT_FALSE(std::filesystem::exists(out_ + "/merged"));
+  EXPECT_TRUE(decoder->Logits(TinyBatch(model_.config)).equal(logits));
+
+  const Json config = ReadJson(out_ + "/adapter/adapter_config.json");
+  EXPECT_EQ(config["base_model_name_or_path"], "org/tiny");
+  EXPECT_EQ(config["r"], 4);
+  EXPECT_EQ(config["lora_alpha"], 8);
+  EXPECT_EQ(config["target_modules"],
+            Json({"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}));
+  ANNEAL_ASSERT_OK_AND_ASSIGN(const auto file,
+                              SafetensorsFile::Open(out_ + "/adapter/adapter_model.safetensors"));
+  EXPECT_EQ(file->metadata().at("format"), "pt");
+  EXPECT_THAT(file->tensors(), SizeIs(2 * 7 * 2));
+  ANNEAL_ASSERT_OK_AND_ASSIGN(
+      const TensorView* b,
+      file->Find("base_model.model.model.layers.1.self_attn.k_proj.lora_B.weight"));
+  EXPECT_THAT(b->shape, ElementsAre(16, 4));
+  EXPECT_EQ(b->dtype, DType::kF32);
+
+  ANNEAL_ASSERT_OK_AND_ASSIGN(const protocol::LoraOptions lora,
+                              ReadAdapterConfig(out_ + "/adapter"));
+  EXPECT_EQ(lora.rank, 4);
+  EXPECT_EQ(lora.alpha, 8);
+  ANNEAL_ASSERT_OK_AND_ASSIGN(const auto again, Decoder::Load(base_, {.lora = lora}, *kernels_));
+  ANNEAL_ASSERT_OK_AND_ASSIGN(const UnitValues stored,
+                              ReadAdapterValues(out_ + "/adapter", again->units()));
+  for (size_t u = 0; u < stored.size(); ++u) again->Bind(static_cast<int>(u), stored[u]);
+  EXPECT_TRUE(again->Logits(TinyBatch(model_.config)).equal(logits));
+}
+
+TEST_F(ExporterTest, AMergedModelGivesTheAdaptersLogits) {
+  task_.lora =
+      protocol::LoraOptions{.rank = 4, .alpha = 8, .target_modules = {"mlp.up_proj", "q_proj"}};
+  task_.export_merged = true;
+  UnitValues values;
+  const std::unique_ptr<Decoder> decoder = Train(values);
+  ANNEAL_ASSERT_OK(Export(*decoder, values));
+  ANNEAL_ASSERT_OK_AND_ASSIGN(const auto merged, LoadPlain(out_ + "/merged"));
+  ANNEAL_ASSERT_OK_AND_ASSIGN(const auto base, LoadPlain(base_));
+  const at::Tensor wanted = decoder->Logits(TinyBatch(model_.config));
+  const auto distance = [&](Decoder& to) {
+    return (to.Logits(TinyBatch(model_.config)) - wanted).abs().max().item<double>();
+  };
+  EXPECT_LT(distance(*merged), 1e-4);
+  EXPECT_GT(distance(*base), 1e-2);
+}
+
+TEST_F(ExporterTest, AFullModelIsADirectoryOfItsOwn) {
+  std::ofstream(base_ + "/generation_config.json") << R"({"bos_token_id":1,"eos_token_id":[7,2]})";
+  UnitValues values;
+  const std::unique_ptr<Decoder> decoder = Train(values);
+  ANNEAL_ASSERT_OK_AND_ASSIGN(const std::string primary, Export(*decoder, values));
+  EXPECT_EQ(primary, "model");
+  ANNEAL_ASSERT_OK_AND_ASSIGN(const auto stored, LoadPlain(out_ + "/model"));
+  EXPECT_TRUE(
+      stored->Logits(TinyBatch(model_.config)).equal(decoder->Logits(TinyBatch(model_.config))));
+  EXPECT_EQ(stored->config().dtype, "float32");
+  EXPECT_EQ(ReadText(out_ + "/model/tokenizer.json"), ReadText(base_ + "/tokenizer.json"));
+  const Json generation = ReadJson(out_ + "/model/generation_config.json");
+  EXPECT_EQ(generation["eos_token_id"],
+            Json({7, 2, 3}));  // the base's, and the tokenizer's end of turn
+  EXPECT_EQ(generation["bos_token_id"], 1);
+}
+
+TEST_F(ExporterTest, Bfloat16JobsExportBfloat16) {
+  task_.precision = "BF16";
+  UnitValues values;
+  absl::StatusOr<std::unique_ptr<Decoder>> decoder =
+      Decoder::Load(base_, {.compute_type = at::kBFloat16}, *kernels_);
+  ANNEAL_ASSERT_OK(decoder);
+  for (size_t u = 0; u < (*decoder)->units().size(); ++u) {
+    std::vector<at::Tensor>& unit = values.emplace_back();
+    for (const ParameterSpec& spec : (*decoder)->units()[u].parameters)
+      unit.push_back(at::randn(spec.shape));
+    (*decoder)->Bind(static_cast<int>(u), unit);
+  }
+  const auto load = [&](const std::string& dir) {
+    return Decoder::Load(dir, {.compute_type = at::kBFloat16}, *kernels_);
+  };
+  ANNEAL_ASSERT_OK(ExportTrained(task_, **decoder, values, load, out_));
+  ANNEAL_ASSERT_OK_AND_ASSIGN(const ModelConfig config, ReadModelConfig(out_ + "/model"));
+  EXPECT_EQ(config.dtype, "bfloat16");
+}
+
+TEST_F(ExporterTest, LargeModelsAreShardedWithAnIndex) {
+  UnitValues values;
+  const std::unique_ptr<Decoder> decoder = Train(values);
+  const auto weights = [&](const std::string& name) -> absl::StatusOr<at::Tensor> {
+    return model_.weights.at(name);
+  };
+  ANNEAL_ASSERT_OK(WriteModelDirectory(base_, model_.config, weights, {.max_shard_bytes = 20'000},
+                                       out_ + "/model"));
+  EXPECT_FALSE(std::filesystem::exists(out_ + "/model/model.safetensors"));
+  ANNEAL_ASSERT_OK_AND_ASSIGN(const auto stored, ModelWeights::Open(out_ + "/model"));
+  EXPECT_GT(stored->paths().size(), 3u);
+  ANNEAL_EXPECT_OK(stored->CheckAgainst(model_.config));
+  const Json index = ReadJson(out_ + "/model/model.safetensors.index.json");
+  EXPECT_EQ(index["metadata"]["total_size"], 4 * ParameterCount(model_.config));
+  for (const std::string& path : stored->paths()) {
+    EXPECT_LT(std::filesystem::file_size(path), 23'000u) << path;
+    EXPECT_THAT(path, HasSubstr(absl::StrCat("-of-0000", stored->paths().size())));
+  }
+}
+
+TEST_F(ExporterTest, AWrongExportIsNotLetOut) {
+  UnitValues values;
+  const std::unique_ptr<Decoder> decoder = Train(values);
+  const auto load_base = [&](const std::string&) { return LoadPlain(base_); };
+  EXPECT_THAT(ExportTrained(task_, *decoder, values, load_base, out_),
+              StatusIs(absl::StatusCode::kDataLoss, HasSubstr("differ from the trained model's")));
+}
+
+TEST_F(ExporterTest, ForeignAdaptersAreReadOrRefusedByField) {
+  task_.lora = protocol::LoraOptions{.rank = 4, .alpha = 8};
+  UnitValues values;
+  const std::unique_ptr<Decoder> decoder = Train(values);
+  ANNEAL_ASSERT_OK(Export(*decoder, values));
+  const std::string dir = out_ + "/adapter", path = dir + "/adapter_config.json";
+  const Json good = ReadJson(path);
+  const auto refused = [&](const char* field, const Json& value, const std::string& why) {
+    Json json = good;
+    json[field] = value;
+    std::ofstream(path) << DumpJson(json);
+    EXPECT_THAT(ReadAdapterConfig(dir),
+                StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr(why)));
+  };
+  refused("peft_type", "IA3", "peft_type is not \"LORA\"");
+  refused("use_dora", true, "use_dora = true is not supported");
+  refused("bias", "all", "bias = \"all\" is not supported");
+  refused("modules_to_save", {"lm_head"}, "modules_to_save");
+  refused("rank_pattern", {{"q_proj", 2}}, "rank_pattern");
+  refused("r", 0, "r is no rank");
+  refused("r", "four", "r is no rank");
+  refused("lora_alpha", nullptr, "lora_alpha is not a number");
+  refused("target_modules", 3, "target_modules");
+
+  ANNEAL_ASSERT_OK_AND_ASSIGN(
+      const auto other,
+      Decoder::Load(base_, {.lora = protocol::LoraOptions{.rank = 2}}, *kernels_));
+  EXPECT_THAT(ReadAdapterValues(dir, other->units()),
+              StatusIs(absl::StatusCode::kInvalidArgument,
+                       HasSubstr("has shape [4, 32] where the model asks for [2, 32]")));
+  const auto fewer = Decoder::Load(
+      base_, {.lora = protocol::LoraOptions{.rank = 4, .target_modules = {"q_proj"}}}, *kernels_);
+  EXPECT_THAT(
+      ReadAdapterValues(dir, (*fewer)->units()),
+      StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("belongs to no adapted module")));
+}
+
+}  // namespace
+}  // namespace anneal::trainer
