@@ -3,6 +3,8 @@
 //
 //   FORMAT                        version of this layout
 //   blobs/sha256/ab/<hash>        uploaded files by content
+//   blobs/prepared/<job>/         prepared data
+//   blobs/prepared-cache/         the same by what it was made of
 //   models/<project>/<id>/        imported models
 //   jobs/<job>/                   checkpoints and logs
 //   outputs/<job>/                what a job made
@@ -23,6 +25,10 @@ std::string BlobPath(absl::string_view sha256);
 std::string ModelPath(absl::string_view project, absl::string_view id);
 std::string JobPath(absl::string_view job);
 std::string OutputPath(absl::string_view job);
+// What anneal-prepare makes of a job's files; a folder.
+std::string PreparedPath(absl::string_view job);
+// Prepared files under their cache key; a folder.
+std::string PreparedCachePath();
 
 bool IsSha256(absl::string_view text);
 // Whether `path` names something below the folder it is taken relative to: not empty, not absolute, no part that is empty, "." or

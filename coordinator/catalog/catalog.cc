@@ -31,14 +31,9 @@ uint64_t Catalog::version() const {
 
 uint64_t Catalog::AwaitVersionAbove(uint64_t seen, absl::Duration timeout) const {
   absl::MutexLock lock(&mu_);
-  const auto changed = [&]() ABSL_SHARED_LOCKS_REQUIRED(mu_) { return stopped_ || version_ > seen; };
+  const auto changed = [&]() ABSL_SHARED_LOCKS_REQUIRED(mu_) { return version_ > seen; };
   clock_.AwaitWithTimeout(&mu_, absl::Condition(&changed), timeout);
   return version_;
-}
-
-void Catalog::Stop() {
-  absl::MutexLock lock(&mu_);
-  stopped_ = true;
 }
 
 }  // namespace anneal

@@ -31,17 +31,14 @@ class Catalog {
 
   // Counts publications.
   uint64_t version() const;
-  // Waits until there is a version above `seen`, `timeout` has passed or WakeAll was called. Returns the version.
+  // Waits until there is a version above `seen` or `timeout` has passed. Returns the version.
   uint64_t AwaitVersionAbove(uint64_t seen, absl::Duration timeout) const;
-  // Wakes everybody who waits, now and from now on: the end is near.
-  void Stop();
 
  private:
   Clock& clock_;
   mutable absl::Mutex mu_;
   std::shared_ptr<const JobTable> jobs_ ABSL_GUARDED_BY(mu_) = std::make_shared<JobTable>();
   uint64_t version_ ABSL_GUARDED_BY(mu_) = 0;
-  bool stopped_ ABSL_GUARDED_BY(mu_) = false;
 };
 
 }  // namespace anneal

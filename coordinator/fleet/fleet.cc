@@ -193,7 +193,7 @@ void Fleet::TakeObservation(const internal::TaskObservation& observation, const 
     memory.observed = true;
     memory.phase = observation.phase();
     memory.rendezvous = observation.rendezvous();
-    news->items.push_back(TaskObserved{key, memory.phase, memory.rendezvous});
+    news->items.push_back(FleetNews::Fact{key.job, TaskObserved{key, memory.phase, memory.rendezvous}});
     if (phase_changed) news->items.push_back(FleetNews::PhaseNews{key, memory.phase});
   }
   for (const internal::Report& report : observation.reports()) TakeReport(report, key, memory, news);
@@ -203,12 +203,13 @@ void Fleet::TakeObservation(const internal::TaskObservation& observation, const 
   if (!over || memory.ended || observation.reports_size() >= kReportsPerMessage) return;
   memory.ended = true;
   const internal::TaskExit& exit = observation.exit();
-  news->items.push_back(TaskEnded{.task = key,
-                                  .cause = CauseOf(observation),
-                                  .code = exit.status_code(),
-                                  .reason = exit.reason(),
-                                  .message = exit.message(),
-                                  .log_tail = exit.log_tail()});
+  TaskEnded ended{.task = key,
+                  .cause = CauseOf(observation),
+                  .code = exit.status_code(),
+                  .reason = exit.reason(),
+                  .message = exit.message(),
+                  .log_tail = exit.log_tail()};
+  news->items.push_back(FleetNews::Fact{key.job, std::move(ended)});
 }
 
 void Fleet::TakeReport(const internal::Report& report, const TaskKey& key, TaskMemory& memory, FleetNews* news) {
@@ -226,7 +227,7 @@ void Fleet::TakeReport(const internal::Report& report, const TaskKey& key, TaskM
     if (key.rank == 0) news->items.push_back(FleetNews::StepNews{key, *parsed->step});
     return;
   }
-  news->items.push_back(TaskReported{key, report.sequence(), *std::move(parsed)});
+  news->items.push_back(FleetNews::Fact{key.job, TaskReported{key, report.sequence(), *std::move(parsed)}});
 }
 
 void Fleet::FindAbsent(WorkerState& worker, const std::set<TaskKey>& present, absl::Duration now, FleetNews* news) const {
@@ -237,11 +238,12 @@ void Fleet::FindAbsent(WorkerState& worker, const std::set<TaskKey>& present, ab
     } else if (!memory.unwanted_since.has_value()) {
       // Not yet accepted, unless the worker has shown it before.
       if (memory.observed && !memory.ended) {
-        news->items.push_back(TaskLost{key, absl::StrCat("worker ", worker.record.name(), " no longer has it")});
+        const std::string message = absl::StrCat("worker ", worker.record.name(), " no longer has it");
+        news->items.push_back(FleetNews::Fact{key.job, TaskLost{key, message}});
       }
       ++it;
     } else if (memory.observed || now - *memory.unwanted_since >= options_.release_unseen_after) {
-      news->items.push_back(TaskReleased{key});
+      news->items.push_back(FleetNews::Fact{key.job, TaskReleased{key}});
       it = worker.tasks.erase(it);
     } else {
       ++it;
@@ -268,8 +270,9 @@ void Fleet::CheckLeases(const JobTable& live, absl::Duration now, FleetNews* new
     for (const TaskPlace& place : OpenTasks(*record)) {
       const auto worker = workers_.find(place.worker);
       if (worker != workers_.end() && !worker->second.lost) continue;
-      news->items.push_back(TaskLost{
-          place.task, absl::StrCat("worker ", place.worker, " was not heard from for ", absl::FormatDuration(options_.lease))});
+      const std::string message =
+          absl::StrCat("worker ", place.worker, " was not heard from for ", absl::FormatDuration(options_.lease));
+      news->items.push_back(FleetNews::Fact{id, TaskLost{place.task, message}});
     }
   }
 }

@@ -36,6 +36,10 @@ struct FleetOptions {
 
 // What a worker's message means for jobs, in the order in which it must be applied.
 struct FleetNews {
+  struct Fact {
+    std::string job;
+    LifecycleEvent event;
+  };
   struct StepNews {
     TaskKey task;
     protocol::StepReport report;
@@ -44,7 +48,7 @@ struct FleetNews {
     TaskKey task;
     std::string phase;
   };
-  std::vector<std::variant<LifecycleEvent, StepNews, PhaseNews>> items;
+  std::vector<std::variant<Fact, StepNews, PhaseNews>> items;
 };
 
 // Purpose: translates streams into facts about tasks, and job records into desired state. It decides nothing about jobs.

@@ -87,9 +87,17 @@ class SyncReactor : public grpc::ServerBidiReactor<internal::Observed, internal:
   std::optional<internal::Desired> waiting_ ABSL_GUARDED_BY(mu_);
 };
 
+class RefusedReactor : public grpc::ServerBidiReactor<internal::Observed, internal::Desired> {
+ public:
+  explicit RefusedReactor(const absl::Status& status) { Finish(ToGrpcStatus(status)); }
+  void OnDone() override { delete this; }
+};
+
 }  // namespace
 
-grpc::ServerBidiReactor<internal::Observed, internal::Desired>* FleetServiceImpl::Sync(grpc::CallbackServerContext*) {
+grpc::ServerBidiReactor<internal::Observed, internal::Desired>* FleetServiceImpl::Sync(
+    grpc::CallbackServerContext* context) {
+  if (absl::Status known = authenticator_.CallerOf(*context).status(); !known.ok()) return new RefusedReactor(known);
   return SyncReactor::Start(inbox_);
 }
 

@@ -1,9 +1,9 @@
 #include "coordinator/fleet/task_builder.h"
 
-#include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
 #include "common/spec/message_json.h"
 #include "common/spec/resolve.h"
+#include "common/storage/layout.h"
 
 namespace anneal {
 namespace {
@@ -20,10 +20,6 @@ std::vector<protocol::InputFile> InputFiles(const google::protobuf::RepeatedPtrF
 }
 
 }  // namespace
-
-std::string PreparedDirOf(const std::string& job) { return absl::StrCat("blobs/prepared/", job); }
-std::string OutputDirOf(const std::string& job) { return absl::StrCat("outputs/", job); }
-std::string LogDirOf(const std::string& job) { return absl::StrCat("jobs/", job, "/logs"); }
 
 protocol::PrepareTask MakePrepareTask(const internal::JobRecord& record, int threads) {
   const v1::ResolvedJob& resolved = record.job().resolved();
@@ -47,8 +43,8 @@ protocol::PrepareTask MakePrepareTask(const internal::JobRecord& record, int thr
   task.template_time_unix_seconds = resolved.template_time().seconds();
   task.seed = resolved.spec().training().seed();
   task.threads = threads;
-  task.output_dir = PreparedDirOf(record.id());
-  task.cache_dir = "blobs/prepared-cache";
+  task.output_dir = PreparedPath(record.id());
+  task.cache_dir = PreparedCachePath();
   return task;
 }
 
@@ -70,7 +66,7 @@ protocol::TrainTask MakeTrainTask(const internal::JobRecord& record, int rank) {
   task.train_data = record.prepared().train_data();
   task.validation_data = record.prepared().validation_data();
   task.data_report = record.prepared().data_report();
-  task.output_dir = OutputDirOf(record.id());
+  task.output_dir = OutputPath(record.id());
   task.resolved_job_json = DumpJson(spec::MessageToJson(resolved));
   if (spec.method().has_lora()) {
     const v1::LoraMethod& lora = spec.method().lora();

@@ -1,17 +1,10 @@
 #pragma once
 // From a job's record to what its processes are told.
 
-#include <string>
-
 #include "anneal/internal/catalog.pb.h"
 #include "common/protocol/messages.h"
 
 namespace anneal {
-
-// Where things lie below the storage root.
-std::string PreparedDirOf(const std::string& job);  // blobs/prepared/<job>
-std::string OutputDirOf(const std::string& job);    // outputs/<job>
-std::string LogDirOf(const std::string& job);       // jobs/<job>/logs
 
 // The task of the record's present prepare attempt. `threads` is what the worker has to give.
 protocol::PrepareTask MakePrepareTask(const internal::JobRecord& record, int threads);

@@ -1,0 +1,59 @@
+#include "coordinator/api/cluster_service.h"
+
+#include <memory>
+#include <string>
+#include <utility>
+
+#include "absl/status/statusor.h"
+#include "absl/synchronization/notification.h"
+#include "common/base/status.h"
+#include "common/rpc/paging.h"
+#include "common/rpc/status.h"
+#include "coordinator/api/resource_names.h"
+
+namespace anneal {
+
+absl::Status ClusterServiceImpl::List(const grpc::ServerContext& context, const v1::ListWorkersRequest& request,
+                                      v1::ListWorkersResponse* response) const {
+  ANNEAL_RETURN_IF_ERROR(authenticator_.CallerOf(context).status());
+  ANNEAL_ASSIGN_OR_RETURN(const PageRequest page, ParsePageRequest(request.page_size(), request.page_token(), "workers"));
+  for (const v1::Worker& worker : *roster_.workers()) {
+    if (worker.name() <= page.after_id) continue;
+    if (response->workers_size() == page.size) {
+      response->set_next_page_token(MakePageToken(response->workers(page.size - 1).name(), "workers"));
+      break;
+    }
+    *response->add_workers() = worker;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ClusterServiceImpl::SetDrained(const grpc::ServerContext& context, const std::string& name, bool drained,
+                                            v1::Worker* response) {
+  ANNEAL_RETURN_IF_ERROR(authenticator_.CallerOf(context).status());
+  ANNEAL_ASSIGN_OR_RETURN(const std::string worker, WorkerNameOf(name));
+  absl::Notification done;
+  absl::StatusOr<v1::Worker> answer;
+  inbox_.SetDrained(worker, drained, [&](absl::StatusOr<v1::Worker> result) {
+    answer = std::move(result);
+    done.Notify();
+  });
+  done.WaitForNotification();
+  ANNEAL_ASSIGN_OR_RETURN(*response, std::move(answer));
+  return absl::OkStatus();
+}
+
+grpc::Status ClusterServiceImpl::ListWorkers(grpc::ServerContext* context, const v1::ListWorkersRequest* request,
+                                             v1::ListWorkersResponse* response) {
+  return ToGrpcStatus(List(*context, *request, response));
+}
+grpc::Status ClusterServiceImpl::DrainWorker(grpc::ServerContext* context, const v1::DrainWorkerRequest* request,
+                                             v1::Worker* response) {
+  return ToGrpcStatus(SetDrained(*context, request->name(), true, response));
+}
+grpc::Status ClusterServiceImpl::UndrainWorker(grpc::ServerContext* context, const v1::UndrainWorkerRequest* request,
+                                               v1::Worker* response) {
+  return ToGrpcStatus(SetDrained(*context, request->name(), false, response));
+}
+
+}  // namespace anneal

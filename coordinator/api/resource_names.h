@@ -1,0 +1,15 @@
+#pragma once
+
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+
+namespace anneal {
+
+// "jobs/{ulid}" -> the ulid. INVALID_ARGUMENT for field `name` otherwise.
+absl::StatusOr<std::string> JobIdOf(absl::string_view name);
+// "workers/{worker}" -> the worker's name.
+absl::StatusOr<std::string> WorkerNameOf(absl::string_view name);
+
+}  // namespace anneal

@@ -1,0 +1,167 @@
+#include "coordinator/api/spec_resolver.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "absl/strings/strip.h"
+#include "common/base/status.h"
+#include "common/format/model_config.h"
+#include "common/spec/references.h"
+#include "common/storage/layout.h"
+#include "coordinator/api/model_source.h"
+
+namespace anneal {
+namespace {
+
+// Errors that say something about the spec, not about the coordinator.
+bool IsAboutTheSpec(const absl::Status& status) {
+  return status.code() == absl::StatusCode::kNotFound || status.code() == absl::StatusCode::kPermissionDenied ||
+         status.code() == absl::StatusCode::kInvalidArgument || status.code() == absl::StatusCode::kFailedPrecondition;
+}
+
+absl::Status NoSuch(absl::string_view what) {
+  return WithReason(absl::NotFoundError(absl::StrCat("there is no ", what)), "NOT_FOUND");
+}
+
+}  // namespace
+
+absl::StatusOr<SpecResolver::FoundModel> SpecResolver::Describe(const ModelDirectory& directory,
+                                                                const std::string& source_id) {
+  FoundModel model;
+  model.dir = directory.path;
+  model.facts.family = directory.config.family;
+  model.facts.max_positions = directory.config.max_positions;
+  model.facts.has_chat_template = directory.has_chat_template;
+  model.facts.source_id = source_id;
+  for (int64_t layer = 0; layer < directory.config.layers; ++layer) {
+    for (const LinearModule& linear : BlockLinears(directory.config, layer)) model.facts.linear_modules.push_back(linear.name);
+  }
+  ANNEAL_ASSIGN_OR_RETURN(model.facts.content_hash, ModelContentHash(directory, parts_.hashes));
+  return model;
+}
+
+absl::StatusOr<SpecResolver::FoundModel> SpecResolver::FindModel(const std::string& project, const std::string& reference) {
+  if (spec::IsFileUri(reference)) {
+    ANNEAL_ASSIGN_OR_RETURN(const ModelDirectory directory,
+                            ReadAllowedModel(parts_.roots, spec::PathOfFileUri(reference)));
+    return Describe(directory, "");
+  }
+  FoundModel model;
+  if (spec::IsJobModelName(reference)) {
+    const std::vector<std::string> names = absl::StrSplit(reference, '/');
+    const std::shared_ptr<const internal::JobRecord> job = parts_.catalog.FindJob(project, names[1]);
+    if (job == nullptr || job->job().output_model() != reference) return NoSuch(absl::StrCat("model ", reference));
+    ANNEAL_ASSIGN_OR_RETURN(const ModelDirectory directory,
+                            ReadModelDirectory(absl::StrCat(parts_.storage_root, "/", OutputPath(names[1]), "/model")));
+    ANNEAL_ASSIGN_OR_RETURN(model, Describe(directory, reference));
+    model.dir = absl::StrCat(OutputPath(names[1]), "/model");
+    model.resource = absl::StrCat("jobs/", names[1]);
+    return model;
+  }
+  const absl::string_view id = absl::StripPrefix(reference, "models/");
+  ANNEAL_ASSIGN_OR_RETURN(const internal::ModelRecord record, parts_.resources.GetModel(project, id));
+  model.dir = ModelPath(project, id);
+  // Imported models never change, so the hash taken then holds.
+  ANNEAL_ASSIGN_OR_RETURN(const ModelConfig config, ReadModelConfig(absl::StrCat(parts_.storage_root, "/", model.dir)));
+  model.facts.family = record.family();
+  model.facts.max_positions = record.max_positions();
+  model.facts.has_chat_template = record.has_chat_template();
+  model.facts.content_hash = record.content_hash();
+  model.facts.source_id = record.source_id();
+  for (int64_t layer = 0; layer < config.layers; ++layer) {
+    for (const LinearModule& linear : BlockLinears(config, layer)) model.facts.linear_modules.push_back(linear.name);
+  }
+  model.resource = reference;
+  return model;
+}
+
+absl::StatusOr<internal::DataFile> SpecResolver::FindFile(const std::string& project, const std::string& reference,
+                                                          internal::JobInputs* inputs) {
+  internal::DataFile file;
+  if (spec::IsFileUri(reference)) {
+    ANNEAL_ASSIGN_OR_RETURN(*file.mutable_path(), parts_.roots.Resolve(spec::PathOfFileUri(reference)));
+    file.set_display_name(spec::PathOfFileUri(reference));
+    return file;
+  }
+  ANNEAL_ASSIGN_OR_RETURN(const internal::FileRecord record,
+                          parts_.resources.GetFile(project, absl::StripPrefix(reference, "files/")));
+  file.set_path(BlobPath(record.sha256()));
+  file.set_display_name(record.display_name());
+  if (std::find(inputs->resources().begin(), inputs->resources().end(), reference) == inputs->resources().end()) {
+    inputs->add_resources(reference);
+  }
+  return file;
+}
+
+spec::ClusterFacts SpecResolver::FactsOfFleet() const {
+  spec::ClusterFacts facts;
+  const auto smaller = [](int32_t known, int32_t threads) { return known == 0 ? threads : std::min(known, threads); };
+  for (const v1::Worker& worker : *parts_.roster.workers()) {
+    if (worker.state() == v1::Worker::STATE_LOST) continue;
+    for (const v1::Slot& slot : worker.slots()) {
+      if (slot.accelerator() == v1::ResourceSpec::ACCELERATOR_GPU) {
+        ++facts.gpu_slots;
+        facts.threads_per_gpu_slot = smaller(facts.threads_per_gpu_slot, slot.threads());
+      } else {
+        ++facts.cpu_slots;
+        facts.threads_per_cpu_slot = smaller(facts.threads_per_cpu_slot, slot.threads());
+      }
+    }
+  }
+  return facts;
+}
+
+absl::StatusOr<SpecResolver::Result> SpecResolver::Resolve(const std::string& project, const v1::JobSpec& spec,
+                                                           absl::Time now) {
+  Result result;
+  spec::IssueList lookups;
+  spec::ResolveInputs inputs;
+  inputs.template_time = now;
+  inputs.cluster = FactsOfFleet();
+
+  FoundModel model;
+  // A reference of the wrong form is common/spec's to report.
+  if (spec::ModelReferenceProblem(spec.model()).empty()) {
+    absl::StatusOr<FoundModel> found = FindModel(project, spec.model());
+    if (found.ok()) {
+      model = *std::move(found);
+      inputs.model = &model.facts;
+      result.inputs.set_model_dir(model.dir);
+      result.inputs.set_model_source_id(model.facts.source_id);
+      if (!model.resource.empty()) result.inputs.add_resources(model.resource);
+    } else if (IsAboutTheSpec(found.status())) {
+      lookups.AddError("BAD_MODEL", "model", found.status().message());
+    } else {
+      return found.status();
+    }
+  }
+  const auto find_files = [&](absl::string_view field, const google::protobuf::RepeatedPtrField<std::string>& references,
+                              google::protobuf::RepeatedPtrField<internal::DataFile>* files) -> absl::Status {
+    for (int i = 0; i < references.size(); ++i) {
+      if (!spec::FileReferenceProblem(references[i]).empty()) continue;
+      absl::StatusOr<internal::DataFile> found = FindFile(project, references[i], &result.inputs);
+      if (found.ok()) {
+        inputs.file_display_names[references[i]] = found->display_name();
+        *files->Add() = *std::move(found);
+      } else if (IsAboutTheSpec(found.status())) {
+        lookups.AddError("BAD_FILE", absl::StrCat(field, "[", i, "]"), found.status().message());
+      } else {
+        return found.status();
+      }
+    }
+    return absl::OkStatus();
+  };
+  ANNEAL_RETURN_IF_ERROR(find_files("data.train", spec.data().train(), result.inputs.mutable_train_files()));
+  ANNEAL_RETURN_IF_ERROR(
+      find_files("data.validation.files", spec.data().validation().files(), result.inputs.mutable_validation_files()));
+
+  result.resolution = spec::ResolveJob(spec, inputs);
+  std::vector<v1::Issue> issues = std::move(lookups).Release();
+  issues.insert(issues.end(), result.resolution.issues.begin(), result.resolution.issues.end());
+  result.resolution.issues = std::move(issues);
+  return result;
+}
+
+}  // namespace anneal

@@ -1,0 +1,63 @@
+#pragma once
+// From a user's spec to a resolved job with everything it reads found.
+
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "anneal/internal/catalog.pb.h"
+#include "anneal/v1/job.pb.h"
+#include "common/format/model_directory.h"
+#include "common/spec/issues.h"
+#include "common/spec/resolve.h"
+#include "coordinator/api/allowed_roots.h"
+#include "coordinator/catalog/catalog.h"
+#include "coordinator/catalog/resource_store.h"
+#include "coordinator/fleet/fleet_roster.h"
+
+namespace anneal {
+
+// Purpose: what CheckJob and CreateJob have in common: looks up the model, the files and the fleet, then asks common/spec.
+// Owner: Coordinator. Thread-safe. Slow for a model given by path that was not seen before: its content is hashed.
+class SpecResolver {
+ public:
+  struct Parts {
+    ResourceStore& resources;
+    const Catalog& catalog;
+    const FleetRoster& roster;
+    const AllowedRoots& roots;
+    FileHashCache& hashes;
+    // Where outputs of jobs lie.
+    std::string storage_root;
+  };
+  struct Result {
+    spec::Resolution resolution;
+    // Complete if the resolution is ok().
+    internal::JobInputs inputs;
+  };
+
+  explicit SpecResolver(Parts parts) : parts_(std::move(parts)) {}
+
+  // What is wrong with the spec, missing models and files included, is among the issues; an error means that the looking up
+  // itself failed.
+  absl::StatusOr<Result> Resolve(const std::string& project, const v1::JobSpec& spec, absl::Time now);
+
+ private:
+  struct FoundModel {
+    std::string dir;
+    spec::ModelFacts facts;
+    // What may not be deleted while the job lives; empty for a path.
+    std::string resource;
+  };
+  absl::StatusOr<FoundModel> FindModel(const std::string& project, const std::string& reference);
+  absl::StatusOr<FoundModel> Describe(const ModelDirectory& directory, const std::string& source_id);
+  absl::StatusOr<internal::DataFile> FindFile(const std::string& project, const std::string& reference,
+                                              internal::JobInputs* inputs);
+  spec::ClusterFacts FactsOfFleet() const;
+
+  const Parts parts_;
+};
+
+}  // namespace anneal

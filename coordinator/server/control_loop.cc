@@ -1,0 +1,449 @@
+#include "coordinator/server/control_loop.h"
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "common/base/log.h"
+#include "common/base/status.h"
+#include "coordinator/lifecycle/report_messages.h"
+#include "coordinator/lifecycle/states.h"
+#include "google/protobuf/util/time_util.h"
+
+namespace anneal {
+namespace {
+
+// The longest time between turns: leases, deadlines and flushes are looked at this often.
+constexpr absl::Duration kTick = absl::Milliseconds(250);
+constexpr absl::Duration kFlushEvery = absl::Seconds(1);
+constexpr absl::Duration kProgressEvery = absl::Milliseconds(500);
+
+std::string RequestKey(const std::string& project, const std::string& request_id) {
+  return absl::StrCat(project, "\n", request_id);
+}
+
+absl::Time TimeOf(const google::protobuf::Timestamp& timestamp) {
+  return absl::FromUnixMicros(google::protobuf::util::TimeUtil::TimestampToMicroseconds(timestamp));
+}
+
+absl::Status NoSuchJob(const std::string& id) {
+  return WithReason(absl::NotFoundError(absl::StrCat("no jobs/", id)), "NOT_FOUND");
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<ControlLoop>> ControlLoop::Create(ControlLoopParts parts, FleetOptions fleet_options) {
+  ANNEAL_ASSIGN_OR_RETURN(const int64_t epoch, parts.store.NextEpoch());
+  std::unique_ptr<ControlLoop> loop(new ControlLoop(parts, fleet_options, epoch));
+  ANNEAL_RETURN_IF_ERROR(loop->Load());
+  return loop;
+}
+
+ControlLoop::ControlLoop(ControlLoopParts parts, FleetOptions fleet_options, int64_t epoch)
+    : parts_(parts),
+      epoch_(epoch),
+      fleet_(fleet_options, epoch, parts.clock.MonotonicNow()),
+      meters_(parts.metrics, parts.registry) {}
+
+ControlLoop::~ControlLoop() { Stop(); }
+
+absl::Status ControlLoop::Load() {
+  ANNEAL_ASSIGN_OR_RETURN(std::vector<internal::JobRecord> records, parts_.store.LoadJobs());
+  for (internal::JobRecord& record : records) {
+    auto shared = std::make_shared<const internal::JobRecord>(std::move(record));
+    jobs_[shared->id()] = shared;
+    if (!shared->request_id().empty()) requests_[RequestKey(shared->job().project(), shared->request_id())] = shared->id();
+    if (IsTerminal(shared->job().state())) continue;
+    live_[shared->id()] = shared;
+    ANNEAL_ASSIGN_OR_RETURN(StepMetricsWriter::Totals totals, parts_.steps.ReadTotals(shared->id()));
+    meters_.Start(*shared, totals);
+  }
+  ANNEAL_ASSIGN_OR_RETURN(std::vector<internal::WorkerRecord> workers, parts_.store.LoadWorkers());
+  fleet_.Restore(workers, parts_.clock.MonotonicNow());
+  ANNEAL_LOG(INFO) << "catalog loaded" << Field("epoch", epoch_) << Field("jobs", jobs_.size())
+                   << Field("live", live_.size()) << Field("workers", workers.size());
+  Publish();
+  return absl::OkStatus();
+}
+
+void ControlLoop::Start() { thread_ = Thread("control-loop", [this] { Run(); }); }
+
+void ControlLoop::Stop() {
+  {
+    absl::MutexLock lock(&mu_);
+    stopping_ = true;
+  }
+  thread_.Join();
+}
+
+void ControlLoop::Post(Message message) {
+  {
+    absl::MutexLock lock(&mu_);
+    if (!stopping_) {
+      queue_.push_back(std::move(message));
+      return;
+    }
+  }
+  const absl::Status stopped = absl::UnavailableError("the coordinator is stopping");
+  if (auto* create = std::get_if<CreateMessage>(&message)) create->reply(stopped);
+  if (auto* change = std::get_if<ChangeMessage>(&message)) change->reply(stopped);
+  if (auto* remove = std::get_if<DeleteMessage>(&message)) remove->reply(stopped);
+  if (auto* drain = std::get_if<DrainMessage>(&message)) drain->reply(stopped);
+}
+
+void ControlLoop::CreateJob(internal::JobRecord record, JobReply reply) {
+  Post(CreateMessage{std::move(record), std::move(reply)});
+}
+void ControlLoop::ChangeJob(const std::string& project, const std::string& id, LifecycleEvent event, JobReply reply) {
+  Post(ChangeMessage{project, id, std::move(event), std::move(reply)});
+}
+void ControlLoop::DeleteJob(const std::string& project, const std::string& id, JobReply reply) {
+  Post(DeleteMessage{project, id, std::move(reply)});
+}
+void ControlLoop::WorkerSynced(std::shared_ptr<FleetSession> session, internal::Observed observed) {
+  Post(SyncMessage{std::move(session), std::move(observed)});
+}
+void ControlLoop::SessionClosed(std::shared_ptr<FleetSession> session) { Post(ClosedMessage{std::move(session)}); }
+void ControlLoop::SetDrained(const std::string& worker, bool drained, WorkerReply reply) {
+  Post(DrainMessage{worker, drained, std::move(reply)});
+}
+
+void ControlLoop::Run() {
+  while (true) {
+    std::vector<Message> messages;
+    bool stopping = false;
+    {
+      absl::MutexLock lock(&mu_);
+      const auto has_work = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) { return stopping_ || !queue_.empty(); };
+      parts_.clock.AwaitWithTimeout(&mu_, absl::Condition(&has_work), kTick);
+      messages.swap(queue_);
+      stopping = stopping_;
+    }
+    RunTurn(std::move(messages));
+    if (stopping) return;
+  }
+}
+
+void ControlLoop::RunTurn(std::vector<Message> messages) {
+  Turn turn;
+  turn.now = parts_.clock.TimeNow();
+  turn.monotonic_now = parts_.clock.MonotonicNow();
+  for (Message& message : messages) {
+    std::visit([&](auto& m) { Handle(m, turn); }, message);
+  }
+  CheckDeadlines(turn);
+  Schedule(turn);
+  const absl::Status status = Commit(turn);
+  if (status.ok()) {
+    Install(turn);
+  } else {
+    ANNEAL_LOG(ERROR) << "turn dropped" << Field("why", status.ToString());
+    parts_.metrics.failed_turns.Increment();
+    fleet_.RollBack();
+  }
+  ShowProgress(turn);
+  Publish();
+  for (const auto& reply : turn.replies) reply(status);
+  fleet_.SendDesired(live_, turn.monotonic_now);
+  for (const std::shared_ptr<FleetSession>& session : turn.read_next) session->ReadNext();
+  parts_.metrics.turn_seconds.Observe(absl::ToDoubleSeconds(parts_.clock.MonotonicNow() - turn.monotonic_now));
+}
+
+const internal::JobRecord* ControlLoop::Find(const std::string& id, const Turn& turn) const {
+  if (const auto changed = turn.changed.find(id); changed != turn.changed.end()) return changed->second.get();
+  const auto found = jobs_.find(id);
+  return found == jobs_.end() ? nullptr : found->second.get();
+}
+
+absl::Status ControlLoop::Apply(const std::string& id, const LifecycleEvent& event, Turn& turn) {
+  const internal::JobRecord* before = Find(id, turn);
+  if (before == nullptr) return NoSuchJob(id);
+  ANNEAL_ASSIGN_OR_RETURN(StepResult result, Step(*before, event, turn.now));
+  if (!result.changed) return absl::OkStatus();
+  for (v1::JobEvent& e : result.events) {
+    if (e.has_state_change()) {
+      ANNEAL_LOG(INFO) << "job state changed" << Field("job", id) << Field("from", StateName(e.state_change().from()))
+                       << Field("to", StateName(e.state_change().to())) << Field("reason", e.state_change().reason())
+                       << Field("generation", e.generation());
+    }
+    turn.change.events.emplace_back(id, std::move(e));
+  }
+  turn.changed[id] = std::make_shared<internal::JobRecord>(std::move(result.record));
+  return absl::OkStatus();
+}
+
+void ControlLoop::ReplyWith(std::string id, JobReply reply, Turn& turn) {
+  turn.replies.push_back([this, id = std::move(id), reply = std::move(reply)](const absl::Status& committed) {
+    if (!committed.ok()) {
+      reply(absl::UnavailableError(absl::StrCat("the catalog cannot be written; try again: ", committed.message())));
+      return;
+    }
+    const auto found = jobs_.find(id);
+    if (found == jobs_.end()) {
+      reply(NoSuchJob(id));
+    } else {
+      reply(found->second);
+    }
+  });
+}
+
+const std::string* ControlLoop::FindRequest(const std::string& key, const Turn& turn) const {
+  for (const std::map<std::string, std::string>* requests : {&requests_, &turn.new_requests}) {
+    if (const auto found = requests->find(key); found != requests->end()) return &found->second;
+  }
+  return nullptr;
+}
+
+absl::StatusOr<std::string> ControlLoop::Create(internal::JobRecord record, Turn& turn) {
+  const std::string key = RequestKey(record.job().project(), record.request_id());
+  if (const std::string* first = FindRequest(key, turn); first != nullptr && !record.request_id().empty()) {
+    if (Find(*first, turn)->request_sha256() == record.request_sha256()) return *first;
+    return WithReason(absl::AlreadyExistsError(absl::StrCat("request_id '", record.request_id(), "' has made jobs/", *first,
+                                                            " from a different request")),
+                      "REQUEST_ID_REUSED");
+  }
+  ANNEAL_ASSIGN_OR_RETURN(const std::string missing, parts_.store.FindMissingResource(record));
+  if (!missing.empty()) return WithReason(absl::FailedPreconditionError(absl::StrCat(missing, " was deleted")), "NOT_FOUND");
+  const std::string id = record.id();
+  StepResult created = CreateJobRecord(std::move(record), turn.now);
+  for (v1::JobEvent& event : created.events) turn.change.events.emplace_back(id, std::move(event));
+  ANNEAL_LOG(INFO) << "job created" << Field("job", id) << Field("name", created.record.job().resolved().spec().display_name());
+  if (!created.record.request_id().empty()) turn.new_requests[key] = id;
+  turn.changed[id] = std::make_shared<internal::JobRecord>(std::move(created.record));
+  return id;
+}
+
+void ControlLoop::Handle(CreateMessage& message, Turn& turn) {
+  absl::StatusOr<std::string> id = Create(std::move(message.record), turn);
+  if (id.ok()) {
+    ReplyWith(*id, std::move(message.reply), turn);
+  } else {
+    message.reply(id.status());
+  }
+}
+
+void ControlLoop::Handle(ChangeMessage& message, Turn& turn) {
+  const internal::JobRecord* record = Find(message.id, turn);
+  const bool visible = record != nullptr && record->job().project() == message.project;
+  const absl::Status status = visible ? Apply(message.id, message.event, turn) : NoSuchJob(message.id);
+  if (status.ok()) {
+    ReplyWith(message.id, std::move(message.reply), turn);
+  } else {
+    message.reply(status);
+  }
+}
+
+absl::Status ControlLoop::CheckDeletable(const std::string& project, const std::string& id, const Turn& turn) const {
+  const internal::JobRecord* record = Find(id, turn);
+  if (record == nullptr || record->job().project() != project) return NoSuchJob(id);
+  if (!IsTerminal(record->job().state())) {
+    return WithReason(absl::FailedPreconditionError(absl::StrCat("jobs/", id, " is ", StateName(record->job().state()),
+                                                                 ": cancel it before you delete it")),
+                      "WRONG_STATE");
+  }
+  const std::string name = absl::StrCat("jobs/", id);
+  for (const auto& [other, live] : live_) {
+    const auto& resources = live->inputs().resources();
+    if (std::find(resources.begin(), resources.end(), name) != resources.end()) {
+      return WithReason(absl::FailedPreconditionError(absl::StrCat(name, " is the base model of jobs/", other)), "IN_USE");
+    }
+  }
+  return absl::OkStatus();
+}
+
+void ControlLoop::Handle(DeleteMessage& message, Turn& turn) {
+  if (absl::Status status = CheckDeletable(message.project, message.id, turn); !status.ok()) {
+    message.reply(status);
+    return;
+  }
+  turn.change.deleted_jobs.push_back(message.id);
+  turn.replies.push_back([last = jobs_.at(message.id), reply = std::move(message.reply)](const absl::Status& committed) {
+    if (committed.ok()) {
+      reply(last);
+    } else {
+      reply(absl::UnavailableError(absl::StrCat("the catalog cannot be written; try again: ", committed.message())));
+    }
+  });
+}
+
+void ControlLoop::Handle(SyncMessage& message, Turn& turn) {
+  FleetNews news;
+  turn.read_next.push_back(message.session);
+  fleet_.WorkerSynced(std::move(message.session), message.observed, live_, turn.monotonic_now, turn.now, &news);
+  TakeNews(news, turn);
+}
+
+void ControlLoop::Handle(ClosedMessage& message, Turn&) { fleet_.SessionClosed(message.session); }
+
+void ControlLoop::Handle(DrainMessage& message, Turn& turn) {
+  if (absl::Status status = fleet_.SetDrained(message.worker, message.drained); !status.ok()) {
+    message.reply(status);
+    return;
+  }
+  turn.replies.push_back([this, worker = message.worker, reply = std::move(message.reply)](const absl::Status& committed) {
+    if (!committed.ok()) {
+      reply(absl::UnavailableError(absl::StrCat("the catalog cannot be written; try again: ", committed.message())));
+      return;
+    }
+    for (const v1::Worker& shown : *parts_.roster.workers()) {
+      if (shown.name() == absl::StrCat("workers/", worker)) return reply(shown);
+    }
+  });
+}
+
+void ControlLoop::TakeNews(const FleetNews& news, Turn& turn) {
+  for (const auto& item : news.items) {
+    if (const auto* step = std::get_if<FleetNews::StepNews>(&item)) {
+      TakeStep(*step, turn);
+    } else if (const auto* phase = std::get_if<FleetNews::PhaseNews>(&item)) {
+      if (phase->task.rank == 0) meters_.TakePhase(phase->task.job, phase->phase);
+    } else {
+      const FleetNews::Fact& fact = std::get<FleetNews::Fact>(item);
+      // The last processes of a job may outlive its deletion.
+      if (Find(fact.job, turn) == nullptr) continue;
+      const auto* reported = std::get_if<TaskReported>(&fact.event);
+      if (reported != nullptr && reported->report.evaluation.has_value()) {
+        meters_.TakeEvaluation(fact.job, *reported->report.evaluation);
+        parts_.steps.AddEvaluation(fact.job, reported->task.generation, EvaluationFrom(*reported->report.evaluation));
+      }
+      // Facts are never refused.
+      ANNEAL_CHECK_OK(Apply(fact.job, fact.event, turn));
+    }
+  }
+}
+
+void ControlLoop::TakeStep(const FleetNews::StepNews& news, Turn& turn) {
+  const internal::JobRecord* record = Find(news.task.job, turn);
+  if (record == nullptr || record->train().generation() != news.task.generation) return;
+  // The first step says more surely than a phase that training has begun.
+  if (record->job().state() == v1::JOB_STATE_STARTING) {
+    ANNEAL_CHECK_OK(Apply(news.task.job, TaskObserved{news.task, "train", ""}, turn));
+  }
+  meters_.TakeStep(news.task.job, news.report);
+  parts_.steps.AddStep(news.task.job, StepMetricsFrom(news.report, news.task.generation));
+}
+
+void ControlLoop::CheckDeadlines(Turn& turn) {
+  FleetNews lost;
+  fleet_.CheckLeases(live_, turn.monotonic_now, &lost);
+  TakeNews(lost, turn);
+  for (const auto& [id, record] : live_) {
+    if (record->train().has_suspect()) ANNEAL_CHECK_OK(Apply(id, Tick{}, turn));
+  }
+  meters_.RemoveEndedSeries(turn.monotonic_now);
+}
+
+void ControlLoop::Schedule(Turn& turn) {
+  std::vector<WaitingJob> queue;
+  const auto add = [&](const internal::JobRecord& record) {
+    const v1::ResourceSpec& resources = record.job().resolved().spec().resources();
+    if (record.job().state() == v1::JOB_STATE_PENDING) {
+      queue.push_back({record.id(), TimeOf(record.job().create_time()), true});
+    } else if (record.job().state() == v1::JOB_STATE_QUEUED) {
+      queue.push_back({record.id(), TimeOf(record.queue_time()), false, resources.slots(), resources.accelerator()});
+    }
+  };
+  for (const auto& [id, record] : turn.changed) add(*record);
+  for (const auto& [id, record] : live_) {
+    if (turn.changed.count(id) == 0) add(*record);
+  }
+  if (queue.empty()) return;
+  for (const Decision& decision : policy_.Plan(fleet_.View(), std::move(queue))) {
+    if (std::holds_alternative<SlotsAssigned>(decision.event)) {
+      const internal::JobRecord& record = *Find(decision.job, turn);
+      parts_.metrics.queue_wait.Observe(absl::ToDoubleSeconds(turn.now - TimeOf(record.queue_time())));
+    }
+    ANNEAL_CHECK_OK(Apply(decision.job, decision.event, turn));
+  }
+}
+
+absl::Status ControlLoop::Commit(Turn& turn) {
+  for (const auto& [id, record] : turn.changed) {
+    meters_.Overlay(*record, turn.now);
+    turn.change.jobs.push_back(record);
+  }
+  turn.change.workers = fleet_.TakeChangedRecords();
+  // Steps go first: a report may be acknowledged only when all before it are on disk.
+  if (!turn.change.empty() || turn.monotonic_now >= last_flush_ + kFlushEvery) {
+    ANNEAL_RETURN_IF_ERROR(parts_.steps.Flush());
+    last_flush_ = turn.monotonic_now;
+  }
+  if (!turn.change.empty()) ANNEAL_RETURN_IF_ERROR(parts_.store.Commit(turn.change));
+  if (!parts_.steps.has_unflushed()) fleet_.MarkDurable();
+  return absl::OkStatus();
+}
+
+void ControlLoop::Install(Turn& turn) {
+  for (auto& [id, record] : turn.changed) {
+    const bool is_new = jobs_.count(id) == 0;
+    jobs_[id] = record;
+    if (IsTerminal(record->job().state())) {
+      live_.erase(id);
+      meters_.End(id, turn.monotonic_now);
+    } else {
+      live_[id] = record;
+      if (is_new) meters_.Start(*record, {});
+    }
+  }
+  requests_.merge(turn.new_requests);
+  for (const std::string& id : turn.change.deleted_jobs) {
+    const auto found = jobs_.find(id);
+    if (!found->second->request_id().empty()) {
+      requests_.erase(RequestKey(found->second->job().project(), found->second->request_id()));
+    }
+    jobs_.erase(found);
+    if (absl::Status status = parts_.steps.DeleteJob(id); !status.ok()) {
+      // Rows of a job that is gone are never read; they only take space.
+      ANNEAL_LOG(WARNING) << "step metrics stay behind" << Field("job", id) << Field("why", status.message());
+    }
+  }
+  unpublished_ |= !turn.change.empty();
+}
+
+void ControlLoop::ShowProgress(Turn& turn) {
+  if (turn.monotonic_now < last_progress_ + kProgressEvery) return;
+  last_progress_ = turn.monotonic_now;
+  for (const std::string& id : meters_.TakeChanged()) {
+    auto record = std::make_shared<internal::JobRecord>(*live_.at(id));
+    meters_.Overlay(*record, turn.now);
+    jobs_[id] = live_[id] = std::move(record);
+    unpublished_ = true;
+  }
+}
+
+void ControlLoop::Publish() {
+  std::vector<v1::Worker> workers = fleet_.Roster();
+  CountWorkers(workers);
+  parts_.roster.Publish(std::move(workers));
+  if (!std::exchange(unpublished_, false)) return;
+  CountJobs();
+  parts_.catalog.Publish(jobs_);
+}
+
+void ControlLoop::CountWorkers(const std::vector<v1::Worker>& workers) {
+  int ready = 0, draining = 0, lost = 0;
+  std::map<std::pair<std::string, std::string>, int> slots = {
+      {{"cpu", "free"}, 0}, {{"cpu", "taken"}, 0}, {{"gpu", "free"}, 0}, {{"gpu", "taken"}, 0}};
+  for (const v1::Worker& worker : workers) {
+    ready += worker.state() == v1::Worker::STATE_READY;
+    draining += worker.state() == v1::Worker::STATE_DRAINING;
+    lost += worker.state() == v1::Worker::STATE_LOST;
+    if (worker.state() == v1::Worker::STATE_LOST) continue;
+    for (const v1::Slot& slot : worker.slots()) {
+      const char* kind = slot.accelerator() == v1::ResourceSpec::ACCELERATOR_GPU ? "gpu" : "cpu";
+      ++slots[{kind, slot.job().empty() ? "free" : "taken"}];
+    }
+  }
+  parts_.metrics.workers.Set(ready, {"READY"});
+  parts_.metrics.workers.Set(draining, {"DRAINING"});
+  parts_.metrics.workers.Set(lost, {"LOST"});
+  for (const auto& [key, count] : slots) parts_.metrics.slots.Set(count, {key.first, key.second});
+}
+
+void ControlLoop::CountJobs() {
+  std::map<v1::JobState, int> jobs;
+  for (int state = v1::JOB_STATE_PENDING; state <= v1::JobState_MAX; ++state) jobs[static_cast<v1::JobState>(state)] = 0;
+  for (const auto& [id, record] : jobs_) ++jobs[record->job().state()];
+  for (const auto& [state, count] : jobs) parts_.metrics.jobs.Set(count, {StateName(state)});
+}
+
+}  // namespace anneal

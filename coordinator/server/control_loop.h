@@ -1,0 +1,169 @@
+#pragma once
+// The one thread that decides.
+
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/synchronization/mutex.h"
+#include "common/base/clock.h"
+#include "common/base/thread.h"
+#include "coordinator/catalog/catalog.h"
+#include "coordinator/catalog/catalog_store.h"
+#include "coordinator/catalog/job_history.h"
+#include "coordinator/fleet/fleet.h"
+#include "coordinator/fleet/fleet_roster.h"
+#include "coordinator/lifecycle/event_sink.h"
+#include "coordinator/lifecycle/step.h"
+#include "coordinator/scheduling/placement_policy.h"
+#include "coordinator/server/coordinator_metrics.h"
+#include "coordinator/server/job_meters.h"
+
+namespace anneal {
+
+// What the loop works with; all of it outlives the loop and is written by it alone.
+struct ControlLoopParts {
+  CatalogStore& store;
+  StepMetricsWriter& steps;
+  Catalog& catalog;
+  FleetRoster& roster;
+  CoordinatorMetrics& metrics;
+  MetricRegistry& registry;
+  Clock& clock;
+};
+
+// Purpose: turns. Each turn takes all that has come in, carries jobs over it (Step), places waiting jobs (PlacementPolicy), then
+// persists, publishes, answers and tells the workers, in this order; so nobody hears of anything that a crash would undo.
+// Owner: Coordinator. The public methods are thread-safe; everything else happens on the loop's thread.
+//
+// A turn that cannot be committed is dropped as a whole: requests are refused with UNAVAILABLE, and what workers said counts as
+// not heard. They say it again, because it was not acknowledged; so a full disk heals by itself once there is room.
+class ControlLoop : public EventSink, public FleetInbox {
+ public:
+  // Takes over from an earlier coordinator: a new epoch, its jobs and its workers.
+  static absl::StatusOr<std::unique_ptr<ControlLoop>> Create(ControlLoopParts parts, FleetOptions fleet_options);
+  ~ControlLoop() override;
+
+  void Start();
+  // Ends after the present turn; what has come in since is answered with UNAVAILABLE. May be called twice.
+  void Stop();
+  int64_t epoch() const { return epoch_; }
+
+  void CreateJob(internal::JobRecord record, JobReply reply) override;
+  void ChangeJob(const std::string& project, const std::string& id, LifecycleEvent event, JobReply reply) override;
+  void DeleteJob(const std::string& project, const std::string& id, JobReply reply) override;
+
+  void WorkerSynced(std::shared_ptr<FleetSession> session, internal::Observed observed) override;
+  void SessionClosed(std::shared_ptr<FleetSession> session) override;
+  void SetDrained(const std::string& worker, bool drained, WorkerReply reply) override;
+
+ private:
+  struct CreateMessage {
+    internal::JobRecord record;
+    JobReply reply;
+  };
+  struct ChangeMessage {
+    std::string project, id;
+    LifecycleEvent event;
+    JobReply reply;
+  };
+  struct DeleteMessage {
+    std::string project, id;
+    JobReply reply;
+  };
+  struct SyncMessage {
+    std::shared_ptr<FleetSession> session;
+    internal::Observed observed;
+  };
+  struct ClosedMessage {
+    std::shared_ptr<FleetSession> session;
+  };
+  struct DrainMessage {
+    std::string worker;
+    bool drained;
+    WorkerReply reply;
+  };
+  using Message = std::variant<CreateMessage, ChangeMessage, DeleteMessage, SyncMessage, ClosedMessage, DrainMessage>;
+
+  // What one turn has decided and not yet committed.
+  struct Turn {
+    absl::Time now;
+    absl::Duration monotonic_now;
+    std::map<std::string, std::shared_ptr<internal::JobRecord>> changed;  // working copies
+    CatalogChange change;                                                // all but `jobs`, which is made of `changed`
+    std::map<std::string, std::string> new_requests;                     // request key -> job
+    std::vector<std::function<void(const absl::Status&)>> replies;       // with the commit's status
+    std::vector<std::shared_ptr<FleetSession>> read_next;
+  };
+
+  ControlLoop(ControlLoopParts parts, FleetOptions fleet_options, int64_t epoch);
+  absl::Status Load();
+
+  void Post(Message message);
+  void Run();
+  void RunTurn(std::vector<Message> messages);
+
+  void Handle(CreateMessage& message, Turn& turn);
+  void Handle(ChangeMessage& message, Turn& turn);
+  void Handle(DeleteMessage& message, Turn& turn);
+  void Handle(SyncMessage& message, Turn& turn);
+  void Handle(ClosedMessage& message, Turn& turn);
+  void Handle(DrainMessage& message, Turn& turn);
+  // The id of the job that the request made before, or null.
+  const std::string* FindRequest(const std::string& key, const Turn& turn) const;
+  // The id of the new job, or of the one that the same request made before.
+  absl::StatusOr<std::string> Create(internal::JobRecord record, Turn& turn);
+  absl::Status CheckDeletable(const std::string& project, const std::string& id, const Turn& turn) const;
+
+  void TakeNews(const FleetNews& news, Turn& turn);
+  void TakeStep(const FleetNews::StepNews& news, Turn& turn);
+  void CheckDeadlines(Turn& turn);
+  void Schedule(Turn& turn);
+
+  // The job as this turn sees it, or null.
+  const internal::JobRecord* Find(const std::string& id, const Turn& turn) const;
+  // Carries the job over the event, into the turn.
+  absl::Status Apply(const std::string& id, const LifecycleEvent& event, Turn& turn);
+
+  absl::Status Commit(Turn& turn);
+  void Install(Turn& turn);
+  void ShowProgress(Turn& turn);
+  void Publish();
+  void CountWorkers(const std::vector<v1::Worker>& workers);
+  void CountJobs();
+  // Answers with the job's record as of the commit.
+  void ReplyWith(std::string id, JobReply reply, Turn& turn);
+
+  const ControlLoopParts parts_;
+  const int64_t epoch_;
+  const PlacementPolicy policy_{};
+
+  absl::Mutex mu_;
+  std::vector<Message> queue_ ABSL_GUARDED_BY(mu_);
+  bool stopping_ ABSL_GUARDED_BY(mu_) = false;
+
+  // Loop thread only.
+  Fleet fleet_;
+  JobMeters meters_;
+  JobTable jobs_;
+  JobTable live_;
+  std::map<std::string, std::string> requests_;  // request key -> job
+  absl::Duration last_flush_ = -absl::InfiniteDuration();
+  absl::Duration last_progress_ = -absl::InfiniteDuration();
+  bool unpublished_ = true;
+
+  // Last, so that it has ended before anything above goes.
+  Thread thread_;
+};
+
+}  // namespace anneal

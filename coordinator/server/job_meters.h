@@ -1,0 +1,61 @@
+#pragma once
+// The live numbers of jobs: progress for users, metrics for operators.
+
+#include <cstdint>
+#include <deque>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "absl/strings/string_view.h"
+#include "absl/time/time.h"
+#include "anneal/internal/catalog.pb.h"
+#include "anneal/v1/job.pb.h"
+#include "common/metrics/metrics.h"
+#include "common/protocol/messages.h"
+#include "coordinator/catalog/job_history.h"
+#include "coordinator/server/coordinator_metrics.h"
+
+namespace anneal {
+
+// Purpose: keeps what changes with every step out of the state machine and the catalog. The numbers reach a job's record by
+// Overlay; on disk they are with the record's next change, and in the step metrics.
+// Owner: ControlLoop. Loop thread only.
+class JobMeters {
+ public:
+  JobMeters(CoordinatorMetrics& metrics, MetricRegistry& registry) : metrics_(metrics), registry_(registry) {}
+
+  // A live job, new or found at the start with what it had done.
+  void Start(const internal::JobRecord& record, const StepMetricsWriter::Totals& totals);
+  void TakeStep(absl::string_view job, const protocol::StepReport& report);
+  void TakeEvaluation(absl::string_view job, const protocol::EvaluationReport& report);
+  void TakePhase(absl::string_view job, absl::string_view phase);
+  // The job has ended; its series stay for a while, so that the last values are scraped.
+  void End(absl::string_view job, absl::Duration now);
+  void RemoveEndedSeries(absl::Duration now);
+
+  // Writes the live numbers into the record.
+  void Overlay(internal::JobRecord& record, absl::Time now) const;
+  // Jobs whose numbers have changed since the last call.
+  std::vector<std::string> TakeChanged();
+
+ private:
+  struct RecentStep {
+    int64_t tokens;
+    double seconds;
+  };
+  struct Meter {
+    v1::JobProgress progress;
+    int64_t tokens = 0, supervised_tokens = 0;
+    std::deque<RecentStep> recent;
+    bool changed = false;
+  };
+  static void MeasureSpeed(const protocol::StepReport& report, Meter& meter);
+
+  CoordinatorMetrics& metrics_;
+  MetricRegistry& registry_;
+  std::map<std::string, Meter, std::less<>> meters_;
+  std::map<std::string, absl::Duration, std::less<>> ended_;
+};
+
+}  // namespace anneal

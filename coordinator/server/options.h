@@ -1,0 +1,43 @@
+#pragma once
+// The configuration of anneal-coordinator.
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "coordinator/fleet/fleet.h"
+
+namespace anneal {
+
+struct CoordinatorOptions {
+  // Where clients, workers and operators connect: "host:port", port 0 = any free one; the first two also "unix:/path".
+  std::vector<std::string> listen = {"127.0.0.1:7443"};
+  std::string fleet_listen = "127.0.0.1:7444";
+  std::string admin_listen = "127.0.0.1:7445";
+  // The catalog, on a local or block disk.
+  std::string data_dir;
+  // What all nodes share. Never holds data_dir.
+  std::string storage_root;
+  // Folders that file:/// references may name.
+  std::vector<std::string> allowed_roots;
+  // API keys; see ApiKeyAuthenticator.
+  std::string credentials_file;
+  std::string tls_certificate_file;
+  std::string tls_key_file;
+  // Workers must show a certificate of this authority. Empty = their API key is enough.
+  std::string fleet_client_ca_file;
+  bool allow_plaintext = false;
+  // Gets the bound addresses as JSON: {"api": "host:port", "fleet": ..., "admin": ...}. Empty = not written.
+  std::string address_file;
+  FleetOptions fleet;
+
+  // Makes paths absolute and checks what can be checked without touching anything.
+  absl::Status Complete();
+};
+
+// Nothing if --help or --version was asked for.
+absl::StatusOr<std::optional<CoordinatorOptions>> ParseCoordinatorOptions(int argc, const char* const* argv);
+
+}  // namespace anneal
