@@ -72,7 +72,7 @@ struct DataReport {
   IssueLog issues;
 };
 
-// docs/formats/data_report.md
+// As docs/formats/data_report.md describes.
 Json ToJson(const DataReport& report);
 // Counts and the first 100 issues; the paths are left empty.
 protocol::PreparedReport Summarise(const DataReport& report);

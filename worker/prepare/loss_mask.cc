@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 
@@ -107,8 +108,9 @@ AssistantFrame FindAssistantFrame(const ChatTemplate& chat_template) {
   chat.push_back({{"role", "assistant"}, {"content", kAnswer}});
   const absl::StatusOr<RenderedChat> answered = chat_template.Render(chat, nullptr, false);
   if (!answered.ok() || !absl::StartsWith(answered->text, prompted->text)) return frame;
-  const size_t begin = prompted->text.size(), answer = answered->text.find(kAnswer, begin);
-  if (answer != std::string::npos) frame.lead = answered->text.substr(begin, answer - begin);
+  const size_t begin = prompted->text.size();
+  const std::string lead = answered->text.substr(begin, answered->text.find(kAnswer, begin) - begin);
+  if (absl::StripAsciiWhitespace(lead).empty()) frame.lead = lead;
   return frame;
 }
 

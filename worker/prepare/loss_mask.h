@@ -29,7 +29,8 @@ std::vector<bool> SupervisedMessages(absl::Span<const MessageInfo> messages, Tra
 struct AssistantFrame {
   // What it appends when asked for a generation prompt: "<|im_start|>assistant\n". Empty if it appends nothing.
   std::string generation_prompt;
-  // What it writes between that and the message, which the model has to produce: a space, or an empty thought.
+  // Whitespace it writes between that, or where it appends nothing the end of the user's turn, and the message: the model has to
+  // produce it. More than whitespace is a role's heading, which is not the model's to say.
   std::string lead;
 };
 // Found by rendering a tiny conversation. Empty for a template that refuses it.

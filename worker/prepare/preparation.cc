@@ -244,6 +244,7 @@ std::optional<Prepared> Preparation::TakeFromCache() {
   };
   absl::StatusOr<Prepared> taken = take();
   if (taken.ok()) return *std::move(taken);
+  std::filesystem::remove_all(cached, error);  // so that the new result can take its place
   ANNEAL_LOG(WARNING) << "cached prepared data is not used" << Field("path", cached) << Field("why", taken.status().ToString());
   return std::nullopt;
 }
