@@ -3,11 +3,13 @@
 #include <filesystem>
 #include <iostream>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "common/base/status.h"
 #include "common/config/version.h"
 #include "common/rpc/status.h"
+#include "common/spec/issues.h"
 #include "common/spec/message_json.h"
 #include "tools/anneal/text.h"
 
@@ -56,13 +58,26 @@ int CommandLine::Run(int argc, const char* const* argv) {
   try {
     app_.parse(argc, argv);
   } catch (const CLI::ParseError& e) {
-    return app_.exit(e) == 0 ? kOk : kBadInput;
+    const bool is_error = app_.exit(e) != 0;
+    if (is_error && app_.get_subcommands().empty()) SuggestCommand();
+    return is_error ? kBadInput : kOk;
   }
   const absl::StatusOr<ExitCode> code = chosen_();
   std::cout.flush();
   if (code.ok()) return *code;
   PrintError(code.status());
   return ExitCodeOf(code.status());
+}
+
+void CommandLine::SuggestCommand() const {
+  std::vector<std::string> names;
+  for (const CLI::App* command : app_.get_subcommands([](const CLI::App*) { return true; })) {
+    names.push_back(command->get_name());
+  }
+  for (const std::string& word : app_.remaining()) {
+    const std::string near = spec::ClosestMatch(word, names);
+    if (!near.empty()) std::cerr << "'" << Printable(word) << "' is no command; did you mean " << near << "?\n";
+  }
 }
 
 absl::StatusOr<Client*> CommandLine::client() {

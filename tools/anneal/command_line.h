@@ -37,6 +37,9 @@ class CommandLine {
   void PrintJson(const google::protobuf::Message& message) const;
 
  private:
+  // After a parse error: was a command misspelt?
+  void SuggestCommand() const;
+
   CLI::App app_;
   ContextOptions context_options_;
   std::string output_ = "table";

@@ -23,6 +23,7 @@ namespace fs = std::filesystem;
 
 struct CheckOptions {
   std::vector<std::string> data;
+  std::vector<std::string> validation;
   std::string model;
   std::string train_on;
   std::string over_length;
@@ -57,6 +58,7 @@ absl::StatusOr<ExitCode> Check(CommandLine& line, const CheckOptions& options) {
   std::vector<std::string> arguments = {program, "check"};
   arguments.insert(arguments.end(), options.data.begin(), options.data.end());
   arguments.insert(arguments.end(), {"--model", options.model});
+  for (const std::string& file : options.validation) arguments.insert(arguments.end(), {"--validation", file});
   if (options.max_length > 0) arguments.insert(arguments.end(), {"--max-length", absl::StrCat(options.max_length)});
   if (!options.over_length.empty()) arguments.insert(arguments.end(), {"--over-length", options.over_length});
   if (!options.train_on.empty()) arguments.insert(arguments.end(), {"--train-on", options.train_on});
@@ -80,6 +82,8 @@ void AddStartCommands(CommandLine& line) {
                                     [&line, options] { return Check(line, *options); });
   check->add_option("data", options->data, "Data files (JSON lines)")->required();
   check->add_option("--model", options->model, "Hugging Face folder")->required();
+  check->add_option("--validation", options->validation, "Held-out data, also searched for training rows (repeatable)")
+      ->allow_extra_args(false);
   check->add_option("--max-length", options->max_length, "Tokens a row may have")->check(CLI::PositiveNumber);
   check->add_option("--over-length", options->over_length, "What is done with longer rows: REJECT, TRUNCATE or DROP");
   check->add_option("--train-on", options->train_on, "What counts for the loss: ASSISTANT, LAST_TURN or ALL");

@@ -1,0 +1,196 @@
+// The real `anneal` program against a coordinator in this process: what it prints and how it ends.
+
+#include <fcntl.h>
+#include <spawn.h>
+#include <sys/wait.h>
+
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <sstream>
+
+#include "absl/strings/str_cat.h"
+#include "common/base/status.h"
+#include "common/base/status_matchers.h"
+#include "common/format/json.h"
+#include "tools/anneal/testing/fake_coordinator.h"
+
+namespace anneal::cli {
+namespace {
+
+namespace fs = std::filesystem;
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+using ::testing::Not;
+using ::testing::SizeIs;
+using ::testing::StartsWith;
+
+constexpr char kJob[] = "jobs/01hf7yat00aaaaaaaaaaaaaaaa";
+
+struct Outcome {
+  int code = -1;
+  std::string out, err;
+};
+
+std::string ReadAll(const fs::path& path) {
+  std::stringstream text;
+  text << std::ifstream(path, std::ios::binary).rdbuf();
+  return text.str();
+}
+
+class AnnealTest : public ::testing::Test {
+ protected:
+  AnnealTest() {
+    fs::create_directories(folder_ / ".anneal");
+    Write(".anneal/context.yaml",
+          absl::StrCat("server: \"", coordinator_.address(), "\"\napi_key_file: credentials\nshares_disk: true\n"));
+    Write(".anneal/credentials", absl::StrCat(kFakeKey, " default tester\n"));
+    fs::permissions(folder_ / ".anneal/credentials", fs::perms::owner_read | fs::perms::owner_write);
+    Write("train.jsonl", "{}\n");
+  }
+  ~AnnealTest() override { fs::remove_all(folder_); }
+
+  void Write(const std::string& name, const std::string& text) { std::ofstream(folder_ / name) << text; }
+
+  // Runs `anneal ARGUMENTS...` in the test's folder.
+  Outcome Anneal(std::vector<std::string> arguments) {
+    const char* bin = std::getenv("ANNEAL_BIN_DIR");
+    ANNEAL_CHECK(bin != nullptr);
+    // posix_spawn cannot change the folder on every C library; env can.
+    arguments.insert(arguments.begin(), {"/usr/bin/env", "-i", "-C", folder_.string(), "PATH=/usr/bin:/bin",
+                                         absl::StrCat("HOME=", folder_.string()), absl::StrCat(bin, "/anneal")});
+    std::vector<char*> argv;
+    for (std::string& argument : arguments) argv.push_back(argument.data());
+    argv.push_back(nullptr);
+    const fs::path out = folder_ / "stdout", err = folder_ / "stderr";
+    posix_spawn_file_actions_t actions;
+    ::posix_spawn_file_actions_init(&actions);
+    ::posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDONLY, 0);
+    ::posix_spawn_file_actions_addopen(&actions, 1, out.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600);
+    ::posix_spawn_file_actions_addopen(&actions, 2, err.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600);
+    pid_t pid = 0;
+    ANNEAL_CHECK(::posix_spawn(&pid, argv[0], &actions, nullptr, argv.data(), environ) == 0);
+    ::posix_spawn_file_actions_destroy(&actions);
+    int status = 0;
+    ANNEAL_CHECK(::waitpid(pid, &status, 0) == pid);
+    return {.code = WIFEXITED(status) ? WEXITSTATUS(status) : -1, .out = ReadAll(out), .err = ReadAll(err)};
+  }
+
+  const fs::path folder_ = fs::path(::testing::TempDir()) /
+                           ::testing::UnitTest::GetInstance()->current_test_info()->name();
+  FakeCoordinator coordinator_;
+};
+
+TEST_F(AnnealTest, BadUseIsExitTwo) {
+  EXPECT_EQ(Anneal({}).code, 2);
+  EXPECT_EQ(Anneal({"--help"}).code, 0);
+  EXPECT_EQ(Anneal({"jobs", "--output", "xml"}).code, 2);
+  const Outcome unknown = Anneal({"sumbit"});
+  EXPECT_EQ(unknown.code, 2);
+  EXPECT_THAT(unknown.err, HasSubstr("did you mean submit?"));
+  EXPECT_THAT(Anneal({"--version"}).out, StartsWith("anneal "));
+}
+
+TEST_F(AnnealTest, SubmitSendsTheDataAndCreatesTheJobOnce) {
+  Write("job.yaml", "model: models/m\ndata: {train: [train.jsonl]}\n");
+  coordinator_.LoseNextCreateAnswers(1);
+  const Outcome run = Anneal({"submit", "job.yaml", "--set", "training.epochs=2", "--hold", "-o", "json"});
+  EXPECT_EQ(run.code, 0) << run.err;
+  ASSERT_THAT(coordinator_.created(), SizeIs(1));
+  EXPECT_EQ(coordinator_.create_calls(), 2);
+  const v1::CreateJobRequest request = coordinator_.created()[0];
+  EXPECT_EQ(request.spec().training().epochs(), 2);
+  EXPECT_TRUE(request.hold_after_validation());
+  EXPECT_EQ(coordinator_.file_contents().at(request.spec().data().train(0)), "{}\n");
+  ANNEAL_ASSERT_OK_AND_ASSIGN(const Json job, ParseJson(run.out));
+  EXPECT_EQ(job["state"], "JOB_STATE_PENDING");
+}
+
+TEST_F(AnnealTest, BadJobFilesNameEveryProblemWithItsPlace) {
+  Write("job.yaml", "model: models/m\ntraining:\n  epoch: 3\n  batch_size: many\n");
+  Outcome run = Anneal({"submit", "job.yaml"});
+  EXPECT_EQ(run.code, 2);
+  EXPECT_THAT(run.err, AllOf(HasSubstr("job.yaml:3:3: error: training.epoch: unknown field (did you mean epochs?)"),
+                             HasSubstr("job.yaml:4:15: error: training.batch_size: expected a whole number")));
+  // What only the service can know is located all the same.
+  Write("job.yaml", "model: models/m\ndata: {train: [train.jsonl]}\ntraining:\n  epochs: 5000\nmethod:\n  lora: {rank: 0}\n");
+  run = Anneal({"submit", "job.yaml"});
+  EXPECT_EQ(run.code, 2);
+  EXPECT_THAT(run.err, AllOf(HasSubstr("job.yaml:4:3: error: training.epochs: 5000 is out of range: 1 to 1000"),
+                             HasSubstr("job.yaml:6:10: error: method.lora.rank: 0 is out of range")));
+  EXPECT_THAT(coordinator_.created(), SizeIs(0));
+}
+
+TEST_F(AnnealTest, DryRunShowsEveryValueAndCreatesNothing) {
+  const Outcome run = Anneal({"submit", "--model", "models/m", "--train", "train.jsonl", "--dry-run"});
+  EXPECT_EQ(run.code, 0) << run.err;
+  EXPECT_THAT(run.out, AllOf(HasSubstr("training.epochs  3  (default)"), HasSubstr("model  \"models/m\"  (user)")));
+  EXPECT_THAT(coordinator_.created(), SizeIs(0));
+  EXPECT_EQ(coordinator_.uploaded_bytes(), 0);
+}
+
+TEST_F(AnnealTest, FollowEndsAsTheJobDoes) {
+  v1::Job job = coordinator_.AddJob(kJob, "sentiment", v1::JOB_STATE_SUCCEEDED);
+  const Outcome good = Anneal({"watch", "sentiment"});
+  EXPECT_EQ(good.code, 0) << good.err;
+  EXPECT_THAT(good.out, AllOf(HasSubstr("is SUCCEEDED"), HasSubstr("outputs   /srv/anneal/outputs/01hf7yat00aaaaaaaaaaaaaaaa"),
+                              HasSubstr("vllm serve")));
+  job.set_name("jobs/01hf7yat00bbbbbbbbbbbbbbbb");
+  coordinator_.AddJob(job.name(), "bad", v1::JOB_STATE_FAILED);
+  EXPECT_EQ(Anneal({"wait", "@last"}).code, 1);
+  coordinator_.AddJob("jobs/01hf7yat00cccccccccccccccc", "stopped", v1::JOB_STATE_CANCELLED);
+  EXPECT_EQ(Anneal({"wait", "@last", "-o", "json"}).code, 3);
+}
+
+TEST_F(AnnealTest, UnreachableAndDeniedHaveTheirOwnCodes) {
+  EXPECT_EQ(Anneal({"--server", "127.0.0.1:1", "jobs"}).code, 4);
+  Write("other", "not-the-right-key-0123456 default me\n");
+  const Outcome denied = Anneal({"jobs", "--api-key-file", "other"});
+  EXPECT_EQ(denied.code, 5);
+  EXPECT_THAT(denied.err, Not(HasSubstr("not-the-right-key")));
+}
+
+TEST_F(AnnealTest, TablesAndJson) {
+  coordinator_.AddJob(kJob, "evil \x1b[2J name", v1::JOB_STATE_RUNNING);
+  const Outcome table = Anneal({"jobs"});
+  EXPECT_THAT(table.out, AllOf(HasSubstr("01hf7yat00aaaaaaaaaaaaaaaa  evil ?[2J name  RUNNING"), Not(HasSubstr("\x1b"))));
+  ANNEAL_ASSERT_OK_AND_ASSIGN(const Json json, ParseJson(Anneal({"-o", "json", "jobs"}).out));
+  EXPECT_EQ(json["jobs"][0]["name"], kJob);
+  EXPECT_THAT(Anneal({"workers"}).out, AllOf(HasSubstr("w0"), HasSubstr("READY"), Not(HasSubstr("\x1b"))));
+  EXPECT_EQ(Anneal({"get", "@last"}).code, 0);
+  EXPECT_THAT(Anneal({"logs", "@last", "--rank", "3"}).out, "rank 3says\n3");
+  EXPECT_THAT(Anneal({"logs", "@last", "--prepare"}).out, "rank -1says\n-1");
+  EXPECT_EQ(Anneal({"cancel", "@last"}).code, 0);
+  EXPECT_EQ(coordinator_.GetJob(kJob).state(), v1::JOB_STATE_CANCELLED);
+}
+
+TEST_F(AnnealTest, DownloadsAreCheckedAndStayInTheirFolder) {
+  coordinator_.AddJob(kJob, "sentiment", v1::JOB_STATE_SUCCEEDED);
+  coordinator_.AddArtifact(kJob, "adapter/weights", "0123456789");
+  fs::create_directories(folder_ / "out/adapter");
+  Write("out/adapter/weights.part", "0123");
+  const Outcome run = Anneal({"download", "@last", "--to", "out"});
+  EXPECT_EQ(run.code, 0) << run.err;
+  EXPECT_EQ(ReadAll(folder_ / "out/adapter/weights"), "0123456789");
+  coordinator_.DamageArtifacts();
+  EXPECT_EQ(Anneal({"download", "@last", "--to", "out"}).code, 0);  // the right file is there already
+  const Outcome damaged = Anneal({"download", "@last", "--to", "out2"});
+  EXPECT_EQ(damaged.code, 1);
+  EXPECT_THAT(damaged.err, HasSubstr("arrived damaged"));
+  EXPECT_FALSE(fs::exists(folder_ / "out2/adapter/weights"));
+  coordinator_.AddArtifact(kJob, "../escape", "x");
+  EXPECT_EQ(Anneal({"download", "@last", "--to", "out"}).code, 1);
+  EXPECT_FALSE(fs::exists(folder_ / "escape"));
+}
+
+TEST_F(AnnealTest, InitWritesAJobThatCanBeSubmitted) {
+  EXPECT_EQ(Anneal({"init", "fresh"}).code, 0);
+  EXPECT_EQ(Anneal({"init", "fresh"}).code, 2);
+  const Outcome run = Anneal({"submit", "fresh/job.yaml", "--set", "model=models/m"});
+  EXPECT_EQ(run.code, 0) << run.err;
+  ASSERT_THAT(coordinator_.created(), SizeIs(1));
+  EXPECT_THAT(coordinator_.file_contents().at(coordinator_.created()[0].spec().data().train(0)), HasSubstr("\"messages\""));
+}
+
+}  // namespace
+}  // namespace anneal::cli
