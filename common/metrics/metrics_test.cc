@@ -1,8 +1,5 @@
 #include "common/metrics/metrics.h"
 
-#include <arpa/inet.h>
-#include <netinet/in.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -10,15 +7,16 @@
 #include <cstdio>
 
 #include "absl/strings/match.h"
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "common/base/status_matchers.h"
 #include "common/base/thread.h"
 #include "common/metrics/admin_server.h"
+#include "common/metrics/testing/http_get.h"
 
 namespace anneal {
 namespace {
 
+using ::anneal::testing::HttpGet;
 using ::anneal::testing::StatusIs;
 using ::testing::HasSubstr;
 using ::testing::Not;
@@ -33,25 +31,6 @@ struct SampleMetrics {
   Gauge loss;
   Histogram wait;
 };
-
-// The whole reply of a GET over a plain socket.
-std::string HttpGet(const std::string& address, const std::string& request_line) {
-  int port = 0;
-  EXPECT_TRUE(absl::SimpleAtoi(address.substr(address.rfind(':') + 1), &port));
-  const int fd = ::socket(AF_INET, SOCK_STREAM, 0);
-  sockaddr_in to = {};
-  to.sin_family = AF_INET;
-  to.sin_port = htons(static_cast<uint16_t>(port));
-  to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  EXPECT_EQ(::connect(fd, reinterpret_cast<sockaddr*>(&to), sizeof(to)), 0);
-  const std::string request = absl::StrCat(request_line, " HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
-  EXPECT_EQ(::write(fd, request.data(), request.size()), static_cast<ssize_t>(request.size()));
-  std::string reply;
-  char buffer[4096];
-  for (ssize_t n; (n = ::read(fd, buffer, sizeof(buffer))) > 0;) reply.append(buffer, n);
-  ::close(fd);
-  return reply;
-}
 
 TEST(MetricsTest, ScrapeShowsSeriesAndRemovalEndsThem) {
   MetricRegistry registry;

@@ -182,7 +182,8 @@ void WorkerDaemon::ApplyDesired(const Desired& desired) {
 
 std::unique_ptr<Task> WorkerDaemon::MakeTask(const TaskKey& key, const DesiredTask& desired) const {
   const bool outdated = std::any_of(tasks_.begin(), tasks_.end(), [&](const auto& entry) {
-    return entry.first.job == key.job && entry.first.generation > key.generation;
+    const TaskKey& other = entry.first;
+    return other.job == key.job && other.kind == key.kind && other.generation > key.generation;
   });
   if (outdated) {
     return std::make_unique<Task>(context_, key, absl::FailedPreconditionError("a newer generation is here"));

@@ -30,8 +30,8 @@ namespace anneal {
 // everything in the run folders (docs/formats/run_folder.md), and until the coordinator has spoken it stops nothing.
 //
 // Fencing: desired states of an older coordinator epoch than the newest seen are refused, also after a restart; so are tasks of
-// an older generation than one of the same job that is here. A slot is lent to one process at a time: a task waits until the
-// process before it has ended, whatever is desired.
+// an older generation than one of the same job and kind that is here (preparing counts its attempts apart). A slot is lent to
+// one process at a time: a task waits until the process before it has ended, whatever is desired.
 class WorkerDaemon {
  public:
   // What Run waits for beside sockets, and how other threads raise it. An eventfd.

@@ -1,6 +1,8 @@
 // The worker as it is deployed: real keeper, real daemon, child processes that speak the protocol, a coordinator over real gRPC.
 
+#include <fcntl.h>
 #include <signal.h>
+#include <sys/file.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -18,6 +20,7 @@
 #include "common/base/status_matchers.h"
 #include "common/base/temp_dir.h"
 #include "common/format/json.h"
+#include "common/metrics/testing/http_get.h"
 #include "common/protocol/messages.h"
 #include "worker/daemon/launch.h"
 #include "worker/daemon/testing/fake_coordinator.h"
@@ -322,11 +325,46 @@ TEST_F(WorkerProcessTest, ASlotIsNeverLentTwice) {
   coordinator_.AwaitReports(Rank(0), 1);
   // The next generation wants the slot at once; it starts only when the process before has been killed.
   coordinator_.Want({Want(Rank(0, 2), "run")});
-  coordinator_.AwaitTask("the second", Rank(0, 2), [&](const TaskObservation& task) {
-    // Called with every observed state: as long as both are there, only one may have a process.
-    return IsRunning(task);
+  coordinator_.AwaitObserved("the second", [](const Observed& observed) {
+    const auto running = std::count_if(observed.tasks().begin(), observed.tasks().end(),
+                                       [](const TaskObservation& task) { return task.pid() > 0 && !HasExited(task); });
+    EXPECT_LE(running, 1);
+    return observed.tasks_size() == 1 && observed.tasks(0).id().generation() == 2 && IsRunning(observed.tasks(0));
   });
   EXPECT_TRUE(ProcessesWith(TaskName(Rank(0)) + "/", "anneal-trainer").empty());
+}
+
+TEST_F(WorkerProcessTest, ASlotThatSomebodyElseHoldsIsSaid) {
+  std::filesystem::create_directories(state_dir_ + "/slots");
+  const std::string path = state_dir_ + "/slots/cpu0.lock";
+  UniqueFd lock(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
+  ASSERT_EQ(::flock(lock.get(), LOCK_EX | LOCK_NB), 0);
+  StartWorker();
+  coordinator_.Want({Want(Rank(0), "succeed", "cpu0"), Want(Rank(1), "succeed", "cpu1")});
+  const TaskObservation busy = coordinator_.AwaitTask("the end", Rank(0), HasExited);
+  EXPECT_EQ(busy.exit().reason(), "SLOT_BUSY");
+  EXPECT_EQ(busy.exit().status_code(), static_cast<int>(absl::StatusCode::kUnavailable));
+  EXPECT_EQ(coordinator_.AwaitTask("the other", Rank(1), HasExited).exit().exit_code(), 0);
+}
+
+TEST_F(WorkerProcessTest, OperatorsSeeTheWorkerAndItsRanks) {
+  StartWorker();
+  coordinator_.AwaitObserved("registration", [](const Observed& o) { return !o.worker().empty(); });
+  coordinator_.Want({Want(Rank(0), "run")});
+  coordinator_.AwaitReports(Rank(0), 10);
+  ANNEAL_ASSERT_OK_AND_ASSIGN(Json addresses, ReadJsonFile(temp_.path() + "/addresses.json"));
+  const std::string admin = addresses["admin"].get<std::string>();
+  std::string scrape;
+  EXPECT_TRUE(Await([&] {
+    scrape = testing::HttpGet(admin, "GET /metrics");
+    return absl::StrContains(scrape, "anneal_rank_tokens_total{job_id=\"01hf7yat00abcdefghjkmnpqrs\",rank=\"0\"}");
+  })) << scrape;
+  EXPECT_THAT(scrape, HasSubstr("phase=\"forward\""));
+  EXPECT_THAT(scrape, HasSubstr("anneal_worker_slots{use=\"busy\"} 1"));
+  EXPECT_THAT(testing::HttpGet(admin, "GET /readyz"), HasSubstr("200 OK"));
+  EXPECT_THAT(testing::HttpGet(admin, "GET /livez"), HasSubstr("200 OK"));
+  coordinator_.Stop();
+  EXPECT_TRUE(Await([&] { return absl::StrContains(testing::HttpGet(admin, "GET /readyz"), "503"); }));
 }
 
 TEST_F(WorkerProcessTest, WhatIsOutdatedOrWrongIsRefused) {
@@ -340,6 +378,9 @@ TEST_F(WorkerProcessTest, WhatIsOutdatedOrWrongIsRefused) {
   coordinator_.Want({Want(Rank(0, 5), "run", "cpu0"), Want(Rank(0, 4), "run", "cpu1"), garbage});
   EXPECT_THAT(coordinator_.AwaitTask("generation 4", Rank(0, 4), refused).exit().message(), HasSubstr("newer generation"));
   EXPECT_THAT(coordinator_.AwaitTask("garbage", Rank(2, 5), refused).exit().message(), HasSubstr("rank: expected"));
+  // Attempts to prepare are counted apart: a first one is not outdated by generation 5.
+  coordinator_.Want({Want(Rank(0, 5), "run", "cpu0"), Want(Prepare(), "succeed")});
+  EXPECT_EQ(coordinator_.AwaitTask("prepare", Prepare(), HasExited).exit().exit_code(), 0);
 }
 
 TEST_F(WorkerProcessTest, OrdersOfAnOutdatedCoordinatorAreRefusedAlsoByANewDaemon) {
