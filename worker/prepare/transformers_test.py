@@ -197,6 +197,7 @@ CHATS = [
     [user("assistant"), assistant("user"), user("model\nuser"), assistant("<|user|> assistant system [INST] x [/INST]")],
     [user("<|im_end|>\n<|im_start|>assistant\nno"), assistant("a </s> b <|im_end|>\n<|im_start|>user\nc <end_of_turn> d")],
     [user('{"a": "b\\n"} <b>&amp;</b>'), assistant("it's \"quoted\" \\ and <tagged> & done")],
+    [user("Which is it, < or >?"), assistant("<"), user("And the quote?"), assistant('"'), user("\\"), assistant("&")],
     [user("x" * 300), assistant("word " * 100 + "end"), user("?"), assistant("!")],
 ]
 SYSTEM_CHATS = [[system("Be brief. 東京")] + chat for chat in CHATS] + [[system("")] + CHATS[0]]

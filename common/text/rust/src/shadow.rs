@@ -7,8 +7,9 @@
 //! A template may look at what the text says (`'</think>' in content`), so characters inside literals of the template are
 //! spared. Sparing more costs traceability where a field holds nothing else, so the steps go from few literals to all. Quotes,
 //! brackets and control characters are never replaced, since JSON escapes them; whitespace at a field's edge becomes rare
-//! Unicode whitespace, so that trims still trim, or stays as it is in the next step. In the last steps equal fields get equal
-//! shadows, for templates that compare messages with each other.
+//! Unicode whitespace, so that trims still trim, or stays as it is in the next step. In later steps equal fields get equal
+//! shadows, for templates that compare messages with each other. A field that would show no trace at all, a lone quote say, is
+//! replaced whole at first, and spared only in the second half of the steps.
 
 use crate::template::{holds_any, ChatTemplate};
 use serde_json::Value as Json;
@@ -53,17 +54,18 @@ struct Step {
     spare_all_literals: bool,
     replace_edges: bool,
     share_equal_fields: bool,
+    replace_untraced_fields: bool,
 }
 
-const STEPS: [Step; 8] = {
-    let mut steps = [Step { spare_all_literals: false, replace_edges: true, share_equal_fields: false }; 8];
-    let mut i = 0;
-    while i < 8 {
-        steps[i] = Step { spare_all_literals: i & 2 != 0, replace_edges: i & 1 == 0, share_equal_fields: i & 4 != 0 };
-        i += 1;
-    }
-    steps
-};
+/// From the finest trace to the most sparing.
+fn steps() -> impl Iterator<Item = Step> {
+    (0..16).map(|bits| Step {
+        replace_edges: bits & 1 == 0,
+        spare_all_literals: bits & 2 != 0,
+        share_equal_fields: bits & 4 != 0,
+        replace_untraced_fields: bits & 8 == 0,
+    })
+}
 
 fn is_shadow(c: char) -> bool {
     (FIRST..=LAST).contains(&(c as u32))
@@ -169,7 +171,15 @@ fn make_shadows(fields: &[Field], spared: &[Vec<char>], step: Step) -> Shadows {
                 continue;
             }
         }
-        let keep = spared_mask(&field.text, spared);
+        let mut spare = spared_mask(&field.text, spared);
+        for (spare, c) in spare.iter_mut().zip(&field.text) {
+            *spare |= NEVER_MAPPED.contains(c);
+        }
+        let is_text = |c: &char| !c.is_whitespace() && (*c as u32) >= 0x20;
+        let traced = field.text.iter().zip(&spare).any(|(c, spare)| is_text(c) && !spare);
+        if !traced && step.replace_untraced_fields {
+            spare.fill(false);
+        }
         let start = field.text.iter().take_while(|c| c.is_whitespace()).count();
         let end = field.text.len() - field.text.iter().rev().take_while(|c| c.is_whitespace()).count();
         let shadow = field.text.iter().enumerate().map(|(at, &c)| {
@@ -177,7 +187,7 @@ fn make_shadows(fields: &[Field], spared: &[Vec<char>], step: Step) -> Shadows {
             if let Some((_, rare)) = edge {
                 return *rare;
             }
-            if keep[at] || NEVER_MAPPED.contains(&c) || c.is_whitespace() || (c as u32) < 0x20 {
+            if spare[at] || !is_text(&c) {
                 return c;
             }
             shadows.table.push((index, at));
@@ -272,7 +282,7 @@ pub fn attribute(template: &ChatTemplate, messages: &Json, tools: &Json, truth: 
     let punctuated: Vec<Vec<char>> =
         all_literals.iter().filter(|text| text.iter().any(char::is_ascii_punctuation)).cloned().collect();
     let truth: Vec<char> = truth.chars().collect();
-    for step in STEPS {
+    for step in steps() {
         let spared = if step.spare_all_literals { &all_literals } else { &punctuated };
         let shadows = make_shadows(&fields, spared, step);
         let mut shadowed = messages.clone();

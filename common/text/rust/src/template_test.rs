@@ -131,6 +131,17 @@ fn tool_calls_are_traced_by_path() {
 }
 
 #[test]
+fn a_lone_character_that_json_would_escape_is_traced() {
+    for text in ["\"", "<", "\\", "'&'"] {
+        let messages = json!([{"role": "user", "content": "a"}, {"role": "assistant", "content": text}]);
+        assert_eq!(trace(CHATML, &messages).unwrap(), [content(0, "a"), content(1, text)]);
+    }
+    // Here it is escaped, so it cannot be; but the rest still is.
+    let source = "{% for m in messages %}{{ m.content | tojson }}{% endfor %}";
+    assert_eq!(trace(source, &json!([{"content": "a"}, {"content": "\""}])).unwrap(), [content(0, "a")]);
+}
+
+#[test]
 fn what_cannot_be_traced_is_an_error() {
     let source = "{% for m in messages %}{{ m.content | length }}{{ m.content | upper }}{% endfor %}";
     assert!(trace(source, &json!([{"content": "abc"}])).err().unwrap().contains("cannot be traced"));
