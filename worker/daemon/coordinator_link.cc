@@ -121,7 +121,9 @@ bool CoordinatorLink::sent() const {
 
 void CoordinatorLink::Reconnect() {
   absl::MutexLock lock(&mu_);
-  if (stream_ != nullptr) stream_->Cancel();
+  if (stream_ == nullptr) return;
+  refused_ = true;
+  stream_->Cancel();
 }
 
 void CoordinatorLink::Heard(Desired desired) {
@@ -135,6 +137,7 @@ void CoordinatorLink::Heard(Desired desired) {
 }
 
 void CoordinatorLink::Run() {
+  std::string last_why;
   while (true) {
     Stream stream(*this);
     bool heard = false;
@@ -149,18 +152,18 @@ void CoordinatorLink::Run() {
       mu_.Await(absl::Condition(&over));
       stream_ = nullptr;
       heard = std::exchange(connected_, false);
+      if (heard && !std::exchange(refused_, false)) backoff_.Reset();
     }
     const grpc::Status status = stream.Finish();
-    if (heard) {
-      backoff_.Reset();
-      notify_();
+    if (heard) notify_();
+    // One line for each change: a coordinator that stays away for hours fills no log.
+    if (heard || status.error_message() != last_why) {
+      ANNEAL_LOG(WARNING) << (heard ? "lost the coordinator" : "cannot reach the coordinator")
+                          << Field("why", status.error_message());
     }
+    last_why = status.error_message();
     absl::MutexLock lock(&mu_);
-    if (closing_) return;
-    const absl::Duration delay = backoff_.NextDelay();
-    ANNEAL_LOG(WARNING) << (heard ? "lost the coordinator" : "cannot reach the coordinator")
-                        << Field("why", status.error_message()) << Field("next_in", absl::FormatDuration(delay));
-    clock_.AwaitWithTimeout(&mu_, absl::Condition(&closing_), delay);
+    clock_.AwaitWithTimeout(&mu_, absl::Condition(&closing_), backoff_.NextDelay());
   }
 }
 

@@ -37,7 +37,8 @@ class CoordinatorLink {
   bool connected() const;
   // Whether the newest observed state has been written to the present stream.
   bool sent() const;
-  // Gives the present stream up: what came was from a coordinator that is not the one any more.
+  // Gives the present stream up, and waits before the next as after a failure: what came was from a coordinator that is not the
+  // one any more.
   void Reconnect();
 
  private:
@@ -56,6 +57,7 @@ class CoordinatorLink {
   Stream* stream_ ABSL_GUARDED_BY(mu_) = nullptr;
   bool closing_ ABSL_GUARDED_BY(mu_) = false;
   bool connected_ ABSL_GUARDED_BY(mu_) = false;
+  bool refused_ ABSL_GUARDED_BY(mu_) = false;  // Reconnect was called on the present stream
   std::optional<internal::Observed> observed_ ABSL_GUARDED_BY(mu_);
   bool unsent_ ABSL_GUARDED_BY(mu_) = false;
   std::optional<internal::Desired> desired_ ABSL_GUARDED_BY(mu_);

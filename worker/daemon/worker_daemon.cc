@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <csignal>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -28,6 +29,8 @@ constexpr absl::Duration kHeartbeat = absl::Seconds(2);
 constexpr absl::Duration kShortestInterval = absl::Milliseconds(50);
 // While a task waits for its socket or for a grace to pass.
 constexpr absl::Duration kTick = absl::Milliseconds(50);
+// How long a new daemon waits for adopted children to say hello before it speaks itself.
+constexpr absl::Duration kSettleTime = absl::Seconds(2);
 // How long a drained daemon tries to tell the coordinator how its tasks ended.
 constexpr absl::Duration kLastWords = absl::Seconds(3);
 
@@ -71,7 +74,8 @@ WorkerDaemon::WorkerDaemon(const WorkerOptions& options, std::vector<v1::Slot> s
       metrics_(metrics),
       clock_(clock),
       context_{options_, slots_, keeper_, clock_},
-      last_heard_(clock.MonotonicNow()) {}
+      start_time_(clock.MonotonicNow()),
+      last_heard_(start_time_) {}
 
 absl::Status WorkerDaemon::SetUp() {
   const std::string slot_dir = options_.state_dir + "/slots";
@@ -83,8 +87,14 @@ absl::Status WorkerDaemon::SetUp() {
   ANNEAL_RETURN_IF_ERROR(WriteMemory());
   ANNEAL_ASSIGN_OR_RETURN(std::vector<RunFolder> folders, RunFolder::List(options_.state_dir + "/runs"));
   for (const RunFolder& folder : folders) {
-    ANNEAL_ASSIGN_OR_RETURN(TaskFile file, folder.ReadTask());
-    tasks_[folder.key()] = std::make_unique<Task>(context_, folder, std::move(file));
+    absl::StatusOr<TaskFile> file = folder.ReadTask();
+    if (!file.ok()) {
+      // Without its description a task cannot be led to a good end; the coordinator will miss it and begin anew.
+      ANNEAL_LOG(ERROR) << "task killed" << Field("why", file.status().message());
+      keeper_.Kill({.run_dir = folder.path(), .signal = SIGKILL});
+      continue;
+    }
+    tasks_[folder.key()] = std::make_unique<Task>(context_, folder, *std::move(file));
     ANNEAL_LOG(INFO) << "task adopted" << Field("task", TaskName(folder.key()));
   }
   metrics_.incarnation.Set(static_cast<double>(incarnation_));
@@ -134,7 +144,7 @@ void WorkerDaemon::Wait() {
     polled.push_back({task->fd(), static_cast<short>(task->wants_to_write() ? POLLIN | POLLOUT : POLLIN), 0});
   }
   const absl::Duration next_send = last_sent_ + (changed_ ? kShortestInterval : kHeartbeat);
-  absl::Duration timeout = std::max(absl::ZeroDuration(), next_send - clock_.MonotonicNow());
+  absl::Duration timeout = settled_ ? std::max(absl::ZeroDuration(), next_send - clock_.MonotonicNow()) : kTick;
   if (needs_tick) timeout = std::min(timeout, kTick);
   ::poll(polled.data(), polled.size(), static_cast<int>(absl::ToInt64Milliseconds(absl::Ceil(timeout, absl::Milliseconds(1)))));
   if (polled[0].revents != 0) {
@@ -264,9 +274,17 @@ bool WorkerDaemon::Drain() {
 void WorkerDaemon::SendObserved() {
   const absl::Duration now = clock_.MonotonicNow();
   if (now - last_sent_ < (changed_ ? kShortestInterval : kHeartbeat)) return;
+  if (!HasSettled()) return;
   last_sent_ = now;
   changed_ = false;
   link_.Send(Observe());
+}
+
+bool WorkerDaemon::HasSettled() {
+  settled_ = settled_ || clock_.MonotonicNow() - start_time_ >= kSettleTime ||
+             std::none_of(tasks_.begin(), tasks_.end(),
+                          [](const auto& entry) { return entry.second->state() == Task::State::kStarting; });
+  return settled_;
 }
 
 internal::Observed WorkerDaemon::Observe() const {

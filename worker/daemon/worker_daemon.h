@@ -68,6 +68,9 @@ class WorkerDaemon {
   // Whether draining is over and the daemon may leave.
   bool Drain();
   void SendObserved();
+  // Whether adopted children have said what they are doing, or had the time: before, the observed state would seem to take back
+  // what an earlier daemon has told.
+  bool HasSettled();
   internal::Observed Observe() const;
   void UpdateMetrics();
 
@@ -85,6 +88,8 @@ class WorkerDaemon {
   std::map<protocol::TaskKey, std::unique_ptr<Task>> tasks_;
   // What is desired. Absent until the coordinator has spoken to this daemon: before, nothing is undesired.
   std::optional<std::set<protocol::TaskKey>> wanted_;
+  bool settled_ = false;
+  const absl::Duration start_time_;
   absl::Duration last_heard_;
   absl::Duration last_sent_ = -absl::InfiniteDuration();
   bool changed_ = true;  // something to observe since last_sent_

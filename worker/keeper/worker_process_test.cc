@@ -240,8 +240,9 @@ TEST_F(WorkerProcessTest, RanksFindEachOtherThroughTheCoordinator) {
 
 TEST_F(WorkerProcessTest, ADeadDaemonStopsNothingAndLosesNothing) {
   StartWorker();
-  coordinator_.Want({Want(Rank(0), "run")});
-  const TaskObservation before = coordinator_.AwaitTask("a running task", Rank(0), IsRunning);
+  coordinator_.Want({Want(Rank(0), "join")});
+  const TaskObservation before =
+      coordinator_.AwaitTask("a rendezvous", Rank(0), [](const TaskObservation& t) { return !t.rendezvous().empty(); });
   size_t reports = coordinator_.AwaitReports(Rank(0), 20).size();
   for (int round = 1; round <= 3; ++round) {
     const pid_t daemon = DaemonPid();
@@ -251,7 +252,12 @@ TEST_F(WorkerProcessTest, ADeadDaemonStopsNothingAndLosesNothing) {
     } else {
       ::kill(daemon, SIGKILL);
     }
-    coordinator_.AwaitObserved("a new daemon", [&](const Observed& o) { return o.worker_incarnation() == round + 1; });
+    const Observed first =
+        coordinator_.AwaitObserved("a new daemon", [&](const Observed& o) { return o.worker_incarnation() == round + 1; });
+    // A new daemon speaks when it knows, so nothing seems to be taken back.
+    ASSERT_EQ(first.tasks_size(), 1);
+    EXPECT_EQ(first.tasks(0).state(), TaskObservation::STATE_RUNNING);
+    EXPECT_EQ(first.tasks(0).rendezvous(), before.rendezvous());
     reports = coordinator_.AwaitReports(Rank(0), reports + 20).size();
   }
   const TaskObservation after = coordinator_.AwaitTask("the same task", Rank(0), IsRunning);

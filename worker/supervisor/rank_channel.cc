@@ -40,7 +40,9 @@ bool RankChannel::Serve() {
   return changed_;
 }
 
-void RankChannel::SetRendezvous(const std::string& address) { rendezvous_out_ = address; }
+void RankChannel::SetRendezvous(const std::string& address) {
+  if (!address.empty()) rendezvous_out_ = address;
+}
 void RankChannel::SetStop(StopMode mode) { stop_ = std::max(stop_, mode); }
 
 void RankChannel::Connect() {

@@ -31,7 +31,7 @@ class RankChannel {
   // Whether the child has said hello on this connection.
   bool greeted() const { return greeted_; }
 
-  // What the child should know. Setting it again to the same value does nothing.
+  // What the child should know. Setting it again to the same value does nothing; an empty address is no news.
   void SetRendezvous(const std::string& address);
   void SetStop(protocol::StopMode mode);
 
