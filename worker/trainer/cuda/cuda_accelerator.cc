@@ -52,6 +52,11 @@ absl::StatusOr<c10::DeviceIndex> FindDevice(const std::string& uuid) {
   return absl::NotFoundError(absl::StrCat("no GPU ", uuid, " on this machine; visible: ", seen));
 }
 
+// Sums in fp32 also where the factors are bfloat16: cuBLAS may otherwise add up parts in bfloat16.
+void AskForPrecision() {
+  at::globalContext().setAllowBF16ReductionCuBLAS(/*allow_reduced_precision=*/false);
+}
+
 // One order of additions in cuBLAS, ATen and flash attention. Costs some speed.
 void AskForDeterminism() {
   // Read when the first cuBLAS handle is made, which is later than this. An operator's own value
@@ -127,6 +132,7 @@ absl::StatusOr<std::unique_ptr<Accelerator>> Make(const AcceleratorOptions& opti
   (void)at::empty({1}, at::TensorOptions(at::kCUDA));
   ANNEAL_ASSIGN_OR_RETURN(const c10::DeviceIndex index, FindDevice(options.device_uuid));
   c10::cuda::set_device(index);
+  AskForPrecision();
   if (options.deterministic) AskForDeterminism();
   return std::make_unique<CudaAccelerator>(index);
 }
