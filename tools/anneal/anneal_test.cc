@@ -1,19 +1,13 @@
 // The real `anneal` program against a coordinator in this process: what it prints and how it ends.
 
-#include <fcntl.h>
-#include <spawn.h>
-#include <sys/wait.h>
-
-#include <cstdlib>
 #include <filesystem>
 #include <fstream>
-#include <sstream>
 
 #include "absl/strings/str_cat.h"
-#include "common/base/status.h"
 #include "common/base/status_matchers.h"
 #include "common/format/json.h"
 #include "tools/anneal/testing/fake_coordinator.h"
+#include "tools/anneal/testing/run_program.h"
 
 namespace anneal::cli {
 namespace {
@@ -26,17 +20,6 @@ using ::testing::SizeIs;
 using ::testing::StartsWith;
 
 constexpr char kJob[] = "jobs/01hf7yat00aaaaaaaaaaaaaaaa";
-
-struct Outcome {
-  int code = -1;
-  std::string out, err;
-};
-
-std::string ReadAll(const fs::path& path) {
-  std::stringstream text;
-  text << std::ifstream(path, std::ios::binary).rdbuf();
-  return text.str();
-}
 
 class AnnealTest : public ::testing::Test {
  protected:
@@ -52,29 +35,7 @@ class AnnealTest : public ::testing::Test {
 
   void Write(const std::string& name, const std::string& text) { std::ofstream(folder_ / name) << text; }
 
-  // Runs `anneal ARGUMENTS...` in the test's folder.
-  Outcome Anneal(std::vector<std::string> arguments) {
-    const char* bin = std::getenv("ANNEAL_BIN_DIR");
-    ANNEAL_CHECK(bin != nullptr);
-    // posix_spawn cannot change the folder on every C library; env can.
-    arguments.insert(arguments.begin(), {"/usr/bin/env", "-i", "-C", folder_.string(), "PATH=/usr/bin:/bin",
-                                         absl::StrCat("HOME=", folder_.string()), absl::StrCat(bin, "/anneal")});
-    std::vector<char*> argv;
-    for (std::string& argument : arguments) argv.push_back(argument.data());
-    argv.push_back(nullptr);
-    const fs::path out = folder_ / "stdout", err = folder_ / "stderr";
-    posix_spawn_file_actions_t actions;
-    ::posix_spawn_file_actions_init(&actions);
-    ::posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDONLY, 0);
-    ::posix_spawn_file_actions_addopen(&actions, 1, out.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600);
-    ::posix_spawn_file_actions_addopen(&actions, 2, err.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600);
-    pid_t pid = 0;
-    ANNEAL_CHECK(::posix_spawn(&pid, argv[0], &actions, nullptr, argv.data(), environ) == 0);
-    ::posix_spawn_file_actions_destroy(&actions);
-    int status = 0;
-    ANNEAL_CHECK(::waitpid(pid, &status, 0) == pid);
-    return {.code = WIFEXITED(status) ? WEXITSTATUS(status) : -1, .out = ReadAll(out), .err = ReadAll(err)};
-  }
+  Outcome Anneal(const std::vector<std::string>& arguments) { return RunProgram("anneal", arguments, folder_.string()); }
 
   const fs::path folder_ = fs::path(::testing::TempDir()) /
                            ::testing::UnitTest::GetInstance()->current_test_info()->name();

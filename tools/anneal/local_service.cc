@@ -7,17 +7,15 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <csignal>
-#include <cstdlib>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
 
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_join.h"
-#include "absl/strings/str_split.h"
-#include "absl/strings/strip.h"
+#include "common/base/sha256.h"
 #include "common/base/status.h"
 #include "common/format/json.h"
 #include "tools/anneal/client.h"
@@ -96,6 +94,7 @@ bool TryLock(int fd) {
 LocalService::LocalService(const LocalServiceOptions& options, std::ostream& out, Clock& clock, Random& random)
     : options_(options),
       folder_((fs::absolute(options.folder) / kLocalFolder).lexically_normal().string()),
+      short_folder_(folder_),
       out_(out),
       clock_(clock),
       random_(random) {}
@@ -103,11 +102,13 @@ LocalService::LocalService(const LocalServiceOptions& options, std::ostream& out
 LocalService::~LocalService() {
   Stop();
   std::error_code ignored;
-  if (!link_folder_.empty()) fs::remove_all(link_folder_, ignored);
+  if (lock_fd_ >= 0 && short_folder_ != folder_) fs::remove(short_folder_, ignored);
   if (lock_fd_ >= 0) ::close(lock_fd_);
 }
 
 void LocalService::BlockSignals() {
+  // Shells start background commands with SIGINT ignored; here it means stop all the same.
+  for (int signal : {SIGINT, SIGTERM}) std::signal(signal, SIG_DFL);
   const sigset_t set = HandledSignals();
   ANNEAL_CHECK(::pthread_sigmask(SIG_BLOCK, &set, nullptr) == 0);
 }
@@ -123,10 +124,9 @@ absl::Status LocalService::Start() {
   ANNEAL_ASSIGN_OR_RETURN(const std::string api_address, AwaitAddress(coordinator, "api"));
   ANNEAL_ASSIGN_OR_RETURN(const std::string admin_address, AwaitAddress(coordinator, "admin"));
   for (int i = 0; i < options_.workers; ++i) ANNEAL_RETURN_IF_ERROR(StartWorker(i));
-  // Complete before it can be found: who sees the context may submit.
+  ANNEAL_RETURN_IF_ERROR(AwaitWorkers(api_address));
+  // Last of all: who finds the context may submit.
   ANNEAL_RETURN_IF_ERROR(WriteContext(api_address));
-  ANNEAL_RETURN_IF_ERROR(AwaitWorkers());
-  ANNEAL_RETURN_IF_ERROR(WritePrivateFile(PathOf("ready"), ""));
   out_ << "service   " << api_address << "\nmetrics   http://" << admin_address << "/metrics\n";
   return absl::OkStatus();
 }
@@ -151,7 +151,7 @@ absl::Status LocalService::TakeLock() {
   }
   lock_fd_ = fd;
   std::error_code ignored;
-  for (const char* stale : {"ready", "context.yaml"}) fs::remove(PathOf(stale), ignored);
+  fs::remove(PathOf("context.yaml"), ignored);
   return WriteProcessList();
 }
 
@@ -169,15 +169,17 @@ absl::Status LocalService::MakeCredentials() {
 }
 
 absl::Status LocalService::MakeShortFolder() {
-  short_folder_ = folder_;
   if (folder_.size() + absl::StrCat("/w", options_.workers).size() <= kMaxStateFolderBytes) return absl::OkStatus();
-  char name[] = "/tmp/anneal-XXXXXX";
-  if (::mkdtemp(name) == nullptr) return ErrnoStatus(name);
-  link_folder_ = name;
-  short_folder_ = link_folder_ + "/d";
+  // The same name each time: what a killed service left behind is found again. Others may write in /tmp, hence the look at it.
+  const std::string link = absl::StrCat("/tmp/anneal-", Sha256Hex(folder_).substr(0, 16));
+  struct stat info;
   std::error_code error;
-  fs::create_directory_symlink(folder_, short_folder_, error);
-  if (error) return absl::FailedPreconditionError(absl::StrCat(short_folder_, ": ", error.message()));
+  if (::symlink(folder_.c_str(), link.c_str()) != 0 &&
+      (::lstat(link.c_str(), &info) != 0 || info.st_uid != ::getuid() || fs::read_symlink(link, error) != folder_)) {
+    return absl::FailedPreconditionError(
+        absl::StrCat(link, " is needed as a short name for ", folder_, " but is something else"));
+  }
+  short_folder_ = link;
   return absl::OkStatus();
 }
 
@@ -241,8 +243,9 @@ absl::Status LocalService::WriteContext(const std::string& api_address) {
                                        "shares_disk: true\n"));
 }
 
-absl::Status LocalService::AwaitWorkers() {
-  ANNEAL_ASSIGN_OR_RETURN(const Context context, FindContext({}, options_.folder, ""));
+absl::Status LocalService::AwaitWorkers(const std::string& api_address) {
+  ANNEAL_ASSIGN_OR_RETURN(const Context context,
+                          FindContext({.server = api_address, .api_key_file = PathOf("credentials")}, folder_, ""));
   ANNEAL_ASSIGN_OR_RETURN(const std::unique_ptr<Client> client, Client::Connect(context));
   const absl::Duration deadline = clock_.MonotonicNow() + kReadyPatience;
   for (;;) {
@@ -250,7 +253,10 @@ absl::Status LocalService::AwaitWorkers() {
         client->Call(&v1::ClusterService::StubInterface::ListWorkers, v1::ListWorkersRequest());
     int ready = 0;
     if (response.ok()) {
-      for (const v1::Worker& worker : response->workers()) ready += worker.state() == v1::Worker::STATE_READY ? 1 : 0;
+      // Workers of an earlier run are listed, too, but have not synced.
+      for (const v1::Worker& worker : response->workers()) {
+        ready += worker.state() == v1::Worker::STATE_READY && !worker.slots().empty() ? 1 : 0;
+      }
       if (ready >= options_.workers) return absl::OkStatus();
     } else if (!IsRetryable(response.status())) {
       return response.status();
@@ -299,9 +305,7 @@ void LocalService::Stop() {
   SignalAndWait(workers, SIGINT);
   SignalAndWait(coordinator, SIGINT);
   std::error_code ignored;
-  if (lock_fd_ >= 0) {
-    for (const char* name : {"ready", "context.yaml"}) fs::remove(PathOf(name), ignored);
-  }
+  if (lock_fd_ >= 0) fs::remove(PathOf("context.yaml"), ignored);
 }
 
 void LocalService::SignalAndWait(const std::vector<Process*>& processes, int signal) {

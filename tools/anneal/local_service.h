@@ -24,8 +24,8 @@ struct LocalServiceOptions {
   std::vector<std::string> allowed_roots;
 };
 
-// One coordinator and some workers as child processes. Everything lies under .anneal: credentials and context.yaml, data (catalog),
-// storage (models, data, outputs), logs, a state folder per worker, and `lock`, which says who runs here.
+// One coordinator and some workers as child processes. Everything lies under .anneal: credentials, context.yaml (there while the
+// service is ready), data (catalog), storage (models, data, outputs), logs, a state folder per worker, and `lock`.
 //
 // The children inherit the lock, so a second service cannot start in the folder while any process of the first is alive, even when
 // this one was killed. Single-threaded; SIGINT, SIGTERM and SIGCHLD must be blocked in all threads (BlockSignals).
@@ -69,7 +69,7 @@ class LocalService {
   absl::Status StartWorker(int index);
   // Of the address file `process` writes when it listens.
   absl::StatusOr<std::string> AwaitAddress(const Process& process, const std::string& which);
-  absl::Status AwaitWorkers();
+  absl::Status AwaitWorkers(const std::string& api_address);
   absl::Status WriteContext(const std::string& api_address);
   absl::Status WriteProcessList() const;
   // Waits for a signal, at most so long. CANCELLED if told to stop, INTERNAL if a process ended.
@@ -81,12 +81,11 @@ class LocalService {
 
   const LocalServiceOptions options_;
   const std::string folder_;
+  std::string short_folder_;  // folder_, or a link to it
   std::ostream& out_;
   Clock& clock_;
   Random& random_;
   int lock_fd_ = -1;
-  std::string short_folder_;  // folder_, or a link to it
-  std::string link_folder_;   // holds the link; empty = none
   std::string fleet_address_;
   std::vector<Process> processes_;  // the coordinator first
 };

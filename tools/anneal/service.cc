@@ -57,7 +57,7 @@ absl::StatusOr<ExitCode> Detach(const LocalServiceOptions& service) {
     }
     std::ifstream processes(local / "processes");
     pid_t owner = 0;
-    if (processes >> owner && owner == pid && fs::exists(local / "ready")) break;
+    if (processes >> owner && owner == pid && fs::exists(local / "context.yaml")) break;
     Clock::Real().Sleep(absl::Milliseconds(20));
   }
   PrintHowToGoOn(service);
