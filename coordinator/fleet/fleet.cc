@@ -133,6 +133,10 @@ void Fleet::WorkerSynced(std::shared_ptr<FleetSession> session, const internal::
     if (worker.session != nullptr) worker.session->Close(absl::AbortedError("the worker has opened a newer stream"));
     worker.session = std::move(session);
     worker.last_sent.clear();
+    // What the worker says on a new stream it says after all that the old one has brought it.
+    for (auto& [key, memory] : worker.tasks) {
+      if (memory.unwanted_since.has_value()) memory.unwanted_since = now - options_.release_unseen_after;
+    }
   }
   worker.last_heard = now;
   worker.last_sync = wall_now;

@@ -108,7 +108,9 @@ absl::Status Coordinator::StartServing() {
   server.address = options_.fleet_listen;
   server.tls_client_ca_file = options_.fleet_client_ca_file;
   ANNEAL_ASSIGN_OR_RETURN(fleet_server_, RpcServer::Start(server, {fleet_service_.get()}, rpc_metrics_, clock_));
-  ANNEAL_ASSIGN_OR_RETURN(admin_, AdminServer::Start({.address = options_.admin_listen}, registry_));
+  if (!options_.admin_listen.empty()) {
+    ANNEAL_ASSIGN_OR_RETURN(admin_, AdminServer::Start({.address = options_.admin_listen}, registry_));
+  }
   for (const std::string& address : api_addresses()) ANNEAL_LOG(INFO) << "serving" << Field("api", address);
   ANNEAL_LOG(INFO) << "serving" << Field("fleet", fleet_address()) << Field("admin", admin_address())
                    << Field("epoch", loop_->epoch());

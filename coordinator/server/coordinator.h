@@ -49,7 +49,8 @@ class Coordinator {
 
   std::vector<std::string> api_addresses() const;
   const std::string& fleet_address() const { return fleet_server_->address(); }
-  const std::string& admin_address() const { return admin_->address(); }
+  // Empty if there is no admin endpoint.
+  std::string admin_address() const { return admin_ == nullptr ? "" : admin_->address(); }
 
  private:
   Coordinator(CoordinatorOptions options, Clock& clock, Random& random);

@@ -49,7 +49,7 @@ absl::StatusOr<std::optional<CoordinatorOptions>> ParseCoordinatorOptions(int ar
   Flags flags("anneal-coordinator", "Takes fine-tuning jobs, decides where they run, and remembers everything.");
   flags.TextList("listen", &options.listen, "Address of the API: host:port or unix:/path. May be given several times.");
   flags.Text("fleet-listen", &options.fleet_listen, "Address for workers: host:port or unix:/path.");
-  flags.Text("admin-listen", &options.admin_listen, "host:port of /metrics, /livez and /readyz, plain HTTP.");
+  flags.Text("admin-listen", &options.admin_listen, "host:port of /metrics, /livez and /readyz, plain HTTP. Empty: none.");
   flags.Text("data-dir", &options.data_dir, "Folder of the catalog, on a local or block disk.");
   flags.Text("storage-root", &options.storage_root, "Folder that the coordinator and all nodes share.");
   flags.TextList("allowed-root", &options.allowed_roots, "Folder that file:/// references may name. May be given several times.");
