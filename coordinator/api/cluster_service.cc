@@ -13,14 +13,17 @@
 
 namespace anneal {
 
-absl::Status ClusterServiceImpl::List(const grpc::ServerContext& context, const v1::ListWorkersRequest& request,
+absl::Status ClusterServiceImpl::List(const grpc::ServerContext& context,
+                                      const v1::ListWorkersRequest& request,
                                       v1::ListWorkersResponse* response) const {
   ANNEAL_RETURN_IF_ERROR(authenticator_.CallerOf(context).status());
-  ANNEAL_ASSIGN_OR_RETURN(const PageRequest page, ParsePageRequest(request.page_size(), request.page_token(), "workers"));
+  ANNEAL_ASSIGN_OR_RETURN(const PageRequest page,
+                          ParsePageRequest(request.page_size(), request.page_token(), "workers"));
   for (const v1::Worker& worker : *roster_.workers()) {
     if (worker.name() <= page.after_id) continue;
     if (response->workers_size() == page.size) {
-      response->set_next_page_token(MakePageToken(response->workers(page.size - 1).name(), "workers"));
+      response->set_next_page_token(
+          MakePageToken(response->workers(page.size - 1).name(), "workers"));
       break;
     }
     *response->add_workers() = worker;
@@ -28,7 +31,8 @@ absl::Status ClusterServiceImpl::List(const grpc::ServerContext& context, const 
   return absl::OkStatus();
 }
 
-absl::Status ClusterServiceImpl::SetDrained(const grpc::ServerContext& context, const std::string& name, bool drained,
+absl::Status ClusterServiceImpl::SetDrained(const grpc::ServerContext& context,
+                                            const std::string& name, bool drained,
                                             v1::Worker* response) {
   ANNEAL_RETURN_IF_ERROR(authenticator_.CallerOf(context).status());
   ANNEAL_ASSIGN_OR_RETURN(const std::string worker, WorkerNameOf(name));
@@ -43,15 +47,18 @@ absl::Status ClusterServiceImpl::SetDrained(const grpc::ServerContext& context, 
   return absl::OkStatus();
 }
 
-grpc::Status ClusterServiceImpl::ListWorkers(grpc::ServerContext* context, const v1::ListWorkersRequest* request,
+grpc::Status ClusterServiceImpl::ListWorkers(grpc::ServerContext* context,
+                                             const v1::ListWorkersRequest* request,
                                              v1::ListWorkersResponse* response) {
   return ToGrpcStatus(List(*context, *request, response));
 }
-grpc::Status ClusterServiceImpl::DrainWorker(grpc::ServerContext* context, const v1::DrainWorkerRequest* request,
+grpc::Status ClusterServiceImpl::DrainWorker(grpc::ServerContext* context,
+                                             const v1::DrainWorkerRequest* request,
                                              v1::Worker* response) {
   return ToGrpcStatus(SetDrained(*context, request->name(), true, response));
 }
-grpc::Status ClusterServiceImpl::UndrainWorker(grpc::ServerContext* context, const v1::UndrainWorkerRequest* request,
+grpc::Status ClusterServiceImpl::UndrainWorker(grpc::ServerContext* context,
+                                               const v1::UndrainWorkerRequest* request,
                                                v1::Worker* response) {
   return ToGrpcStatus(SetDrained(*context, request->name(), false, response));
 }

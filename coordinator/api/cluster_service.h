@@ -9,24 +9,26 @@
 
 namespace anneal {
 
-// Purpose: shows and drains workers. The fleet belongs to no project, so any caller sees it; jobs of other projects in its slots
-// are shown by name only.
-// Owner: Coordinator. Thread-safe.
+// Purpose: shows and drains workers. The fleet belongs to no project, so any caller sees it; jobs
+// of other projects in its slots are shown by name only. Owner: Coordinator. Thread-safe.
 class ClusterServiceImpl : public v1::ClusterService::Service {
  public:
-  ClusterServiceImpl(const Authenticator& authenticator, const FleetRoster& roster, FleetInbox& inbox)
+  ClusterServiceImpl(const Authenticator& authenticator, const FleetRoster& roster,
+                     FleetInbox& inbox)
       : authenticator_(authenticator), roster_(roster), inbox_(inbox) {}
 
   grpc::Status ListWorkers(grpc::ServerContext* context, const v1::ListWorkersRequest* request,
                            v1::ListWorkersResponse* response) override;
-  grpc::Status DrainWorker(grpc::ServerContext* context, const v1::DrainWorkerRequest* request, v1::Worker* response) override;
+  grpc::Status DrainWorker(grpc::ServerContext* context, const v1::DrainWorkerRequest* request,
+                           v1::Worker* response) override;
   grpc::Status UndrainWorker(grpc::ServerContext* context, const v1::UndrainWorkerRequest* request,
                              v1::Worker* response) override;
 
  private:
   absl::Status List(const grpc::ServerContext& context, const v1::ListWorkersRequest& request,
                     v1::ListWorkersResponse* response) const;
-  absl::Status SetDrained(const grpc::ServerContext& context, const std::string& name, bool drained, v1::Worker* response);
+  absl::Status SetDrained(const grpc::ServerContext& context, const std::string& name, bool drained,
+                          v1::Worker* response);
 
   const Authenticator& authenticator_;
   const FleetRoster& roster_;

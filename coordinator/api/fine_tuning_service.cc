@@ -25,7 +25,8 @@ namespace {
 constexpr int kMaxRequestIdLength = 64;
 
 // Posts and waits for the answer.
-absl::StatusOr<std::shared_ptr<const internal::JobRecord>> Await(const std::function<void(EventSink::JobReply)>& post) {
+absl::StatusOr<std::shared_ptr<const internal::JobRecord>> Await(
+    const std::function<void(EventSink::JobReply)>& post) {
   absl::Notification done;
   absl::StatusOr<std::shared_ptr<const internal::JobRecord>> answer;
   post([&](absl::StatusOr<std::shared_ptr<const internal::JobRecord>> result) {
@@ -38,7 +39,8 @@ absl::StatusOr<std::shared_ptr<const internal::JobRecord>> Await(const std::func
 
 absl::Status CheckRequestId(const std::string& request_id) {
   if (request_id.size() <= kMaxRequestIdLength) return absl::OkStatus();
-  return InvalidField("request_id", absl::StrCat(request_id.size(), " characters; at most ", kMaxRequestIdLength));
+  return InvalidField(
+      "request_id", absl::StrCat(request_id.size(), " characters; at most ", kMaxRequestIdLength));
 }
 
 // The same request gives the same text, whatever order its maps are in.
@@ -58,7 +60,9 @@ absl::Status RefusalOf(const std::vector<v1::Issue>& issues) {
   for (const v1::Issue& issue : issues) {
     if (issue.severity() != v1::Issue::SEVERITY_ERROR) continue;
     violations.push_back({absl::StrCat("spec.", issue.field()),
-                          issue.hint().empty() ? issue.message() : absl::StrCat(issue.message(), " (", issue.hint(), ")")});
+                          issue.hint().empty()
+                              ? issue.message()
+                              : absl::StrCat(issue.message(), " (", issue.hint(), ")")});
   }
   return WithReason(InvalidFields(violations), "BAD_SPEC");
 }
@@ -70,17 +74,18 @@ absl::StatusOr<int> LimitOf(int32_t page_size, int default_size, int max_size) {
 
 }  // namespace
 
-absl::StatusOr<FineTuningServiceImpl::Record> FineTuningServiceImpl::Find(const grpc::ServerContextBase& context,
-                                                                          const std::string& name) const {
+absl::StatusOr<FineTuningServiceImpl::Record> FineTuningServiceImpl::Find(
+    const grpc::ServerContextBase& context, const std::string& name) const {
   ANNEAL_ASSIGN_OR_RETURN(const Caller caller, parts_.authenticator.CallerOf(context));
   ANNEAL_ASSIGN_OR_RETURN(const std::string id, JobIdOf(name));
   Record record = parts_.catalog.FindJob(caller.project, id);
-  if (record == nullptr) return WithReason(absl::NotFoundError(absl::StrCat("no ", name)), "NOT_FOUND");
+  if (record == nullptr)
+    return WithReason(absl::NotFoundError(absl::StrCat("no ", name)), "NOT_FOUND");
   return record;
 }
 
-FineTuningServiceImpl::Record FineTuningServiceImpl::FindByRequest(const std::string& project,
-                                                                   const std::string& request_id) const {
+FineTuningServiceImpl::Record FineTuningServiceImpl::FindByRequest(
+    const std::string& project, const std::string& request_id) const {
   if (request_id.empty()) return nullptr;
   const std::shared_ptr<const JobTable> jobs = parts_.catalog.jobs();
   for (const auto& [id, record] : *jobs) {
@@ -89,32 +94,37 @@ FineTuningServiceImpl::Record FineTuningServiceImpl::FindByRequest(const std::st
   return nullptr;
 }
 
-absl::Status FineTuningServiceImpl::Check(const grpc::ServerContext& context, const v1::CheckJobRequest& request,
+absl::Status FineTuningServiceImpl::Check(const grpc::ServerContext& context,
+                                          const v1::CheckJobRequest& request,
                                           v1::CheckJobResponse* response) {
   ANNEAL_ASSIGN_OR_RETURN(const Caller caller, parts_.authenticator.CallerOf(context));
-  ANNEAL_ASSIGN_OR_RETURN(SpecResolver::Result result,
-                          parts_.resolver.Resolve(caller.project, request.spec(), parts_.clock.TimeNow()));
+  ANNEAL_ASSIGN_OR_RETURN(
+      SpecResolver::Result result,
+      parts_.resolver.Resolve(caller.project, request.spec(), parts_.clock.TimeNow()));
   *response->mutable_resolved() = std::move(result.resolution.job);
   for (v1::Issue& issue : result.resolution.issues) *response->add_issues() = std::move(issue);
   return absl::OkStatus();
 }
 
-absl::Status FineTuningServiceImpl::Create(const grpc::ServerContext& context, const v1::CreateJobRequest& request,
-                                           v1::Job* response) {
+absl::Status FineTuningServiceImpl::Create(const grpc::ServerContext& context,
+                                           const v1::CreateJobRequest& request, v1::Job* response) {
   ANNEAL_ASSIGN_OR_RETURN(const Caller caller, parts_.authenticator.CallerOf(context));
   ANNEAL_RETURN_IF_ERROR(CheckRequestId(request.request_id()));
   internal::JobRecord record;
   record.set_request_id(request.request_id());
   record.set_request_sha256(RequestSha256(request));
-  // A repetition gets the first job even if what it named is gone by now. The loop decides; this only saves the looking up.
+  // A repetition gets the first job even if what it named is gone by now. The loop decides; this
+  // only saves the looking up.
   const Record first = FindByRequest(caller.project, request.request_id());
   if (first != nullptr && first->request_sha256() == record.request_sha256()) {
     *response = first->job();
     return absl::OkStatus();
   }
   const absl::Time now = parts_.clock.TimeNow();
-  ANNEAL_ASSIGN_OR_RETURN(SpecResolver::Result result, parts_.resolver.Resolve(caller.project, request.spec(), now));
-  if (!result.resolution.ok() || spec::HasErrors(result.resolution.issues)) return RefusalOf(result.resolution.issues);
+  ANNEAL_ASSIGN_OR_RETURN(SpecResolver::Result result,
+                          parts_.resolver.Resolve(caller.project, request.spec(), now));
+  if (!result.resolution.ok() || spec::HasErrors(result.resolution.issues))
+    return RefusalOf(result.resolution.issues);
   record.set_id(NewUlid(now, parts_.random));
   record.set_hold_after_validation(request.hold_after_validation());
   *record.mutable_inputs() = std::move(result.inputs);
@@ -124,26 +134,32 @@ absl::Status FineTuningServiceImpl::Create(const grpc::ServerContext& context, c
   job.set_creator(caller.creator);
   *job.mutable_spec() = request.spec();
   *job.mutable_resolved() = std::move(result.resolution.job);
-  ANNEAL_ASSIGN_OR_RETURN(const Record created,
-                          Await([&](EventSink::JobReply reply) { parts_.sink.CreateJob(record, std::move(reply)); }));
+  ANNEAL_ASSIGN_OR_RETURN(const Record created, Await([&](EventSink::JobReply reply) {
+                            parts_.sink.CreateJob(record, std::move(reply));
+                          }));
   *response = created->job();
   return absl::OkStatus();
 }
 
-absl::Status FineTuningServiceImpl::List(const grpc::ServerContext& context, const v1::ListJobsRequest& request,
+absl::Status FineTuningServiceImpl::List(const grpc::ServerContext& context,
+                                         const v1::ListJobsRequest& request,
                                          v1::ListJobsResponse* response) {
   ANNEAL_ASSIGN_OR_RETURN(const Caller caller, parts_.authenticator.CallerOf(context));
-  const std::string filter = absl::StrCat(caller.project, "\n", absl::StrJoin(request.states(), ","), "\n", request.display_name());
-  ANNEAL_ASSIGN_OR_RETURN(const PageRequest page, ParsePageRequest(request.page_size(), request.page_token(), filter));
+  const std::string filter = absl::StrCat(
+      caller.project, "\n", absl::StrJoin(request.states(), ","), "\n", request.display_name());
+  ANNEAL_ASSIGN_OR_RETURN(const PageRequest page,
+                          ParsePageRequest(request.page_size(), request.page_token(), filter));
   const std::shared_ptr<const JobTable> jobs = parts_.catalog.jobs();
   // ULIDs sort by time: backwards is newest first.
   auto it = page.after_id.empty() ? jobs->end() : jobs->lower_bound(page.after_id);
   while (it != jobs->begin()) {
     const v1::Job& job = (--it)->second->job();
     if (job.project() != caller.project) continue;
-    if (!request.display_name().empty() && job.resolved().spec().display_name() != request.display_name()) continue;
-    if (request.states_size() > 0 &&
-        std::find(request.states().begin(), request.states().end(), job.state()) == request.states().end()) {
+    if (!request.display_name().empty() &&
+        job.resolved().spec().display_name() != request.display_name())
+      continue;
+    if (request.states_size() > 0 && std::find(request.states().begin(), request.states().end(),
+                                               job.state()) == request.states().end()) {
       continue;
     }
     if (response->jobs_size() == page.size) {
@@ -155,7 +171,8 @@ absl::Status FineTuningServiceImpl::List(const grpc::ServerContext& context, con
   return absl::OkStatus();
 }
 
-absl::Status FineTuningServiceImpl::Delete(const grpc::ServerContext& context, const v1::DeleteJobRequest& request) {
+absl::Status FineTuningServiceImpl::Delete(const grpc::ServerContext& context,
+                                           const v1::DeleteJobRequest& request) {
   ANNEAL_ASSIGN_OR_RETURN(const Caller caller, parts_.authenticator.CallerOf(context));
   ANNEAL_ASSIGN_OR_RETURN(const std::string id, JobIdOf(request.name()));
   ANNEAL_RETURN_IF_ERROR(Await([&](EventSink::JobReply reply) {
@@ -164,36 +181,42 @@ absl::Status FineTuningServiceImpl::Delete(const grpc::ServerContext& context, c
   for (const std::string& path : {OutputPath(id), JobPath(id), PreparedPath(id)}) {
     if (absl::Status status = parts_.storage.MoveToTrash(path); !status.ok()) {
       // The job is gone for its user; what stays behind only takes space.
-      ANNEAL_LOG(WARNING) << "files of a deleted job stay behind" << Field("path", path) << Field("why", status.message());
+      ANNEAL_LOG(WARNING) << "files of a deleted job stay behind" << Field("path", path)
+                          << Field("why", status.message());
     }
   }
   return absl::OkStatus();
 }
 
-absl::Status FineTuningServiceImpl::Act(const grpc::ServerContext& context, const v1::JobActionRequest& request,
-                                        LifecycleEvent event, v1::Job* response) {
+absl::Status FineTuningServiceImpl::Act(const grpc::ServerContext& context,
+                                        const v1::JobActionRequest& request, LifecycleEvent event,
+                                        v1::Job* response) {
   ANNEAL_ASSIGN_OR_RETURN(const Caller caller, parts_.authenticator.CallerOf(context));
   ANNEAL_ASSIGN_OR_RETURN(const std::string id, JobIdOf(request.name()));
   ANNEAL_RETURN_IF_ERROR(CheckRequestId(request.request_id()));
   ANNEAL_ASSIGN_OR_RETURN(const Record record, Await([&](EventSink::JobReply reply) {
-                            parts_.sink.ChangeJob(caller.project, id, std::move(event), std::move(reply));
+                            parts_.sink.ChangeJob(caller.project, id, std::move(event),
+                                                  std::move(reply));
                           }));
   *response = record->job();
   return absl::OkStatus();
 }
 
-absl::Status FineTuningServiceImpl::ListEvents(const grpc::ServerContext& context, const v1::ListJobEventsRequest& request,
+absl::Status FineTuningServiceImpl::ListEvents(const grpc::ServerContext& context,
+                                               const v1::ListJobEventsRequest& request,
                                                v1::ListJobEventsResponse* response) {
   ANNEAL_ASSIGN_OR_RETURN(const Record record, Find(context, request.name()));
   ANNEAL_ASSIGN_OR_RETURN(const int limit, LimitOf(request.page_size(), 50, 1000));
   ANNEAL_ASSIGN_OR_RETURN(std::vector<v1::JobEvent> events,
                           parts_.history.ReadEvents(record->id(), request.after_sequence(), limit));
   for (v1::JobEvent& event : events) *response->add_events() = std::move(event);
-  if (response->events_size() == limit) response->set_next_sequence(response->events(limit - 1).sequence());
+  if (response->events_size() == limit)
+    response->set_next_sequence(response->events(limit - 1).sequence());
   return absl::OkStatus();
 }
 
-absl::Status FineTuningServiceImpl::ListSteps(const grpc::ServerContext& context, const v1::ListStepMetricsRequest& request,
+absl::Status FineTuningServiceImpl::ListSteps(const grpc::ServerContext& context,
+                                              const v1::ListStepMetricsRequest& request,
                                               v1::ListStepMetricsResponse* response) {
   ANNEAL_ASSIGN_OR_RETURN(const Record record, Find(context, request.name()));
   ANNEAL_ASSIGN_OR_RETURN(const int limit, LimitOf(request.page_size(), 1000, 10000));
@@ -201,7 +224,8 @@ absl::Status FineTuningServiceImpl::ListSteps(const grpc::ServerContext& context
                           parts_.history.ReadSteps(record->id(), request.after_step(), limit));
   for (v1::StepMetrics& step : steps) *response->add_steps() = std::move(step);
   if (response->steps_size() == limit) response->set_next_step(response->steps(limit - 1).step());
-  ANNEAL_ASSIGN_OR_RETURN(std::optional<v1::EvaluationPoint> before, parts_.history.ReadFirstEvaluation(record->id()));
+  ANNEAL_ASSIGN_OR_RETURN(std::optional<v1::EvaluationPoint> before,
+                          parts_.history.ReadFirstEvaluation(record->id()));
   if (before.has_value()) *response->mutable_before() = *std::move(before);
   return absl::OkStatus();
 }
@@ -220,80 +244,97 @@ absl::StatusOr<std::shared_ptr<PumpedWriter<v1::LogChunk>>> FineTuningServiceImp
   ANNEAL_ASSIGN_OR_RETURN(const Record record, Find(context, request.name()));
   if (request.offset() < 0) return InvalidField("offset", "is negative");
   if (request.rank() < -1) return InvalidField("rank", "is not a rank, nor -1 for prepare");
-  const int64_t generation = request.generation() == 0 ? record->job().generation() : request.generation();
+  const int64_t generation =
+      request.generation() == 0 ? record->job().generation() : request.generation();
   if (request.rank() >= 0 && (generation < 1 || generation > record->job().generation())) {
-    return WithReason(absl::NotFoundError(absl::StrCat(record->job().name(), " has not run generation ", std::max<int64_t>(1, generation))),
-                      "NOT_FOUND");
+    return WithReason(
+        absl::NotFoundError(absl::StrCat(record->job().name(), " has not run generation ",
+                                         std::max<int64_t>(1, generation))),
+        "NOT_FOUND");
   }
   const ReadJobLogStream::Parts parts{parts_.pump, parts_.catalog, parts_.storage};
-  return std::make_shared<ReadJobLogStream>(parts, record->job().project(), record->id(), generation, request);
+  return std::make_shared<ReadJobLogStream>(parts, record->job().project(), record->id(),
+                                            generation, request);
 }
 
-grpc::Status FineTuningServiceImpl::CheckJob(grpc::ServerContext* context, const v1::CheckJobRequest* request,
+grpc::Status FineTuningServiceImpl::CheckJob(grpc::ServerContext* context,
+                                             const v1::CheckJobRequest* request,
                                              v1::CheckJobResponse* response) {
   return ToGrpcStatus(Check(*context, *request, response));
 }
-grpc::Status FineTuningServiceImpl::CreateJob(grpc::ServerContext* context, const v1::CreateJobRequest* request,
+grpc::Status FineTuningServiceImpl::CreateJob(grpc::ServerContext* context,
+                                              const v1::CreateJobRequest* request,
                                               v1::Job* response) {
   return ToGrpcStatus(Create(*context, *request, response));
 }
-grpc::Status FineTuningServiceImpl::GetJob(grpc::ServerContext* context, const v1::GetJobRequest* request, v1::Job* response) {
+grpc::Status FineTuningServiceImpl::GetJob(grpc::ServerContext* context,
+                                           const v1::GetJobRequest* request, v1::Job* response) {
   absl::StatusOr<Record> record = Find(*context, request->name());
   if (record.ok()) *response = (*record)->job();
   return ToGrpcStatus(record.status());
 }
-grpc::Status FineTuningServiceImpl::ListJobs(grpc::ServerContext* context, const v1::ListJobsRequest* request,
+grpc::Status FineTuningServiceImpl::ListJobs(grpc::ServerContext* context,
+                                             const v1::ListJobsRequest* request,
                                              v1::ListJobsResponse* response) {
   return ToGrpcStatus(List(*context, *request, response));
 }
-grpc::Status FineTuningServiceImpl::DeleteJob(grpc::ServerContext* context, const v1::DeleteJobRequest* request,
+grpc::Status FineTuningServiceImpl::DeleteJob(grpc::ServerContext* context,
+                                              const v1::DeleteJobRequest* request,
                                               google::protobuf::Empty*) {
   return ToGrpcStatus(Delete(*context, *request));
 }
-grpc::Status FineTuningServiceImpl::CancelJob(grpc::ServerContext* context, const v1::JobActionRequest* request,
+grpc::Status FineTuningServiceImpl::CancelJob(grpc::ServerContext* context,
+                                              const v1::JobActionRequest* request,
                                               v1::Job* response) {
   return ToGrpcStatus(Act(*context, *request, CancelRequested{request->request_id()}, response));
 }
-grpc::Status FineTuningServiceImpl::PauseJob(grpc::ServerContext* context, const v1::JobActionRequest* request, v1::Job*) {
+grpc::Status FineTuningServiceImpl::PauseJob(grpc::ServerContext* context,
+                                             const v1::JobActionRequest* request, v1::Job*) {
   const absl::Status found = Find(*context, request->name()).status();
   if (!found.ok()) return ToGrpcStatus(found);
-  return ToGrpcStatus(WithReason(
-      absl::UnimplementedError("pausing needs checkpoints, which this version does not write: let the job run, finish it to keep "
-                               "the model as it is, or cancel it"),
-      "NO_CHECKPOINTS"));
+  return ToGrpcStatus(
+      WithReason(absl::UnimplementedError("pausing needs checkpoints, which this version does not "
+                                          "write: let the job run, finish it to keep "
+                                          "the model as it is, or cancel it"),
+                 "NO_CHECKPOINTS"));
 }
-grpc::Status FineTuningServiceImpl::ResumeJob(grpc::ServerContext* context, const v1::JobActionRequest* request,
+grpc::Status FineTuningServiceImpl::ResumeJob(grpc::ServerContext* context,
+                                              const v1::JobActionRequest* request,
                                               v1::Job* response) {
   ResumeRequested event{request->request_id(), std::nullopt};
   if (request->has_slots()) event.slots = request->slots();
   return ToGrpcStatus(Act(*context, *request, std::move(event), response));
 }
-grpc::Status FineTuningServiceImpl::FinishJob(grpc::ServerContext* context, const v1::JobActionRequest* request,
+grpc::Status FineTuningServiceImpl::FinishJob(grpc::ServerContext* context,
+                                              const v1::JobActionRequest* request,
                                               v1::Job* response) {
   return ToGrpcStatus(Act(*context, *request, FinishRequested{request->request_id()}, response));
 }
-grpc::Status FineTuningServiceImpl::ListJobEvents(grpc::ServerContext* context, const v1::ListJobEventsRequest* request,
+grpc::Status FineTuningServiceImpl::ListJobEvents(grpc::ServerContext* context,
+                                                  const v1::ListJobEventsRequest* request,
                                                   v1::ListJobEventsResponse* response) {
   return ToGrpcStatus(ListEvents(*context, *request, response));
 }
-grpc::Status FineTuningServiceImpl::ListStepMetrics(grpc::ServerContext* context, const v1::ListStepMetricsRequest* request,
+grpc::Status FineTuningServiceImpl::ListStepMetrics(grpc::ServerContext* context,
+                                                    const v1::ListStepMetricsRequest* request,
                                                     v1::ListStepMetricsResponse* response) {
   return ToGrpcStatus(ListSteps(*context, *request, response));
 }
-grpc::Status FineTuningServiceImpl::ListCheckpoints(grpc::ServerContext* context, const v1::ListCheckpointsRequest* request,
+grpc::Status FineTuningServiceImpl::ListCheckpoints(grpc::ServerContext* context,
+                                                    const v1::ListCheckpointsRequest* request,
                                                     v1::ListCheckpointsResponse*) {
   // This version writes none.
   return ToGrpcStatus(Find(*context, request->name()).status());
 }
 
-grpc::ServerWriteReactor<v1::WatchJobResponse>* FineTuningServiceImpl::WatchJob(grpc::CallbackServerContext* context,
-                                                                                const v1::WatchJobRequest* request) {
+grpc::ServerWriteReactor<v1::WatchJobResponse>* FineTuningServiceImpl::WatchJob(
+    grpc::CallbackServerContext* context, const v1::WatchJobRequest* request) {
   auto stream = Watch(*context, *request);
   if (!stream.ok()) return new RefusedWriter<v1::WatchJobResponse>(stream.status());
   return PumpedWriter<v1::WatchJobResponse>::Start(*std::move(stream));
 }
-grpc::ServerWriteReactor<v1::LogChunk>* FineTuningServiceImpl::ReadJobLog(grpc::CallbackServerContext* context,
-                                                                          const v1::ReadJobLogRequest* request) {
+grpc::ServerWriteReactor<v1::LogChunk>* FineTuningServiceImpl::ReadJobLog(
+    grpc::CallbackServerContext* context, const v1::ReadJobLogRequest* request) {
   auto stream = ReadLog(*context, *request);
   if (!stream.ok()) return new RefusedWriter<v1::LogChunk>(stream.status());
   return PumpedWriter<v1::LogChunk>::Start(*std::move(stream));

@@ -19,9 +19,9 @@
 
 namespace anneal {
 
-// Purpose: translates calls into events and back; it decides nothing. Streams use the callback API and hold no thread; the other
-// calls may wait for the loop or hash a model, so they run on threads of their own.
-// Owner: Coordinator. Thread-safe.
+// Purpose: translates calls into events and back; it decides nothing. Streams use the callback API
+// and hold no thread; the other calls may wait for the loop or hash a model, so they run on threads
+// of their own. Owner: Coordinator. Thread-safe.
 class FineTuningServiceImpl
     : public v1::FineTuningService::WithCallbackMethod_WatchJob<
           v1::FineTuningService::WithCallbackMethod_ReadJobLog<v1::FineTuningService::Service>> {
@@ -42,24 +42,32 @@ class FineTuningServiceImpl
 
   grpc::Status CheckJob(grpc::ServerContext* context, const v1::CheckJobRequest* request,
                         v1::CheckJobResponse* response) override;
-  grpc::Status CreateJob(grpc::ServerContext* context, const v1::CreateJobRequest* request, v1::Job* response) override;
-  grpc::Status GetJob(grpc::ServerContext* context, const v1::GetJobRequest* request, v1::Job* response) override;
+  grpc::Status CreateJob(grpc::ServerContext* context, const v1::CreateJobRequest* request,
+                         v1::Job* response) override;
+  grpc::Status GetJob(grpc::ServerContext* context, const v1::GetJobRequest* request,
+                      v1::Job* response) override;
   grpc::Status ListJobs(grpc::ServerContext* context, const v1::ListJobsRequest* request,
                         v1::ListJobsResponse* response) override;
   grpc::Status DeleteJob(grpc::ServerContext* context, const v1::DeleteJobRequest* request,
                          google::protobuf::Empty* response) override;
-  grpc::Status CancelJob(grpc::ServerContext* context, const v1::JobActionRequest* request, v1::Job* response) override;
-  grpc::Status PauseJob(grpc::ServerContext* context, const v1::JobActionRequest* request, v1::Job* response) override;
-  grpc::Status ResumeJob(grpc::ServerContext* context, const v1::JobActionRequest* request, v1::Job* response) override;
-  grpc::Status FinishJob(grpc::ServerContext* context, const v1::JobActionRequest* request, v1::Job* response) override;
+  grpc::Status CancelJob(grpc::ServerContext* context, const v1::JobActionRequest* request,
+                         v1::Job* response) override;
+  grpc::Status PauseJob(grpc::ServerContext* context, const v1::JobActionRequest* request,
+                        v1::Job* response) override;
+  grpc::Status ResumeJob(grpc::ServerContext* context, const v1::JobActionRequest* request,
+                         v1::Job* response) override;
+  grpc::Status FinishJob(grpc::ServerContext* context, const v1::JobActionRequest* request,
+                         v1::Job* response) override;
   grpc::Status ListJobEvents(grpc::ServerContext* context, const v1::ListJobEventsRequest* request,
                              v1::ListJobEventsResponse* response) override;
-  grpc::Status ListStepMetrics(grpc::ServerContext* context, const v1::ListStepMetricsRequest* request,
+  grpc::Status ListStepMetrics(grpc::ServerContext* context,
+                               const v1::ListStepMetricsRequest* request,
                                v1::ListStepMetricsResponse* response) override;
-  grpc::Status ListCheckpoints(grpc::ServerContext* context, const v1::ListCheckpointsRequest* request,
+  grpc::Status ListCheckpoints(grpc::ServerContext* context,
+                               const v1::ListCheckpointsRequest* request,
                                v1::ListCheckpointsResponse* response) override;
-  grpc::ServerWriteReactor<v1::WatchJobResponse>* WatchJob(grpc::CallbackServerContext* context,
-                                                           const v1::WatchJobRequest* request) override;
+  grpc::ServerWriteReactor<v1::WatchJobResponse>* WatchJob(
+      grpc::CallbackServerContext* context, const v1::WatchJobRequest* request) override;
   grpc::ServerWriteReactor<v1::LogChunk>* ReadJobLog(grpc::CallbackServerContext* context,
                                                      const v1::ReadJobLogRequest* request) override;
 
@@ -67,23 +75,29 @@ class FineTuningServiceImpl
   using Record = std::shared_ptr<const internal::JobRecord>;
 
   // The bodies, in our own status.
-  absl::Status Check(const grpc::ServerContext& context, const v1::CheckJobRequest& request, v1::CheckJobResponse* response);
-  absl::Status Create(const grpc::ServerContext& context, const v1::CreateJobRequest& request, v1::Job* response);
-  absl::Status List(const grpc::ServerContext& context, const v1::ListJobsRequest& request, v1::ListJobsResponse* response);
+  absl::Status Check(const grpc::ServerContext& context, const v1::CheckJobRequest& request,
+                     v1::CheckJobResponse* response);
+  absl::Status Create(const grpc::ServerContext& context, const v1::CreateJobRequest& request,
+                      v1::Job* response);
+  absl::Status List(const grpc::ServerContext& context, const v1::ListJobsRequest& request,
+                    v1::ListJobsResponse* response);
   absl::Status Delete(const grpc::ServerContext& context, const v1::DeleteJobRequest& request);
-  absl::Status Act(const grpc::ServerContext& context, const v1::JobActionRequest& request, LifecycleEvent event,
-                   v1::Job* response);
-  absl::Status ListEvents(const grpc::ServerContext& context, const v1::ListJobEventsRequest& request,
+  absl::Status Act(const grpc::ServerContext& context, const v1::JobActionRequest& request,
+                   LifecycleEvent event, v1::Job* response);
+  absl::Status ListEvents(const grpc::ServerContext& context,
+                          const v1::ListJobEventsRequest& request,
                           v1::ListJobEventsResponse* response);
-  absl::Status ListSteps(const grpc::ServerContext& context, const v1::ListStepMetricsRequest& request,
+  absl::Status ListSteps(const grpc::ServerContext& context,
+                         const v1::ListStepMetricsRequest& request,
                          v1::ListStepMetricsResponse* response);
-  absl::StatusOr<std::shared_ptr<PumpedWriter<v1::WatchJobResponse>>> Watch(const grpc::CallbackServerContext& context,
-                                                                           const v1::WatchJobRequest& request);
-  absl::StatusOr<std::shared_ptr<PumpedWriter<v1::LogChunk>>> ReadLog(const grpc::CallbackServerContext& context,
-                                                                     const v1::ReadJobLogRequest& request);
+  absl::StatusOr<std::shared_ptr<PumpedWriter<v1::WatchJobResponse>>> Watch(
+      const grpc::CallbackServerContext& context, const v1::WatchJobRequest& request);
+  absl::StatusOr<std::shared_ptr<PumpedWriter<v1::LogChunk>>> ReadLog(
+      const grpc::CallbackServerContext& context, const v1::ReadJobLogRequest& request);
 
   // The job of that name in the caller's project.
-  absl::StatusOr<Record> Find(const grpc::ServerContextBase& context, const std::string& name) const;
+  absl::StatusOr<Record> Find(const grpc::ServerContextBase& context,
+                              const std::string& name) const;
   // The first job of a repeated CreateJob, or null.
   Record FindByRequest(const std::string& project, const std::string& request_id) const;
 

@@ -14,7 +14,8 @@
 
 namespace anneal {
 
-// One open call. gRPC holds a raw pointer from the start to OnDone; until then the call keeps itself alive. Thread-safe.
+// One open call. gRPC holds a raw pointer from the start to OnDone; until then the call keeps
+// itself alive. Thread-safe.
 template <typename Response>
 class PumpedWriter : public grpc::ServerWriteReactor<Response>, public PumpedStream {
  public:

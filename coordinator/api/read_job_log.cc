@@ -21,8 +21,8 @@ std::string JobLogPath(const std::string& job, int64_t generation, int32_t rank)
   return absl::StrCat(folder, "g", generation, "/rank", rank, ".log");
 }
 
-ReadJobLogStream::ReadJobLogStream(const Parts& parts, std::string project, std::string job, int64_t generation,
-                                   const v1::ReadJobLogRequest& request)
+ReadJobLogStream::ReadJobLogStream(const Parts& parts, std::string project, std::string job,
+                                   int64_t generation, const v1::ReadJobLogRequest& request)
     : PumpedWriter(parts.pump),
       parts_(parts),
       project_(std::move(project)),
@@ -47,7 +47,8 @@ absl::StatusOr<ReadJobLogStream::Due> ReadJobLogStream::Next(v1::LogChunk* messa
   if (!file.ok()) {
     if (!absl::IsNotFound(file.status())) return file.status();
     if (may_grow) return Due::kNothing;
-    return WithReason(absl::NotFoundError(absl::StrCat("there is no such log of jobs/", job_)), "NOT_FOUND");
+    return WithReason(absl::NotFoundError(absl::StrCat("there is no such log of jobs/", job_)),
+                      "NOT_FOUND");
   }
   ANNEAL_ASSIGN_OR_RETURN(std::string data, (*file)->ReadAt(offset_, kChunkBytes));
   if (data.empty()) return may_grow ? Due::kNothing : Due::kEnd;

@@ -17,8 +17,10 @@ namespace {
 
 // Errors that say something about the spec, not about the coordinator.
 bool IsAboutTheSpec(const absl::Status& status) {
-  return status.code() == absl::StatusCode::kNotFound || status.code() == absl::StatusCode::kPermissionDenied ||
-         status.code() == absl::StatusCode::kInvalidArgument || status.code() == absl::StatusCode::kFailedPrecondition;
+  return status.code() == absl::StatusCode::kNotFound ||
+         status.code() == absl::StatusCode::kPermissionDenied ||
+         status.code() == absl::StatusCode::kInvalidArgument ||
+         status.code() == absl::StatusCode::kFailedPrecondition;
 }
 
 absl::Status NoSuch(absl::string_view what) {
@@ -36,13 +38,15 @@ absl::StatusOr<SpecResolver::FoundModel> SpecResolver::Describe(const ModelDirec
   model.facts.has_chat_template = directory.has_chat_template;
   model.facts.source_id = source_id;
   for (int64_t layer = 0; layer < directory.config.layers; ++layer) {
-    for (const LinearModule& linear : BlockLinears(directory.config, layer)) model.facts.linear_modules.push_back(linear.name);
+    for (const LinearModule& linear : BlockLinears(directory.config, layer))
+      model.facts.linear_modules.push_back(linear.name);
   }
   ANNEAL_ASSIGN_OR_RETURN(model.facts.content_hash, ModelContentHash(directory, parts_.hashes));
   return model;
 }
 
-absl::StatusOr<SpecResolver::FoundModel> SpecResolver::FindModel(const std::string& project, const std::string& reference) {
+absl::StatusOr<SpecResolver::FoundModel> SpecResolver::FindModel(const std::string& project,
+                                                                 const std::string& reference) {
   if (spec::IsFileUri(reference)) {
     ANNEAL_ASSIGN_OR_RETURN(const ModelDirectory directory,
                             ReadAllowedModel(parts_.roots, spec::PathOfFileUri(reference)));
@@ -51,45 +55,55 @@ absl::StatusOr<SpecResolver::FoundModel> SpecResolver::FindModel(const std::stri
   FoundModel model;
   if (spec::IsJobModelName(reference)) {
     const std::vector<std::string> names = absl::StrSplit(reference, '/');
-    const std::shared_ptr<const internal::JobRecord> job = parts_.catalog.FindJob(project, names[1]);
-    if (job == nullptr || job->job().output_model() != reference) return NoSuch(absl::StrCat("model ", reference));
-    ANNEAL_ASSIGN_OR_RETURN(const ModelDirectory directory,
-                            ReadModelDirectory(absl::StrCat(parts_.storage_root, "/", OutputPath(names[1]), "/model")));
+    const std::shared_ptr<const internal::JobRecord> job =
+        parts_.catalog.FindJob(project, names[1]);
+    if (job == nullptr || job->job().output_model() != reference)
+      return NoSuch(absl::StrCat("model ", reference));
+    ANNEAL_ASSIGN_OR_RETURN(
+        const ModelDirectory directory,
+        ReadModelDirectory(absl::StrCat(parts_.storage_root, "/", OutputPath(names[1]), "/model")));
     ANNEAL_ASSIGN_OR_RETURN(model, Describe(directory, reference));
     model.dir = absl::StrCat(OutputPath(names[1]), "/model");
     model.resource = absl::StrCat("jobs/", names[1]);
     return model;
   }
   const absl::string_view id = absl::StripPrefix(reference, "models/");
-  ANNEAL_ASSIGN_OR_RETURN(const internal::ModelRecord record, parts_.resources.GetModel(project, id));
+  ANNEAL_ASSIGN_OR_RETURN(const internal::ModelRecord record,
+                          parts_.resources.GetModel(project, id));
   model.dir = ModelPath(project, id);
   // Imported models never change, so the hash taken then holds.
-  ANNEAL_ASSIGN_OR_RETURN(const ModelConfig config, ReadModelConfig(absl::StrCat(parts_.storage_root, "/", model.dir)));
+  ANNEAL_ASSIGN_OR_RETURN(const ModelConfig config,
+                          ReadModelConfig(absl::StrCat(parts_.storage_root, "/", model.dir)));
   model.facts.family = record.family();
   model.facts.max_positions = record.max_positions();
   model.facts.has_chat_template = record.has_chat_template();
   model.facts.content_hash = record.content_hash();
   model.facts.source_id = record.source_id();
   for (int64_t layer = 0; layer < config.layers; ++layer) {
-    for (const LinearModule& linear : BlockLinears(config, layer)) model.facts.linear_modules.push_back(linear.name);
+    for (const LinearModule& linear : BlockLinears(config, layer))
+      model.facts.linear_modules.push_back(linear.name);
   }
   model.resource = reference;
   return model;
 }
 
-absl::StatusOr<internal::DataFile> SpecResolver::FindFile(const std::string& project, const std::string& reference,
+absl::StatusOr<internal::DataFile> SpecResolver::FindFile(const std::string& project,
+                                                          const std::string& reference,
                                                           internal::JobInputs* inputs) {
   internal::DataFile file;
   if (spec::IsFileUri(reference)) {
-    ANNEAL_ASSIGN_OR_RETURN(*file.mutable_path(), parts_.roots.Resolve(spec::PathOfFileUri(reference)));
+    ANNEAL_ASSIGN_OR_RETURN(*file.mutable_path(),
+                            parts_.roots.Resolve(spec::PathOfFileUri(reference)));
     file.set_display_name(spec::PathOfFileUri(reference));
     return file;
   }
-  ANNEAL_ASSIGN_OR_RETURN(const internal::FileRecord record,
-                          parts_.resources.GetFile(project, absl::StripPrefix(reference, "files/")));
+  ANNEAL_ASSIGN_OR_RETURN(
+      const internal::FileRecord record,
+      parts_.resources.GetFile(project, absl::StripPrefix(reference, "files/")));
   file.set_path(BlobPath(record.sha256()));
   file.set_display_name(record.display_name());
-  if (std::find(inputs->resources().begin(), inputs->resources().end(), reference) == inputs->resources().end()) {
+  if (std::find(inputs->resources().begin(), inputs->resources().end(), reference) ==
+      inputs->resources().end()) {
     inputs->add_resources(reference);
   }
   return file;
@@ -97,7 +111,9 @@ absl::StatusOr<internal::DataFile> SpecResolver::FindFile(const std::string& pro
 
 spec::ClusterFacts SpecResolver::FactsOfFleet() const {
   spec::ClusterFacts facts;
-  const auto smaller = [](int32_t known, int32_t threads) { return known == 0 ? threads : std::min(known, threads); };
+  const auto smaller = [](int32_t known, int32_t threads) {
+    return known == 0 ? threads : std::min(known, threads);
+  };
   for (const v1::Worker& worker : *parts_.roster.workers()) {
     if (worker.state() == v1::Worker::STATE_LOST) continue;
     for (const v1::Slot& slot : worker.slots()) {
@@ -113,7 +129,8 @@ spec::ClusterFacts SpecResolver::FactsOfFleet() const {
   return facts;
 }
 
-absl::StatusOr<SpecResolver::Result> SpecResolver::Resolve(const std::string& project, const v1::JobSpec& spec,
+absl::StatusOr<SpecResolver::Result> SpecResolver::Resolve(const std::string& project,
+                                                           const v1::JobSpec& spec,
                                                            absl::Time now) {
   Result result;
   spec::IssueList lookups;
@@ -137,8 +154,10 @@ absl::StatusOr<SpecResolver::Result> SpecResolver::Resolve(const std::string& pr
       return found.status();
     }
   }
-  const auto find_files = [&](absl::string_view field, const google::protobuf::RepeatedPtrField<std::string>& references,
-                              google::protobuf::RepeatedPtrField<internal::DataFile>* files) -> absl::Status {
+  const auto find_files =
+      [&](absl::string_view field,
+          const google::protobuf::RepeatedPtrField<std::string>& references,
+          google::protobuf::RepeatedPtrField<internal::DataFile>* files) -> absl::Status {
     for (int i = 0; i < references.size(); ++i) {
       if (!spec::FileReferenceProblem(references[i]).empty()) continue;
       absl::StatusOr<internal::DataFile> found = FindFile(project, references[i], &result.inputs);
@@ -153,9 +172,10 @@ absl::StatusOr<SpecResolver::Result> SpecResolver::Resolve(const std::string& pr
     }
     return absl::OkStatus();
   };
-  ANNEAL_RETURN_IF_ERROR(find_files("data.train", spec.data().train(), result.inputs.mutable_train_files()));
   ANNEAL_RETURN_IF_ERROR(
-      find_files("data.validation.files", spec.data().validation().files(), result.inputs.mutable_validation_files()));
+      find_files("data.train", spec.data().train(), result.inputs.mutable_train_files()));
+  ANNEAL_RETURN_IF_ERROR(find_files("data.validation.files", spec.data().validation().files(),
+                                    result.inputs.mutable_validation_files()));
 
   result.resolution = spec::ResolveJob(spec, inputs);
   std::vector<v1::Issue> issues = std::move(lookups).Release();

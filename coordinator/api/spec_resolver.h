@@ -19,8 +19,9 @@
 
 namespace anneal {
 
-// Purpose: what CheckJob and CreateJob have in common: looks up the model, the files and the fleet, then asks common/spec.
-// Owner: Coordinator. Thread-safe. Slow for a model given by path that was not seen before: its content is hashed.
+// Purpose: what CheckJob and CreateJob have in common: looks up the model, the files and the fleet,
+// then asks common/spec. Owner: Coordinator. Thread-safe. Slow for a model given by path that was
+// not seen before: its content is hashed.
 class SpecResolver {
  public:
   struct Parts {
@@ -40,9 +41,10 @@ class SpecResolver {
 
   explicit SpecResolver(Parts parts) : parts_(std::move(parts)) {}
 
-  // What is wrong with the spec, missing models and files included, is among the issues; an error means that the looking up
-  // itself failed.
-  absl::StatusOr<Result> Resolve(const std::string& project, const v1::JobSpec& spec, absl::Time now);
+  // What is wrong with the spec, missing models and files included, is among the issues; an error
+  // means that the looking up itself failed.
+  absl::StatusOr<Result> Resolve(const std::string& project, const v1::JobSpec& spec,
+                                 absl::Time now);
 
  private:
   struct FoundModel {
@@ -52,8 +54,10 @@ class SpecResolver {
     std::string resource;
   };
   absl::StatusOr<FoundModel> FindModel(const std::string& project, const std::string& reference);
-  absl::StatusOr<FoundModel> Describe(const ModelDirectory& directory, const std::string& source_id);
-  absl::StatusOr<internal::DataFile> FindFile(const std::string& project, const std::string& reference,
+  absl::StatusOr<FoundModel> Describe(const ModelDirectory& directory,
+                                      const std::string& source_id);
+  absl::StatusOr<internal::DataFile> FindFile(const std::string& project,
+                                              const std::string& reference,
                                               internal::JobInputs* inputs);
   spec::ClusterFacts FactsOfFleet() const;
 

@@ -29,7 +29,8 @@ void StreamPump::Remove(const PumpedStream* stream) {
   // Destroyed outside the lock.
   std::shared_ptr<PumpedStream> removed;
   absl::MutexLock lock(&mu_);
-  const auto found = std::find_if(streams_.begin(), streams_.end(), [&](const auto& s) { return s.get() == stream; });
+  const auto found = std::find_if(streams_.begin(), streams_.end(),
+                                  [&](const auto& s) { return s.get() == stream; });
   if (found == streams_.end()) return;
   removed = std::move(*found);
   streams_.erase(found);

@@ -22,8 +22,9 @@ class PumpedStream {
   virtual void Abort() = 0;
 };
 
-// Purpose: one thread that pumps every open stream when the catalog has changed, and a few times a second.
-// Owner: Coordinator. Thread-safe. Streams pump themselves again after each write, so a long backlog does not wait for us.
+// Purpose: one thread that pumps every open stream when the catalog has changed, and a few times a
+// second. Owner: Coordinator. Thread-safe. Streams pump themselves again after each write, so a
+// long backlog does not wait for us.
 class StreamPump {
  public:
   explicit StreamPump(const Catalog& catalog);

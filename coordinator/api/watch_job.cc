@@ -5,8 +5,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/base/status.h"
+#include "coordinator/lifecycle/proto_time.h"
 #include "coordinator/lifecycle/states.h"
-#include "google/protobuf/util/time_util.h"
 
 namespace anneal {
 namespace {
@@ -17,7 +17,8 @@ constexpr int kPage = 200;
 
 }  // namespace
 
-WatchJobStream::WatchJobStream(const Parts& parts, std::string project, std::string job, const v1::WatchJobRequest& request)
+WatchJobStream::WatchJobStream(const Parts& parts, std::string project, std::string job,
+                               const v1::WatchJobRequest& request)
     : PumpedWriter(parts.pump),
       parts_(parts),
       project_(std::move(project)),
@@ -36,7 +37,8 @@ absl::Status WatchJobStream::Refill(const internal::JobRecord& record) {
   if (!std::exchange(started_, true)) AddSnapshot(record);
   bool state_changed = false;
   if (record.last_event_sequence() > sequence_) {
-    ANNEAL_ASSIGN_OR_RETURN(std::vector<v1::JobEvent> events, parts_.history.ReadEvents(job_, sequence_, kPage));
+    ANNEAL_ASSIGN_OR_RETURN(std::vector<v1::JobEvent> events,
+                            parts_.history.ReadEvents(job_, sequence_, kPage));
     for (v1::JobEvent& event : events) {
       sequence_ = event.sequence();
       state_changed |= event.has_state_change();
@@ -45,7 +47,8 @@ absl::Status WatchJobStream::Refill(const internal::JobRecord& record) {
       *message.mutable_event() = std::move(event);
     }
   }
-  ANNEAL_ASSIGN_OR_RETURN(std::vector<v1::StepMetrics> steps, parts_.history.ReadSteps(job_, step_, kPage));
+  ANNEAL_ASSIGN_OR_RETURN(std::vector<v1::StepMetrics> steps,
+                          parts_.history.ReadSteps(job_, step_, kPage));
   for (v1::StepMetrics& step : steps) {
     step_ = step.step();
     v1::WatchJobResponse& message = waiting_.emplace_back();
@@ -59,8 +62,10 @@ absl::Status WatchJobStream::Refill(const internal::JobRecord& record) {
 absl::StatusOr<WatchJobStream::Due> WatchJobStream::Next(v1::WatchJobResponse* message) {
   const absl::Duration now = parts_.clock.MonotonicNow();
   if (waiting_.empty()) {
-    const std::shared_ptr<const internal::JobRecord> record = parts_.catalog.FindJob(project_, job_);
-    if (record == nullptr) return WithReason(absl::NotFoundError(absl::StrCat("no jobs/", job_)), "NOT_FOUND");
+    const std::shared_ptr<const internal::JobRecord> record =
+        parts_.catalog.FindJob(project_, job_);
+    if (record == nullptr)
+      return WithReason(absl::NotFoundError(absl::StrCat("no jobs/", job_)), "NOT_FOUND");
     ANNEAL_RETURN_IF_ERROR(Refill(*record));
     // Steps are on disk before the end is, so after the last event there is nothing left.
     if (waiting_.empty() && IsTerminal(record->job().state())) return Due::kEnd;
@@ -75,8 +80,7 @@ absl::StatusOr<WatchJobStream::Due> WatchJobStream::Next(v1::WatchJobResponse* m
     if (waiting_.empty() && now >= last_sent_ + kHeartbeatEvery) {
       v1::WatchJobResponse& beat = waiting_.emplace_back();
       beat.set_sequence(sequence_);
-      *beat.mutable_heartbeat()->mutable_time() =
-          google::protobuf::util::TimeUtil::MicrosecondsToTimestamp(absl::ToUnixMicros(parts_.clock.TimeNow()));
+      *beat.mutable_heartbeat()->mutable_time() = TimestampOf(parts_.clock.TimeNow());
     }
   }
   if (waiting_.empty()) return Due::kNothing;

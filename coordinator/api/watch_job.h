@@ -13,9 +13,10 @@
 
 namespace anneal {
 
-// Sends a snapshot, then everything after the client's cursors in order: events and, after those that change the state, the job
-// as it is now; steps; progress at most twice a second; a heartbeat when nothing was sent for 15 s. Ends with the job's end.
-// Nothing is queued beyond one page of the history, so a slow client costs nothing but its own delay.
+// Sends a snapshot, then everything after the client's cursors in order: events and, after those
+// that change the state, the job as it is now; steps; progress at most twice a second; a heartbeat
+// when nothing was sent for 15 s. Ends with the job's end. Nothing is queued beyond one page of the
+// history, so a slow client costs nothing but its own delay.
 class WatchJobStream : public PumpedWriter<v1::WatchJobResponse> {
  public:
   struct Parts {
@@ -24,7 +25,8 @@ class WatchJobStream : public PumpedWriter<v1::WatchJobResponse> {
     JobHistory& history;
     Clock& clock;
   };
-  WatchJobStream(const Parts& parts, std::string project, std::string job, const v1::WatchJobRequest& request);
+  WatchJobStream(const Parts& parts, std::string project, std::string job,
+                 const v1::WatchJobRequest& request);
 
  private:
   absl::StatusOr<Due> Next(v1::WatchJobResponse* message) override;

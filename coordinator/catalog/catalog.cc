@@ -9,7 +9,8 @@ std::shared_ptr<const JobTable> Catalog::jobs() const {
   return jobs_;
 }
 
-std::shared_ptr<const internal::JobRecord> Catalog::FindJob(absl::string_view project, absl::string_view id) const {
+std::shared_ptr<const internal::JobRecord> Catalog::FindJob(absl::string_view project,
+                                                            absl::string_view id) const {
   const std::shared_ptr<const JobTable> table = jobs();
   const auto found = table->find(std::string(id));
   if (found == table->end() || found->second->job().project() != project) return nullptr;

@@ -14,9 +14,9 @@
 
 namespace anneal {
 
-// Purpose: hands the control loop's state to handlers without their waiting for the loop. Published only after it is durable,
-// so nobody can see what a crash would take back; live progress is the one thing shown earlier.
-// Owner: Coordinator. Thread-safe.
+// Purpose: hands the control loop's state to handlers without their waiting for the loop. Published
+// only after it is durable, so nobody can see what a crash would take back; live progress is the
+// one thing shown earlier. Owner: Coordinator. Thread-safe.
 class Catalog {
  public:
   explicit Catalog(Clock& clock) : clock_(clock) {}
@@ -24,7 +24,8 @@ class Catalog {
   // Never null.
   std::shared_ptr<const JobTable> jobs() const;
   // The job, or null if the project has none of this id.
-  std::shared_ptr<const internal::JobRecord> FindJob(absl::string_view project, absl::string_view id) const;
+  std::shared_ptr<const internal::JobRecord> FindJob(absl::string_view project,
+                                                     absl::string_view id) const;
 
   // Called by the loop thread.
   void Publish(JobTable jobs);

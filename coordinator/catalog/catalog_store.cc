@@ -19,7 +19,8 @@ absl::StatusOr<std::vector<Record>> LoadAll(Database& database, absl::string_vie
     if (!found) return records;
     const absl::string_view bytes = statement.Bytes(0);
     if (!records.emplace_back().ParseFromArray(bytes.data(), static_cast<int>(bytes.size()))) {
-      return absl::DataLossError(absl::StrCat("the catalog holds a broken ", Record().GetTypeName()));
+      return absl::DataLossError(
+          absl::StrCat("the catalog holds a broken ", Record().GetTypeName()));
     }
   }
 }
@@ -32,7 +33,9 @@ absl::StatusOr<std::unique_ptr<CatalogStore>> CatalogStore::Open(const std::stri
 }
 
 absl::StatusOr<int64_t> CatalogStore::NextEpoch() {
-  ANNEAL_ASSIGN_OR_RETURN(Statement statement, database_.Prepare("UPDATE coordinator SET epoch = epoch + 1 RETURNING epoch"));
+  ANNEAL_ASSIGN_OR_RETURN(
+      Statement statement,
+      database_.Prepare("UPDATE coordinator SET epoch = epoch + 1 RETURNING epoch"));
   ANNEAL_ASSIGN_OR_RETURN(const bool found, statement.Step());
   ANNEAL_CHECK(found);
   const int64_t epoch = statement.Int(0);
@@ -52,30 +55,35 @@ absl::StatusOr<std::vector<internal::WorkerRecord>> CatalogStore::LoadWorkers() 
 absl::StatusOr<std::string> CatalogStore::FindMissingResource(const internal::JobRecord& record) {
   for (const std::string& resource : record.inputs().resources()) {
     const bool file = absl::StartsWith(resource, "files/");
-    ANNEAL_ASSIGN_OR_RETURN(Statement statement,
-                            database_.Prepare(file ? "SELECT 1 FROM files WHERE id = ? AND project = ?"
-                                                   : "SELECT 1 FROM models WHERE id = ? AND project = ?"));
-    const absl::string_view id = absl::StripPrefix(absl::StripPrefix(resource, "files/"), "models/");
-    ANNEAL_ASSIGN_OR_RETURN(const bool found, statement.Bind(id).Bind(record.job().project()).Step());
+    ANNEAL_ASSIGN_OR_RETURN(
+        Statement statement,
+        database_.Prepare(file ? "SELECT 1 FROM files WHERE id = ? AND project = ?"
+                               : "SELECT 1 FROM models WHERE id = ? AND project = ?"));
+    const absl::string_view id =
+        absl::StripPrefix(absl::StripPrefix(resource, "files/"), "models/");
+    ANNEAL_ASSIGN_OR_RETURN(const bool found,
+                            statement.Bind(id).Bind(record.job().project()).Step());
     if (!found) return resource;
   }
   return std::string();
 }
 
 absl::Status CatalogStore::PutJob(const internal::JobRecord& record) {
-  ANNEAL_ASSIGN_OR_RETURN(Statement put,
-                          database_.Prepare("INSERT INTO jobs VALUES (?, ?, NULLIF(?, ''), ?) "
-                                            "ON CONFLICT (id) DO UPDATE SET record = excluded.record"));
+  ANNEAL_ASSIGN_OR_RETURN(
+      Statement put, database_.Prepare("INSERT INTO jobs VALUES (?, ?, NULLIF(?, ''), ?) "
+                                       "ON CONFLICT (id) DO UPDATE SET record = excluded.record"));
   ANNEAL_RETURN_IF_ERROR(put.Bind(record.id())
                              .Bind(record.job().project())
                              .Bind(record.request_id())
                              .BindBlob(record.SerializeAsString())
                              .Run());
   if (IsTerminal(record.job().state())) {
-    ANNEAL_ASSIGN_OR_RETURN(Statement release, database_.Prepare("DELETE FROM job_resources WHERE job = ?"));
+    ANNEAL_ASSIGN_OR_RETURN(Statement release,
+                            database_.Prepare("DELETE FROM job_resources WHERE job = ?"));
     return release.Bind(record.id()).Run();
   }
-  ANNEAL_ASSIGN_OR_RETURN(Statement hold, database_.Prepare("INSERT OR IGNORE INTO job_resources VALUES (?, ?)"));
+  ANNEAL_ASSIGN_OR_RETURN(Statement hold,
+                          database_.Prepare("INSERT OR IGNORE INTO job_resources VALUES (?, ?)"));
   for (const std::string& resource : record.inputs().resources()) {
     ANNEAL_RETURN_IF_ERROR(hold.Bind(record.id()).Bind(resource).Run());
     hold.Reset();
@@ -87,9 +95,11 @@ absl::Status CatalogStore::Commit(const CatalogChange& change) {
   ANNEAL_ASSIGN_OR_RETURN(Transaction transaction, Transaction::Begin(database_));
   for (const auto& record : change.jobs) ANNEAL_RETURN_IF_ERROR(PutJob(*record));
   {
-    ANNEAL_ASSIGN_OR_RETURN(Statement append, database_.Prepare("INSERT INTO job_events VALUES (?, ?, ?)"));
+    ANNEAL_ASSIGN_OR_RETURN(Statement append,
+                            database_.Prepare("INSERT INTO job_events VALUES (?, ?, ?)"));
     for (const auto& [job, event] : change.events) {
-      ANNEAL_RETURN_IF_ERROR(append.Bind(job).Bind(event.sequence()).BindBlob(event.SerializeAsString()).Run());
+      ANNEAL_RETURN_IF_ERROR(
+          append.Bind(job).Bind(event.sequence()).BindBlob(event.SerializeAsString()).Run());
       append.Reset();
     }
     ANNEAL_ASSIGN_OR_RETURN(Statement remove, database_.Prepare("DELETE FROM jobs WHERE id = ?"));
@@ -97,9 +107,11 @@ absl::Status CatalogStore::Commit(const CatalogChange& change) {
       ANNEAL_RETURN_IF_ERROR(remove.Bind(job).Run());
       remove.Reset();
     }
-    ANNEAL_ASSIGN_OR_RETURN(Statement put_worker, database_.Prepare("INSERT OR REPLACE INTO workers VALUES (?, ?)"));
+    ANNEAL_ASSIGN_OR_RETURN(Statement put_worker,
+                            database_.Prepare("INSERT OR REPLACE INTO workers VALUES (?, ?)"));
     for (const internal::WorkerRecord& worker : change.workers) {
-      ANNEAL_RETURN_IF_ERROR(put_worker.Bind(worker.name()).BindBlob(worker.SerializeAsString()).Run());
+      ANNEAL_RETURN_IF_ERROR(
+          put_worker.Bind(worker.name()).BindBlob(worker.SerializeAsString()).Run());
       put_worker.Reset();
     }
   }

@@ -22,7 +22,9 @@ struct CatalogChange {
   std::vector<std::string> deleted_jobs;
   std::vector<internal::WorkerRecord> workers;
 
-  bool empty() const { return jobs.empty() && events.empty() && deleted_jobs.empty() && workers.empty(); }
+  bool empty() const {
+    return jobs.empty() && events.empty() && deleted_jobs.empty() && workers.empty();
+  }
 };
 
 // Owner: Coordinator. Loop thread only.
@@ -35,7 +37,8 @@ class CatalogStore {
   absl::StatusOr<std::vector<internal::JobRecord>> LoadJobs();
   absl::StatusOr<std::vector<internal::WorkerRecord>> LoadWorkers();
 
-  // Whether every file and model the job names is still there. The name of the first that is not, or empty.
+  // Whether every file and model the job names is still there. The name of the first that is not,
+  // or empty.
   absl::StatusOr<std::string> FindMissingResource(const internal::JobRecord& record);
 
   // One transaction: all of it survives power loss, or nothing of it is there.

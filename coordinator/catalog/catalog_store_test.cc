@@ -20,7 +20,8 @@ using ::testing::SizeIs;
 class CatalogStoreTest : public ::testing::Test {
  protected:
   void SetUp() override {
-    std::string pattern = (std::filesystem::temp_directory_path() / "anneal_catalog_XXXXXX").string();
+    std::string pattern =
+        (std::filesystem::temp_directory_path() / "anneal_catalog_XXXXXX").string();
     ASSERT_NE(mkdtemp(pattern.data()), nullptr);
     dir_ = pattern;
     ANNEAL_ASSERT_OK_AND_ASSIGN(store_, CatalogStore::Open(dir_));
@@ -30,7 +31,8 @@ class CatalogStoreTest : public ::testing::Test {
     std::filesystem::remove_all(dir_);
   }
 
-  static std::shared_ptr<internal::JobRecord> Job(const std::string& id, v1::JobState state = v1::JOB_STATE_PENDING) {
+  static std::shared_ptr<internal::JobRecord> Job(const std::string& id,
+                                                  v1::JobState state = v1::JOB_STATE_PENDING) {
     auto record = std::make_shared<internal::JobRecord>();
     record->set_id(id);
     record->mutable_job()->set_project("p");
@@ -68,8 +70,10 @@ TEST_F(CatalogStoreTest, EachStartIsANewEpoch) {
 TEST_F(CatalogStoreTest, ATurnIsThereWhollyOrNotAtAll) {
   ANNEAL_ASSERT_OK(store_->Commit({{Job("a")}, {Event("a", 1)}, {}, {}}));
   // The second event repeats a sequence, so nothing of this turn may stay.
-  EXPECT_THAT(store_->Commit({{Job("b"), Job("a", v1::JOB_STATE_FAILED)}, {Event("b", 1), Event("a", 1)}, {}, {}}),
-              StatusIs(absl::StatusCode::kAlreadyExists));
+  EXPECT_THAT(
+      store_->Commit(
+          {{Job("b"), Job("a", v1::JOB_STATE_FAILED)}, {Event("b", 1), Event("a", 1)}, {}, {}}),
+      StatusIs(absl::StatusCode::kAlreadyExists));
   ANNEAL_ASSERT_OK_AND_ASSIGN(auto jobs, store_->LoadJobs());
   ASSERT_THAT(jobs, SizeIs(1));
   EXPECT_EQ(jobs[0].job().state(), v1::JOB_STATE_PENDING);
@@ -78,15 +82,17 @@ TEST_F(CatalogStoreTest, ATurnIsThereWhollyOrNotAtAll) {
 TEST_F(CatalogStoreTest, ACommitSurvivesTheLossOfTheProcessAndTornBytesAfterIt) {
   ANNEAL_ASSERT_OK(store_->Commit({{Job("a")}, {Event("a", 1)}, {}, {}}));
   ANNEAL_ASSERT_OK(store_->Commit({{Job("b")}, {Event("b", 1)}, {}, {}}));
-  // What kill -9 leaves: the files as they are while the store is open, with the commits still in the log beside the file;
-  // and, as a crash in the middle of a third commit would, half a frame at the log's end.
+  // What kill -9 leaves: the files as they are while the store is open, with the commits still in
+  // the log beside the file; and, as a crash in the middle of a third commit would, half a frame at
+  // the log's end.
   const std::string crashed = dir_ + "/crashed";
   std::filesystem::create_directory(crashed);
   std::filesystem::copy(dir_ + "/catalog.db", crashed + "/catalog.db");
   std::filesystem::copy(dir_ + "/catalog.db-wal", crashed + "/catalog.db-wal");
   const auto intact = std::filesystem::file_size(crashed + "/catalog.db-wal");
   ASSERT_GT(intact, 0u);
-  std::ofstream(crashed + "/catalog.db-wal", std::ios::app | std::ios::binary) << std::string(1000, '\x5a');
+  std::ofstream(crashed + "/catalog.db-wal", std::ios::app | std::ios::binary)
+      << std::string(1000, '\x5a');
   {
     ANNEAL_ASSERT_OK_AND_ASSIGN(auto reopened, CatalogStore::Open(crashed));
     ANNEAL_ASSERT_OK_AND_ASSIGN(auto jobs, reopened->LoadJobs());
@@ -94,7 +100,8 @@ TEST_F(CatalogStoreTest, ACommitSurvivesTheLossOfTheProcessAndTornBytesAfterIt) 
   }
 
   // A log cut inside its last commit loses that commit only, and wholly.
-  std::filesystem::copy(dir_ + "/catalog.db", crashed + "/catalog.db", std::filesystem::copy_options::overwrite_existing);
+  std::filesystem::copy(dir_ + "/catalog.db", crashed + "/catalog.db",
+                        std::filesystem::copy_options::overwrite_existing);
   std::filesystem::copy(dir_ + "/catalog.db-wal", crashed + "/catalog.db-wal",
                         std::filesystem::copy_options::overwrite_existing);
   std::filesystem::remove(crashed + "/catalog.db-shm");

@@ -11,7 +11,8 @@ namespace {
 template <typename Message>
 absl::Status ParseColumn(const Statement& statement, int column, Message* message) {
   const absl::string_view bytes = statement.Bytes(column);
-  if (message->ParseFromArray(bytes.data(), static_cast<int>(bytes.size()))) return absl::OkStatus();
+  if (message->ParseFromArray(bytes.data(), static_cast<int>(bytes.size())))
+    return absl::OkStatus();
   return absl::DataLossError("a row of the job's history cannot be read");
 }
 
@@ -23,11 +24,14 @@ absl::StatusOr<std::unique_ptr<JobHistory>> JobHistory::Open(const std::string& 
   return std::unique_ptr<JobHistory>(new JobHistory(std::move(catalog), std::move(metrics)));
 }
 
-absl::StatusOr<std::vector<v1::JobEvent>> JobHistory::ReadEvents(absl::string_view job, int64_t after_sequence, int limit) {
+absl::StatusOr<std::vector<v1::JobEvent>> JobHistory::ReadEvents(absl::string_view job,
+                                                                 int64_t after_sequence,
+                                                                 int limit) {
   absl::MutexLock lock(&mu_);
   ANNEAL_ASSIGN_OR_RETURN(
       Statement statement,
-      catalog_.Prepare("SELECT event FROM job_events WHERE job = ? AND sequence > ? ORDER BY sequence LIMIT ?"));
+      catalog_.Prepare(
+          "SELECT event FROM job_events WHERE job = ? AND sequence > ? ORDER BY sequence LIMIT ?"));
   statement.Bind(job).Bind(after_sequence).Bind(static_cast<int64_t>(limit));
   std::vector<v1::JobEvent> events;
   while (true) {
@@ -37,11 +41,13 @@ absl::StatusOr<std::vector<v1::JobEvent>> JobHistory::ReadEvents(absl::string_vi
   }
 }
 
-absl::StatusOr<std::vector<v1::StepMetrics>> JobHistory::ReadSteps(absl::string_view job, int64_t after_step, int limit) {
+absl::StatusOr<std::vector<v1::StepMetrics>> JobHistory::ReadSteps(absl::string_view job,
+                                                                   int64_t after_step, int limit) {
   absl::MutexLock lock(&mu_);
-  ANNEAL_ASSIGN_OR_RETURN(Statement statement,
-                          metrics_.Prepare("SELECT steps.metrics, evaluations.point FROM steps LEFT JOIN evaluations "
-                                           "USING (job, step) WHERE job = ? AND step > ? ORDER BY step LIMIT ?"));
+  ANNEAL_ASSIGN_OR_RETURN(
+      Statement statement,
+      metrics_.Prepare("SELECT steps.metrics, evaluations.point FROM steps LEFT JOIN evaluations "
+                       "USING (job, step) WHERE job = ? AND step > ? ORDER BY step LIMIT ?"));
   statement.Bind(job).Bind(after_step).Bind(static_cast<int64_t>(limit));
   std::vector<v1::StepMetrics> steps;
   while (true) {
@@ -49,14 +55,17 @@ absl::StatusOr<std::vector<v1::StepMetrics>> JobHistory::ReadSteps(absl::string_
     if (!found) return steps;
     v1::StepMetrics& step = steps.emplace_back();
     ANNEAL_RETURN_IF_ERROR(ParseColumn(statement, 0, &step));
-    if (!statement.IsNull(1)) ANNEAL_RETURN_IF_ERROR(ParseColumn(statement, 1, step.mutable_evaluation()));
+    if (!statement.IsNull(1))
+      ANNEAL_RETURN_IF_ERROR(ParseColumn(statement, 1, step.mutable_evaluation()));
   }
 }
 
-absl::StatusOr<std::optional<v1::EvaluationPoint>> JobHistory::ReadFirstEvaluation(absl::string_view job) {
+absl::StatusOr<std::optional<v1::EvaluationPoint>> JobHistory::ReadFirstEvaluation(
+    absl::string_view job) {
   absl::MutexLock lock(&mu_);
-  ANNEAL_ASSIGN_OR_RETURN(Statement statement,
-                          metrics_.Prepare("SELECT point FROM evaluations WHERE job = ? AND step = 0"));
+  ANNEAL_ASSIGN_OR_RETURN(
+      Statement statement,
+      metrics_.Prepare("SELECT point FROM evaluations WHERE job = ? AND step = 0"));
   ANNEAL_ASSIGN_OR_RETURN(const bool found, statement.Bind(job).Step());
   if (!found) return std::optional<v1::EvaluationPoint>();
   v1::EvaluationPoint point;
@@ -64,7 +73,8 @@ absl::StatusOr<std::optional<v1::EvaluationPoint>> JobHistory::ReadFirstEvaluati
   return std::optional<v1::EvaluationPoint>(std::move(point));
 }
 
-absl::StatusOr<std::unique_ptr<StepMetricsWriter>> StepMetricsWriter::Open(const std::string& data_dir) {
+absl::StatusOr<std::unique_ptr<StepMetricsWriter>> StepMetricsWriter::Open(
+    const std::string& data_dir) {
   ANNEAL_ASSIGN_OR_RETURN(Database database, OpenMetricsDatabase(data_dir));
   return std::unique_ptr<StepMetricsWriter>(new StepMetricsWriter(std::move(database)));
 }
@@ -73,7 +83,8 @@ void StepMetricsWriter::AddStep(absl::string_view job, v1::StepMetrics metrics) 
   steps_.push_back({std::string(job), std::move(metrics)});
 }
 
-void StepMetricsWriter::AddEvaluation(absl::string_view job, int64_t generation, v1::EvaluationPoint point) {
+void StepMetricsWriter::AddEvaluation(absl::string_view job, int64_t generation,
+                                      v1::EvaluationPoint point) {
   evaluations_.push_back({std::string(job), generation, std::move(point)});
 }
 
@@ -83,10 +94,12 @@ absl::Status StepMetricsWriter::Flush() {
   const std::vector<Evaluation> evaluations = std::exchange(evaluations_, {});
   ANNEAL_ASSIGN_OR_RETURN(Transaction transaction, Transaction::Begin(database_));
   {
-    ANNEAL_ASSIGN_OR_RETURN(Statement step,
-                            database_.Prepare("INSERT INTO steps VALUES (?, ?, ?, ?) ON CONFLICT (job, step) DO UPDATE SET "
-                                              "generation = excluded.generation, metrics = excluded.metrics "
-                                              "WHERE excluded.generation >= generation"));
+    ANNEAL_ASSIGN_OR_RETURN(
+        Statement step,
+        database_.Prepare(
+            "INSERT INTO steps VALUES (?, ?, ?, ?) ON CONFLICT (job, step) DO UPDATE SET "
+            "generation = excluded.generation, metrics = excluded.metrics "
+            "WHERE excluded.generation >= generation"));
     for (const Step& row : steps) {
       ANNEAL_RETURN_IF_ERROR(step.Bind(row.job)
                                  .Bind(row.metrics.step())
@@ -97,8 +110,10 @@ absl::Status StepMetricsWriter::Flush() {
     }
     ANNEAL_ASSIGN_OR_RETURN(
         Statement evaluation,
-        database_.Prepare("INSERT INTO evaluations VALUES (?, ?, ?, ?) ON CONFLICT (job, step) DO UPDATE SET "
-                          "generation = excluded.generation, point = excluded.point WHERE excluded.generation >= generation"));
+        database_.Prepare(
+            "INSERT INTO evaluations VALUES (?, ?, ?, ?) ON CONFLICT (job, step) DO UPDATE SET "
+            "generation = excluded.generation, point = excluded.point WHERE excluded.generation >= "
+            "generation"));
     for (const Evaluation& row : evaluations) {
       ANNEAL_RETURN_IF_ERROR(evaluation.Bind(row.job)
                                  .Bind(row.point.step())
@@ -112,7 +127,8 @@ absl::Status StepMetricsWriter::Flush() {
 }
 
 absl::Status StepMetricsWriter::DeleteJob(absl::string_view job) {
-  for (const char* sql : {"DELETE FROM steps WHERE job = ?", "DELETE FROM evaluations WHERE job = ?"}) {
+  for (const char* sql :
+       {"DELETE FROM steps WHERE job = ?", "DELETE FROM evaluations WHERE job = ?"}) {
     ANNEAL_ASSIGN_OR_RETURN(Statement statement, database_.Prepare(sql));
     ANNEAL_RETURN_IF_ERROR(statement.Bind(job).Run());
   }
@@ -120,7 +136,9 @@ absl::Status StepMetricsWriter::DeleteJob(absl::string_view job) {
 }
 
 absl::StatusOr<StepMetricsWriter::Totals> StepMetricsWriter::ReadTotals(absl::string_view job) {
-  ANNEAL_ASSIGN_OR_RETURN(Statement statement, database_.Prepare("SELECT metrics FROM steps WHERE job = ? ORDER BY step"));
+  ANNEAL_ASSIGN_OR_RETURN(
+      Statement statement,
+      database_.Prepare("SELECT metrics FROM steps WHERE job = ? ORDER BY step"));
   statement.Bind(job);
   Totals totals;
   while (true) {

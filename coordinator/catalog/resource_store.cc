@@ -47,17 +47,21 @@ absl::StatusOr<std::unique_ptr<ResourceStore>> ResourceStore::Open(const std::st
 }
 
 absl::Status ResourceStore::CheckUnused(absl::string_view resource) {
-  ANNEAL_ASSIGN_OR_RETURN(Statement statement, database_.Prepare("SELECT job FROM job_resources WHERE resource = ? LIMIT 1"));
+  ANNEAL_ASSIGN_OR_RETURN(
+      Statement statement,
+      database_.Prepare("SELECT job FROM job_resources WHERE resource = ? LIMIT 1"));
   ANNEAL_ASSIGN_OR_RETURN(const bool used, statement.Bind(resource).Step());
   if (!used) return absl::OkStatus();
-  return WithReason(absl::FailedPreconditionError(absl::StrCat(resource, " is used by jobs/", statement.Text(0),
-                                                               ": cancel the job or wait for its end")),
-                    "IN_USE");
+  return WithReason(
+      absl::FailedPreconditionError(absl::StrCat(resource, " is used by jobs/", statement.Text(0),
+                                                 ": cancel the job or wait for its end")),
+      "IN_USE");
 }
 
 absl::Status ResourceStore::PutFile(const internal::FileRecord& file) {
   absl::MutexLock lock(&mu_);
-  ANNEAL_ASSIGN_OR_RETURN(Statement statement, database_.Prepare("INSERT INTO files VALUES (?, ?, ?, ?, ?)"));
+  ANNEAL_ASSIGN_OR_RETURN(Statement statement,
+                          database_.Prepare("INSERT INTO files VALUES (?, ?, ?, ?, ?)"));
   return statement.Bind(file.id())
       .Bind(file.project())
       .Bind(file.sha256())
@@ -66,31 +70,36 @@ absl::Status ResourceStore::PutFile(const internal::FileRecord& file) {
       .Run();
 }
 
-absl::StatusOr<internal::FileRecord> ResourceStore::GetFile(absl::string_view project, absl::string_view id) {
+absl::StatusOr<internal::FileRecord> ResourceStore::GetFile(absl::string_view project,
+                                                            absl::string_view id) {
   absl::MutexLock lock(&mu_);
-  ANNEAL_ASSIGN_OR_RETURN(Statement statement, database_.Prepare("SELECT record FROM files WHERE id = ? AND project = ?"));
-  return OnlyRecord<internal::FileRecord>(statement.Bind(id).Bind(project), absl::StrCat("files/", id));
+  ANNEAL_ASSIGN_OR_RETURN(
+      Statement statement,
+      database_.Prepare("SELECT record FROM files WHERE id = ? AND project = ?"));
+  return OnlyRecord<internal::FileRecord>(statement.Bind(id).Bind(project),
+                                          absl::StrCat("files/", id));
 }
 
-absl::StatusOr<std::vector<internal::FileRecord>> ResourceStore::ListFiles(absl::string_view project,
-                                                                           absl::string_view before_id, int limit,
-                                                                           absl::string_view sha256) {
+absl::StatusOr<std::vector<internal::FileRecord>> ResourceStore::ListFiles(
+    absl::string_view project, absl::string_view before_id, int limit, absl::string_view sha256) {
   absl::MutexLock lock(&mu_);
-  ANNEAL_ASSIGN_OR_RETURN(Statement statement,
-                          database_.Prepare("SELECT record FROM files WHERE project = ?1 AND (?2 = '' OR id < ?2) "
-                                            "AND (?3 = '' OR sha256 = ?3) ORDER BY id DESC LIMIT ?4"));
+  ANNEAL_ASSIGN_OR_RETURN(
+      Statement statement,
+      database_.Prepare("SELECT record FROM files WHERE project = ?1 AND (?2 = '' OR id < ?2) "
+                        "AND (?3 = '' OR sha256 = ?3) ORDER BY id DESC LIMIT ?4"));
   return AllRecords<internal::FileRecord>(
       statement.Bind(project).Bind(before_id).Bind(sha256).Bind(static_cast<int64_t>(limit)));
 }
 
-absl::StatusOr<std::optional<internal::FileRecord>> ResourceStore::FindFile(absl::string_view project,
-                                                                            absl::string_view sha256,
-                                                                            absl::string_view display_name) {
+absl::StatusOr<std::optional<internal::FileRecord>> ResourceStore::FindFile(
+    absl::string_view project, absl::string_view sha256, absl::string_view display_name) {
   absl::MutexLock lock(&mu_);
-  ANNEAL_ASSIGN_OR_RETURN(Statement statement,
-                          database_.Prepare("SELECT record FROM files WHERE project = ? AND sha256 = ? "
-                                            "AND display_name = ? ORDER BY id DESC LIMIT 1"));
-  ANNEAL_ASSIGN_OR_RETURN(const bool found, statement.Bind(project).Bind(sha256).Bind(display_name).Step());
+  ANNEAL_ASSIGN_OR_RETURN(
+      Statement statement,
+      database_.Prepare("SELECT record FROM files WHERE project = ? AND sha256 = ? "
+                        "AND display_name = ? ORDER BY id DESC LIMIT 1"));
+  ANNEAL_ASSIGN_OR_RETURN(const bool found,
+                          statement.Bind(project).Bind(sha256).Bind(display_name).Step());
   if (!found) return std::optional<internal::FileRecord>();
   ANNEAL_ASSIGN_OR_RETURN(internal::FileRecord file, RecordAt<internal::FileRecord>(statement, 0));
   return std::optional<internal::FileRecord>(std::move(file));
@@ -101,31 +110,40 @@ absl::Status ResourceStore::DeleteFile(absl::string_view project, absl::string_v
   ANNEAL_ASSIGN_OR_RETURN(Transaction transaction, Transaction::Begin(database_));
   const std::string name = absl::StrCat("files/", id);
   ANNEAL_RETURN_IF_ERROR(CheckUnused(name));
-  ANNEAL_ASSIGN_OR_RETURN(Statement statement, database_.Prepare("DELETE FROM files WHERE id = ? AND project = ?"));
+  ANNEAL_ASSIGN_OR_RETURN(Statement statement,
+                          database_.Prepare("DELETE FROM files WHERE id = ? AND project = ?"));
   ANNEAL_RETURN_IF_ERROR(statement.Bind(id).Bind(project).Run());
-  if (database_.changes() == 0) return WithReason(absl::NotFoundError(absl::StrCat("no ", name)), "NOT_FOUND");
+  if (database_.changes() == 0)
+    return WithReason(absl::NotFoundError(absl::StrCat("no ", name)), "NOT_FOUND");
   return transaction.Commit();
 }
 
 absl::Status ResourceStore::PutModel(const internal::ModelRecord& model) {
   absl::MutexLock lock(&mu_);
-  ANNEAL_ASSIGN_OR_RETURN(Statement statement, database_.Prepare("INSERT INTO models VALUES (?, ?, ?)"));
+  ANNEAL_ASSIGN_OR_RETURN(Statement statement,
+                          database_.Prepare("INSERT INTO models VALUES (?, ?, ?)"));
   return statement.Bind(model.project()).Bind(model.id()).BindBlob(model.SerializeAsString()).Run();
 }
 
-absl::StatusOr<internal::ModelRecord> ResourceStore::GetModel(absl::string_view project, absl::string_view id) {
-  absl::MutexLock lock(&mu_);
-  ANNEAL_ASSIGN_OR_RETURN(Statement statement, database_.Prepare("SELECT record FROM models WHERE project = ? AND id = ?"));
-  return OnlyRecord<internal::ModelRecord>(statement.Bind(project).Bind(id), absl::StrCat("models/", id));
-}
-
-absl::StatusOr<std::vector<internal::ModelRecord>> ResourceStore::ListModels(absl::string_view project,
-                                                                             absl::string_view after_id, int limit) {
+absl::StatusOr<internal::ModelRecord> ResourceStore::GetModel(absl::string_view project,
+                                                              absl::string_view id) {
   absl::MutexLock lock(&mu_);
   ANNEAL_ASSIGN_OR_RETURN(
       Statement statement,
-      database_.Prepare("SELECT record FROM models WHERE project = ? AND id > ? ORDER BY id LIMIT ?"));
-  return AllRecords<internal::ModelRecord>(statement.Bind(project).Bind(after_id).Bind(static_cast<int64_t>(limit)));
+      database_.Prepare("SELECT record FROM models WHERE project = ? AND id = ?"));
+  return OnlyRecord<internal::ModelRecord>(statement.Bind(project).Bind(id),
+                                           absl::StrCat("models/", id));
+}
+
+absl::StatusOr<std::vector<internal::ModelRecord>> ResourceStore::ListModels(
+    absl::string_view project, absl::string_view after_id, int limit) {
+  absl::MutexLock lock(&mu_);
+  ANNEAL_ASSIGN_OR_RETURN(
+      Statement statement,
+      database_.Prepare(
+          "SELECT record FROM models WHERE project = ? AND id > ? ORDER BY id LIMIT ?"));
+  return AllRecords<internal::ModelRecord>(
+      statement.Bind(project).Bind(after_id).Bind(static_cast<int64_t>(limit)));
 }
 
 absl::Status ResourceStore::DeleteModel(absl::string_view project, absl::string_view id) {
@@ -133,31 +151,42 @@ absl::Status ResourceStore::DeleteModel(absl::string_view project, absl::string_
   ANNEAL_ASSIGN_OR_RETURN(Transaction transaction, Transaction::Begin(database_));
   const std::string name = absl::StrCat("models/", id);
   ANNEAL_RETURN_IF_ERROR(CheckUnused(name));
-  ANNEAL_ASSIGN_OR_RETURN(Statement statement, database_.Prepare("DELETE FROM models WHERE project = ? AND id = ?"));
+  ANNEAL_ASSIGN_OR_RETURN(Statement statement,
+                          database_.Prepare("DELETE FROM models WHERE project = ? AND id = ?"));
   ANNEAL_RETURN_IF_ERROR(statement.Bind(project).Bind(id).Run());
-  if (database_.changes() == 0) return WithReason(absl::NotFoundError(absl::StrCat("no ", name)), "NOT_FOUND");
+  if (database_.changes() == 0)
+    return WithReason(absl::NotFoundError(absl::StrCat("no ", name)), "NOT_FOUND");
   return transaction.Commit();
 }
 
 absl::Status ResourceStore::PutUpload(const internal::UploadRecord& upload) {
   absl::MutexLock lock(&mu_);
-  ANNEAL_ASSIGN_OR_RETURN(Statement statement, database_.Prepare("INSERT OR REPLACE INTO uploads VALUES (?, ?, ?)"));
-  return statement.Bind(upload.project()).Bind(upload.upload_id()).BindBlob(upload.SerializeAsString()).Run();
+  ANNEAL_ASSIGN_OR_RETURN(Statement statement,
+                          database_.Prepare("INSERT OR REPLACE INTO uploads VALUES (?, ?, ?)"));
+  return statement.Bind(upload.project())
+      .Bind(upload.upload_id())
+      .BindBlob(upload.SerializeAsString())
+      .Run();
 }
 
-absl::StatusOr<internal::UploadRecord> ResourceStore::GetUpload(absl::string_view project, absl::string_view upload_id) {
+absl::StatusOr<internal::UploadRecord> ResourceStore::GetUpload(absl::string_view project,
+                                                                absl::string_view upload_id) {
   absl::MutexLock lock(&mu_);
-  ANNEAL_ASSIGN_OR_RETURN(Statement statement,
-                          database_.Prepare("SELECT record FROM uploads WHERE project = ? AND upload_id = ?"));
-  return OnlyRecord<internal::UploadRecord>(statement.Bind(project).Bind(upload_id), absl::StrCat("upload ", upload_id));
+  ANNEAL_ASSIGN_OR_RETURN(
+      Statement statement,
+      database_.Prepare("SELECT record FROM uploads WHERE project = ? AND upload_id = ?"));
+  return OnlyRecord<internal::UploadRecord>(statement.Bind(project).Bind(upload_id),
+                                            absl::StrCat("upload ", upload_id));
 }
 
 absl::Status ResourceStore::DeleteUpload(absl::string_view project, absl::string_view upload_id) {
   absl::MutexLock lock(&mu_);
-  ANNEAL_ASSIGN_OR_RETURN(Statement statement,
-                          database_.Prepare("DELETE FROM uploads WHERE project = ? AND upload_id = ?"));
+  ANNEAL_ASSIGN_OR_RETURN(
+      Statement statement,
+      database_.Prepare("DELETE FROM uploads WHERE project = ? AND upload_id = ?"));
   ANNEAL_RETURN_IF_ERROR(statement.Bind(project).Bind(upload_id).Run());
-  if (database_.changes() == 0) return WithReason(absl::NotFoundError(absl::StrCat("no upload ", upload_id)), "NOT_FOUND");
+  if (database_.changes() == 0)
+    return WithReason(absl::NotFoundError(absl::StrCat("no upload ", upload_id)), "NOT_FOUND");
   return absl::OkStatus();
 }
 

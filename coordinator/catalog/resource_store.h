@@ -16,15 +16,16 @@
 
 namespace anneal {
 
-// Purpose: durable records of what users have handed in. A call returns after its own transaction is on disk.
-// Owner: Coordinator. Thread-safe.
+// Purpose: durable records of what users have handed in. A call returns after its own transaction
+// is on disk. Owner: Coordinator. Thread-safe.
 //
-// These records do not pass through the control loop: nothing it decides depends on them. The one rule that spans both, that
-// nothing a live job reads may be deleted, is kept by the database: the loop's transaction and ours exclude each other, and
-// both look at the table job_resources.
+// These records do not pass through the control loop: nothing it decides depends on them. The one
+// rule that spans both, that nothing a live job reads may be deleted, is kept by the database: the
+// loop's transaction and ours exclude each other, and both look at the table job_resources.
 //
-// Errors: NOT_FOUND for what the project does not have, also when another project has it; ALREADY_EXISTS from Put when the id
-// is taken; FAILED_PRECONDITION (reason "IN_USE") from Delete when a live job uses the resource.
+// Errors: NOT_FOUND for what the project does not have, also when another project has it;
+// ALREADY_EXISTS from Put when the id is taken; FAILED_PRECONDITION (reason "IN_USE") from Delete
+// when a live job uses the resource.
 class ResourceStore {
  public:
   // Opens the catalog in `data_dir`, making it if it is not there.
@@ -32,24 +33,30 @@ class ResourceStore {
 
   absl::Status PutFile(const internal::FileRecord& file);
   absl::StatusOr<internal::FileRecord> GetFile(absl::string_view project, absl::string_view id);
-  // Newest first, ids below `before_id` (empty = from the newest), at most `limit`; only of this hash unless empty.
-  absl::StatusOr<std::vector<internal::FileRecord>> ListFiles(absl::string_view project, absl::string_view before_id,
-                                                              int limit, absl::string_view sha256 = "");
+  // Newest first, ids below `before_id` (empty = from the newest), at most `limit`; only of this
+  // hash unless empty.
+  absl::StatusOr<std::vector<internal::FileRecord>> ListFiles(absl::string_view project,
+                                                              absl::string_view before_id,
+                                                              int limit,
+                                                              absl::string_view sha256 = "");
   // The newest file with this content and name.
-  absl::StatusOr<std::optional<internal::FileRecord>> FindFile(absl::string_view project, absl::string_view sha256,
+  absl::StatusOr<std::optional<internal::FileRecord>> FindFile(absl::string_view project,
+                                                               absl::string_view sha256,
                                                                absl::string_view display_name);
   absl::Status DeleteFile(absl::string_view project, absl::string_view id);
 
   absl::Status PutModel(const internal::ModelRecord& model);
   absl::StatusOr<internal::ModelRecord> GetModel(absl::string_view project, absl::string_view id);
   // By id, ids above `after_id` (empty = from the first), at most `limit`.
-  absl::StatusOr<std::vector<internal::ModelRecord>> ListModels(absl::string_view project, absl::string_view after_id,
+  absl::StatusOr<std::vector<internal::ModelRecord>> ListModels(absl::string_view project,
+                                                                absl::string_view after_id,
                                                                 int limit);
   absl::Status DeleteModel(absl::string_view project, absl::string_view id);
 
   // Replaces the record of the same upload id.
   absl::Status PutUpload(const internal::UploadRecord& upload);
-  absl::StatusOr<internal::UploadRecord> GetUpload(absl::string_view project, absl::string_view upload_id);
+  absl::StatusOr<internal::UploadRecord> GetUpload(absl::string_view project,
+                                                   absl::string_view upload_id);
   absl::Status DeleteUpload(absl::string_view project, absl::string_view upload_id);
 
  private:

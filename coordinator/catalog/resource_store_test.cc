@@ -21,7 +21,8 @@ using ::testing::HasSubstr;
 class ResourceStoreTest : public ::testing::Test {
  protected:
   void SetUp() override {
-    std::string pattern = (std::filesystem::temp_directory_path() / "anneal_catalog_XXXXXX").string();
+    std::string pattern =
+        (std::filesystem::temp_directory_path() / "anneal_catalog_XXXXXX").string();
     ASSERT_NE(mkdtemp(pattern.data()), nullptr);
     dir_ = pattern;
     ANNEAL_ASSERT_OK_AND_ASSIGN(store_, ResourceStore::Open(dir_));
@@ -31,7 +32,8 @@ class ResourceStoreTest : public ::testing::Test {
     std::filesystem::remove_all(dir_);
   }
 
-  internal::FileRecord File(const std::string& id, const std::string& project, const std::string& sha256) {
+  internal::FileRecord File(const std::string& id, const std::string& project,
+                            const std::string& sha256) {
     internal::FileRecord file;
     file.set_id(id);
     file.set_project(project);
@@ -70,7 +72,8 @@ TEST_F(ResourceStoreTest, FilesAreKeptByProjectAndListedNewestFirst) {
   ANNEAL_ASSERT_OK_AND_ASSIGN(auto none, store_->FindFile("p", "aa", "other.jsonl"));
   EXPECT_FALSE(none.has_value());
 
-  EXPECT_THAT(store_->GetFile("p", "01d"), StatusIs(absl::StatusCode::kNotFound, HasSubstr("files/01d")));
+  EXPECT_THAT(store_->GetFile("p", "01d"),
+              StatusIs(absl::StatusCode::kNotFound, HasSubstr("files/01d")));
   EXPECT_THAT(store_->DeleteFile("p", "01d"), StatusIs(absl::StatusCode::kNotFound));
 }
 
@@ -97,8 +100,9 @@ TEST_F(ResourceStoreTest, WhatALiveJobUsesCannotBeDeleted) {
   model.set_id("m");
   ANNEAL_ASSERT_OK(store_->PutModel(model));
   ANNEAL_ASSERT_OK_AND_ASSIGN(Database database, OpenCatalogDatabase(dir_));
-  ANNEAL_ASSERT_OK(database.Execute("INSERT INTO jobs VALUES ('j', 'p', NULL, x''); "
-                                    "INSERT INTO job_resources VALUES ('j', 'files/01a'), ('j', 'models/m')"));
+  ANNEAL_ASSERT_OK(
+      database.Execute("INSERT INTO jobs VALUES ('j', 'p', NULL, x''); "
+                       "INSERT INTO job_resources VALUES ('j', 'files/01a'), ('j', 'models/m')"));
 
   absl::Status refused = store_->DeleteFile("p", "01a");
   EXPECT_THAT(refused, StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("jobs/j")));
@@ -114,14 +118,16 @@ TEST_F(ResourceStoreTest, WhatALiveJobUsesCannotBeDeleted) {
 TEST_F(ResourceStoreTest, ANewerSchemaIsRefused) {
   ANNEAL_ASSERT_OK_AND_ASSIGN(Database database, OpenCatalogDatabase(dir_));
   ANNEAL_ASSERT_OK(database.Execute("PRAGMA user_version=99"));
-  EXPECT_THAT(OpenCatalogDatabase(dir_), StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("newer")));
+  EXPECT_THAT(OpenCatalogDatabase(dir_),
+              StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("newer")));
 }
 
 TEST_F(ResourceStoreTest, ABrokenFileIsNamed) {
   store_.reset();
   { std::ofstream(dir_ + "/catalog.db", std::ios::trunc) << std::string(8192, 'x'); }
   std::filesystem::remove(dir_ + "/catalog.db-wal");
-  EXPECT_THAT(ResourceStore::Open(dir_), StatusIs(absl::StatusCode::kDataLoss, HasSubstr("catalog.db")));
+  EXPECT_THAT(ResourceStore::Open(dir_),
+              StatusIs(absl::StatusCode::kDataLoss, HasSubstr("catalog.db")));
 }
 
 }  // namespace

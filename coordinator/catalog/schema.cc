@@ -77,10 +77,12 @@ absl::Status Migrate(Database& database, absl::Span<const char* const> migration
   }
   const int64_t newest = static_cast<int64_t>(migrations.size());
   if (version > newest) {
-    return absl::FailedPreconditionError(absl::StrCat("schema version ", version, " is newer than this program's ", newest,
+    return absl::FailedPreconditionError(absl::StrCat("schema version ", version,
+                                                      " is newer than this program's ", newest,
                                                       ": start a newer anneal-coordinator"));
   }
-  for (int64_t i = version; i < newest; ++i) ANNEAL_RETURN_IF_ERROR(database.Execute(migrations[i]));
+  for (int64_t i = version; i < newest; ++i)
+    ANNEAL_RETURN_IF_ERROR(database.Execute(migrations[i]));
   ANNEAL_RETURN_IF_ERROR(database.Execute(absl::StrCat("PRAGMA user_version=", newest)));
   return transaction.Commit();
 }
@@ -95,11 +97,13 @@ absl::StatusOr<Database> OpenAndMigrate(const std::string& path, Database::Synch
 }  // namespace
 
 absl::StatusOr<Database> OpenCatalogDatabase(const std::string& data_dir) {
-  return OpenAndMigrate(absl::StrCat(data_dir, "/catalog.db"), Database::Synchronous::kFull, kCatalogMigrations);
+  return OpenAndMigrate(absl::StrCat(data_dir, "/catalog.db"), Database::Synchronous::kFull,
+                        kCatalogMigrations);
 }
 
 absl::StatusOr<Database> OpenMetricsDatabase(const std::string& data_dir) {
-  return OpenAndMigrate(absl::StrCat(data_dir, "/metrics.db"), Database::Synchronous::kNormal, kMetricsMigrations);
+  return OpenAndMigrate(absl::StrCat(data_dir, "/metrics.db"), Database::Synchronous::kNormal,
+                        kMetricsMigrations);
 }
 
 }  // namespace anneal

@@ -8,10 +8,12 @@
 
 namespace anneal {
 
-// Opens <data_dir>/catalog.db and brings its schema up to date. FAILED_PRECONDITION if a newer program has written it.
+// Opens <data_dir>/catalog.db and brings its schema up to date. FAILED_PRECONDITION if a newer
+// program has written it.
 absl::StatusOr<Database> OpenCatalogDatabase(const std::string& data_dir);
 
-// The same for <data_dir>/metrics.db, which holds step metrics: many small rows whose last second may be lost with the power.
+// The same for <data_dir>/metrics.db, which holds step metrics: many small rows whose last second
+// may be lost with the power.
 absl::StatusOr<Database> OpenMetricsDatabase(const std::string& data_dir);
 
 }  // namespace anneal

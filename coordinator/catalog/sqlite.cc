@@ -13,7 +13,8 @@
 namespace anneal {
 namespace {
 
-// Writers of other connections to the same file hold the lock for one commit; waiting longer than this means trouble.
+// Writers of other connections to the same file hold the lock for one commit; waiting longer than
+// this means trouble.
 constexpr int kBusyTimeoutMs = 10'000;
 
 absl::Status ErrorOf(sqlite3* handle, int code, absl::string_view what) {
@@ -41,21 +42,23 @@ absl::Status ErrorOf(sqlite3* handle, int code, absl::string_view what) {
 }  // namespace
 
 Statement& Statement::Bind(int64_t value) {
-  if (bind_error_ == SQLITE_OK) bind_error_ = sqlite3_bind_int64(statement_.get(), next_parameter_, value);
+  if (bind_error_ == SQLITE_OK)
+    bind_error_ = sqlite3_bind_int64(statement_.get(), next_parameter_, value);
   ++next_parameter_;
   return *this;
 }
 
 Statement& Statement::Bind(double value) {
-  if (bind_error_ == SQLITE_OK) bind_error_ = sqlite3_bind_double(statement_.get(), next_parameter_, value);
+  if (bind_error_ == SQLITE_OK)
+    bind_error_ = sqlite3_bind_double(statement_.get(), next_parameter_, value);
   ++next_parameter_;
   return *this;
 }
 
 Statement& Statement::Bind(absl::string_view text) {
   if (bind_error_ == SQLITE_OK) {
-    bind_error_ = sqlite3_bind_text64(statement_.get(), next_parameter_, text.data(), text.size(), SQLITE_TRANSIENT,
-                                      SQLITE_UTF8);
+    bind_error_ = sqlite3_bind_text64(statement_.get(), next_parameter_, text.data(), text.size(),
+                                      SQLITE_TRANSIENT, SQLITE_UTF8);
   }
   ++next_parameter_;
   return *this;
@@ -65,7 +68,8 @@ Statement& Statement::BindBlob(absl::string_view bytes) {
   if (bind_error_ == SQLITE_OK) {
     // A null pointer would store NULL, not an empty blob.
     const char* data = bytes.empty() ? "" : bytes.data();
-    bind_error_ = sqlite3_bind_blob64(statement_.get(), next_parameter_, data, bytes.size(), SQLITE_TRANSIENT);
+    bind_error_ = sqlite3_bind_blob64(statement_.get(), next_parameter_, data, bytes.size(),
+                                      SQLITE_TRANSIENT);
   }
   ++next_parameter_;
   return *this;
@@ -91,8 +95,12 @@ void Statement::Reset() {
 }
 
 int64_t Statement::Int(int column) const { return sqlite3_column_int64(statement_.get(), column); }
-double Statement::Double(int column) const { return sqlite3_column_double(statement_.get(), column); }
-bool Statement::IsNull(int column) const { return sqlite3_column_type(statement_.get(), column) == SQLITE_NULL; }
+double Statement::Double(int column) const {
+  return sqlite3_column_double(statement_.get(), column);
+}
+bool Statement::IsNull(int column) const {
+  return sqlite3_column_type(statement_.get(), column) == SQLITE_NULL;
+}
 
 absl::string_view Statement::Bytes(int column) const {
   const void* data = sqlite3_column_blob(statement_.get(), column);
@@ -103,18 +111,22 @@ absl::string_view Statement::Bytes(int column) const {
 absl::StatusOr<Database> Database::Open(const std::string& path, Synchronous synchronous) {
   sqlite3* handle = nullptr;
   // Guarded by our callers, so SQLite's own mutexes would only cost time.
-  const int flags = SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_EXRESCODE;
-  // Made by us first, because SQLite would make it readable for everybody. Its WAL takes the same mode.
+  const int flags =
+      SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_EXRESCODE;
+  // Made by us first, because SQLite would make it readable for everybody. Its WAL takes the same
+  // mode.
   const int fd = open(path.c_str(), O_CREAT | O_RDWR | O_CLOEXEC, 0600);
-  if (fd < 0) return absl::UnavailableError(absl::StrCat("cannot open ", path, ": ", strerror(errno)));
+  if (fd < 0)
+    return absl::UnavailableError(absl::StrCat("cannot open ", path, ": ", strerror(errno)));
   close(fd);
   const int code = sqlite3_open_v2(path.c_str(), &handle, flags, nullptr);
   Database database(handle);
   if (code != SQLITE_OK) return ErrorOf(handle, code, absl::StrCat("cannot open ", path));
   sqlite3_busy_timeout(handle, kBusyTimeoutMs);
   const char* mode = synchronous == Synchronous::kFull ? "FULL" : "NORMAL";
-  absl::Status status = database.Execute(
-      absl::StrCat("PRAGMA journal_mode=WAL; PRAGMA synchronous=", mode, "; PRAGMA foreign_keys=ON; PRAGMA cache_size=-2048"));
+  absl::Status status =
+      database.Execute(absl::StrCat("PRAGMA journal_mode=WAL; PRAGMA synchronous=", mode,
+                                    "; PRAGMA foreign_keys=ON; PRAGMA cache_size=-2048"));
   if (!status.ok()) return Annotate(status, absl::StrCat("cannot open ", path));
   return database;
 }
@@ -126,7 +138,8 @@ absl::Status Database::Execute(const std::string& sql) {
 
 absl::StatusOr<Statement> Database::Prepare(absl::string_view sql) {
   sqlite3_stmt* statement = nullptr;
-  const int code = sqlite3_prepare_v2(handle_.get(), sql.data(), static_cast<int>(sql.size()), &statement, nullptr);
+  const int code = sqlite3_prepare_v2(handle_.get(), sql.data(), static_cast<int>(sql.size()),
+                                      &statement, nullptr);
   if (code != SQLITE_OK) return ErrorOf(handle_.get(), code, sql);
   return Statement(statement);
 }
@@ -141,7 +154,8 @@ absl::StatusOr<Transaction> Transaction::Begin(Database& database) {
 Transaction::~Transaction() {
   if (database_ == nullptr) return;
   absl::Status status = database_->Execute("ROLLBACK");
-  // SQLite rolls back by itself after a full disk or an I/O error, and then says that there is nothing to roll back.
+  // SQLite rolls back by itself after a full disk or an I/O error, and then says that there is
+  // nothing to roll back.
   if (!status.ok()) ANNEAL_LOG(DEBUG) << "rollback" << Field("status", status.ToString());
 }
 

@@ -55,8 +55,8 @@ class Statement {
 // One connection to one file in WAL mode. Guarded by its caller.
 class Database {
  public:
-  // FULL: a commit survives power loss. NORMAL: it survives a killed process; power loss may take the last ones, never the
-  // file's consistency.
+  // FULL: a commit survives power loss. NORMAL: it survives a killed process; power loss may take
+  // the last ones, never the file's consistency.
   enum class Synchronous { kFull, kNormal };
 
   // Opens or creates the file (mode 0600). UNAVAILABLE or DATA_LOSS with the path.
@@ -74,7 +74,8 @@ class Database {
   std::unique_ptr<sqlite3, decltype(&sqlite3_close_v2)> handle_;
 };
 
-// Rolls back in its destructor unless committed. Takes the write lock at once, so that nothing read inside goes stale.
+// Rolls back in its destructor unless committed. Takes the write lock at once, so that nothing read
+// inside goes stale.
 class Transaction {
  public:
   static absl::StatusOr<Transaction> Begin(Database& database);

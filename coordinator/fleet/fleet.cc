@@ -10,8 +10,8 @@
 #include "common/base/status.h"
 #include "common/format/json.h"
 #include "coordinator/fleet/task_builder.h"
+#include "coordinator/lifecycle/proto_time.h"
 #include "coordinator/lifecycle/step.h"
-#include "google/protobuf/util/time_util.h"
 
 namespace anneal {
 namespace {
@@ -29,31 +29,32 @@ bool IsWorkerName(absl::string_view name) {
 }
 
 TaskKey KeyOf(const internal::TaskId& id) {
-  return {id.job(), id.kind() == internal::TaskId::KIND_TRAIN ? TaskKey::Kind::kTrain : TaskKey::Kind::kPrepare,
-          id.generation(), id.rank()};
+  return {
+      id.job(),
+      id.kind() == internal::TaskId::KIND_TRAIN ? TaskKey::Kind::kTrain : TaskKey::Kind::kPrepare,
+      id.generation(), id.rank()};
 }
 
 internal::TaskId IdOf(const TaskKey& key) {
   internal::TaskId id;
   id.set_job(key.job);
   id.set_generation(key.generation);
-  id.set_kind(key.kind == TaskKey::Kind::kTrain ? internal::TaskId::KIND_TRAIN : internal::TaskId::KIND_PREPARE);
+  id.set_kind(key.kind == TaskKey::Kind::kTrain ? internal::TaskId::KIND_TRAIN
+                                                : internal::TaskId::KIND_PREPARE);
   id.set_rank(key.rank);
   return id;
 }
 
 std::string CauseOf(const internal::TaskObservation& observation) {
   const internal::TaskExit& exit = observation.exit();
-  if (observation.state() == internal::TaskObservation::STATE_REFUSED) return "its worker could not start it";
+  if (observation.state() == internal::TaskObservation::STATE_REFUSED)
+    return "its worker could not start it";
   if (exit.signal() != 0) {
     const char* name = sigabbrev_np(exit.signal());
-    return absl::StrCat("killed by signal ", exit.signal(), name == nullptr ? "" : absl::StrCat(" (SIG", name, ")"));
+    return absl::StrCat("killed by signal ", exit.signal(),
+                        name == nullptr ? "" : absl::StrCat(" (SIG", name, ")"));
   }
   return exit.exit_code() == 0 ? "" : absl::StrCat("exit ", exit.exit_code());
-}
-
-google::protobuf::Timestamp TimestampOf(absl::Time time) {
-  return google::protobuf::util::TimeUtil::MicrosecondsToTimestamp(absl::ToUnixMicros(time));
 }
 
 // Threads for one prepare task: the worker's prepare slots share what its slots compute with.
@@ -63,14 +64,17 @@ int PrepareThreads(const internal::Observed& observed) {
   return std::max(1, threads / std::max(1, observed.prepare_slots()));
 }
 
-std::string MakeTaskJson(const internal::JobRecord& record, const TaskKey& key, const internal::Observed& observed) {
-  if (key.kind == TaskKey::Kind::kPrepare) return DumpJson(ToJson(MakePrepareTask(record, PrepareThreads(observed))));
+std::string MakeTaskJson(const internal::JobRecord& record, const TaskKey& key,
+                         const internal::Observed& observed) {
+  if (key.kind == TaskKey::Kind::kPrepare)
+    return DumpJson(ToJson(MakePrepareTask(record, PrepareThreads(observed))));
   return DumpJson(ToJson(MakeTrainTask(record, key.rank)));
 }
 
 }  // namespace
 
-Fleet::Fleet(FleetOptions options, int64_t epoch, absl::Duration now) : options_(options), epoch_(epoch), start_(now) {}
+Fleet::Fleet(FleetOptions options, int64_t epoch, absl::Duration now)
+    : options_(options), epoch_(epoch), start_(now) {}
 
 void Fleet::Restore(const std::vector<internal::WorkerRecord>& records, absl::Duration now) {
   for (const internal::WorkerRecord& record : records) {
@@ -83,37 +87,42 @@ void Fleet::Restore(const std::vector<internal::WorkerRecord>& records, absl::Du
 absl::Status Fleet::CheckMessage(const internal::Observed& observed) const {
   if (!IsWorkerName(observed.worker())) {
     return absl::InvalidArgumentError(
-        absl::StrCat("worker name '", observed.worker(), "' is not [a-z0-9][a-z0-9.-]{0,62}: give another with --name"));
+        absl::StrCat("worker name '", observed.worker(),
+                     "' is not [a-z0-9][a-z0-9.-]{0,62}: give another with --name"));
   }
   if (observed.coordinator_epoch() > epoch_) {
-    return absl::FailedPreconditionError(absl::StrCat("worker ", observed.worker(), " has seen coordinator epoch ",
-                                                      observed.coordinator_epoch(), "; this coordinator is at ", epoch_,
-                                                      " and must not give orders"));
+    return absl::FailedPreconditionError(absl::StrCat(
+        "worker ", observed.worker(), " has seen coordinator epoch ", observed.coordinator_epoch(),
+        "; this coordinator is at ", epoch_, " and must not give orders"));
   }
   const auto known = workers_.find(observed.worker());
-  if (known != workers_.end() && observed.worker_incarnation() < known->second.record.incarnation()) {
-    return absl::FailedPreconditionError(absl::StrCat("worker ", observed.worker(), " incarnation ",
-                                                      observed.worker_incarnation(), " is older than ",
-                                                      known->second.record.incarnation()));
+  if (known != workers_.end() &&
+      observed.worker_incarnation() < known->second.record.incarnation()) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("worker ", observed.worker(), " incarnation ", observed.worker_incarnation(),
+                     " is older than ", known->second.record.incarnation()));
   }
   if (observed.slots_size() > kMaxSlots || observed.tasks_size() > kMaxTasks) {
-    return absl::InvalidArgumentError(absl::StrCat("worker ", observed.worker(), " shows ", observed.slots_size(), " slots and ",
-                                                   observed.tasks_size(), " tasks; at most ", kMaxSlots, " and ", kMaxTasks));
+    return absl::InvalidArgumentError(
+        absl::StrCat("worker ", observed.worker(), " shows ", observed.slots_size(), " slots and ",
+                     observed.tasks_size(), " tasks; at most ", kMaxSlots, " and ", kMaxTasks));
   }
   std::set<absl::string_view> ids;
   for (const v1::Slot& slot : observed.slots()) {
     if (slot.id().empty() || !ids.insert(slot.id()).second) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("worker ", observed.worker(), ": slot id '", slot.id(), "' is empty or given twice"));
+      return absl::InvalidArgumentError(absl::StrCat("worker ", observed.worker(), ": slot id '",
+                                                     slot.id(), "' is empty or given twice"));
     }
   }
   return absl::OkStatus();
 }
 
-void Fleet::WorkerSynced(std::shared_ptr<FleetSession> session, const internal::Observed& observed, const JobTable& live,
-                         absl::Duration now, absl::Time wall_now, FleetNews* news) {
+void Fleet::WorkerSynced(std::shared_ptr<FleetSession> session, const internal::Observed& observed,
+                         const JobTable& live, absl::Duration now, absl::Time wall_now,
+                         FleetNews* news) {
   if (absl::Status status = CheckMessage(observed); !status.ok()) {
-    ANNEAL_LOG(WARNING) << "worker refused" << Field("worker", observed.worker()) << Field("why", status.message());
+    ANNEAL_LOG(WARNING) << "worker refused" << Field("worker", observed.worker())
+                        << Field("why", status.message());
     session->Close(status);
     return;
   }
@@ -128,14 +137,17 @@ void Fleet::WorkerSynced(std::shared_ptr<FleetSession> session, const internal::
     worker.record_changed = true;
   }
   if (worker.session != session) {
-    ANNEAL_LOG(INFO) << "worker connected" << Field("worker", observed.worker()) << Field("slots", observed.slots_size())
+    ANNEAL_LOG(INFO) << "worker connected" << Field("worker", observed.worker())
+                     << Field("slots", observed.slots_size())
                      << Field("incarnation", observed.worker_incarnation());
-    if (worker.session != nullptr) worker.session->Close(absl::AbortedError("the worker has opened a newer stream"));
+    if (worker.session != nullptr)
+      worker.session->Close(absl::AbortedError("the worker has opened a newer stream"));
     worker.session = std::move(session);
     worker.last_sent.clear();
     // What the worker says on a new stream it says after all that the old one has brought it.
     for (auto& [key, memory] : worker.tasks) {
-      if (memory.unwanted_since.has_value()) memory.unwanted_since = now - options_.release_unseen_after;
+      if (memory.unwanted_since.has_value())
+        memory.unwanted_since = now - options_.release_unseen_after;
     }
   }
   worker.last_heard = now;
@@ -150,7 +162,8 @@ void Fleet::WorkerSynced(std::shared_ptr<FleetSession> session, const internal::
     const TaskKey key = KeyOf(observation.id());
     present.insert(key);
     const auto found = worker.tasks.find(key);
-    // A task nobody here wants any more; its worker stops it because desired state does not list it.
+    // A task nobody here wants any more; its worker stops it because desired state does not list
+    // it.
     if (found == worker.tasks.end()) continue;
     TakeObservation(observation, key, found->second, news);
   }
@@ -190,17 +203,19 @@ void Fleet::RefreshTasks(WorkerState& worker, const JobTable& live, absl::Durati
   }
 }
 
-void Fleet::TakeObservation(const internal::TaskObservation& observation, const TaskKey& key, TaskMemory& memory,
-                            FleetNews* news) {
+void Fleet::TakeObservation(const internal::TaskObservation& observation, const TaskKey& key,
+                            TaskMemory& memory, FleetNews* news) {
   const bool phase_changed = memory.phase != observation.phase();
   if (!memory.observed || phase_changed || memory.rendezvous != observation.rendezvous()) {
     memory.observed = true;
     memory.phase = observation.phase();
     memory.rendezvous = observation.rendezvous();
-    news->items.push_back(FleetNews::Fact{key.job, TaskObserved{key, memory.phase, memory.rendezvous}});
+    news->items.push_back(
+        FleetNews::Fact{key.job, TaskObserved{key, memory.phase, memory.rendezvous}});
     if (phase_changed) news->items.push_back(FleetNews::PhaseNews{key, memory.phase});
   }
-  for (const internal::Report& report : observation.reports()) TakeReport(report, key, memory, news);
+  for (const internal::Report& report : observation.reports())
+    TakeReport(report, key, memory, news);
   const bool over = observation.state() == internal::TaskObservation::STATE_EXITED ||
                     observation.state() == internal::TaskObservation::STATE_REFUSED;
   // The last words come before the end, also when they do not fit one message.
@@ -216,25 +231,31 @@ void Fleet::TakeObservation(const internal::TaskObservation& observation, const 
   news->items.push_back(FleetNews::Fact{key.job, std::move(ended)});
 }
 
-void Fleet::TakeReport(const internal::Report& report, const TaskKey& key, TaskMemory& memory, FleetNews* news) {
+void Fleet::TakeReport(const internal::Report& report, const TaskKey& key, TaskMemory& memory,
+                       FleetNews* news) {
   if (report.sequence() <= memory.received) return;
   memory.received = report.sequence();
   absl::StatusOr<Json> json = ParseJson(report.json());
-  absl::StatusOr<protocol::Report> parsed = json.ok() ? protocol::ReportFromJson(*json) : json.status();
+  absl::StatusOr<protocol::Report> parsed =
+      json.ok() ? protocol::ReportFromJson(*json) : json.status();
   if (!parsed.ok()) {
-    // It would be no better the next time. A missing result still fails the job, through the process's end.
+    // It would be no better the next time. A missing result still fails the job, through the
+    // process's end.
     ANNEAL_LOG(ERROR) << "report dropped" << Field("job", key.job) << Field("rank", key.rank)
-                      << Field("sequence", report.sequence()) << Field("why", parsed.status().message());
+                      << Field("sequence", report.sequence())
+                      << Field("why", parsed.status().message());
     return;
   }
   if (parsed->step.has_value()) {
     if (key.rank == 0) news->items.push_back(FleetNews::StepNews{key, *parsed->step});
     return;
   }
-  news->items.push_back(FleetNews::Fact{key.job, TaskReported{key, report.sequence(), *std::move(parsed)}});
+  news->items.push_back(
+      FleetNews::Fact{key.job, TaskReported{key, report.sequence(), *std::move(parsed)}});
 }
 
-void Fleet::FindAbsent(WorkerState& worker, const std::set<TaskKey>& present, absl::Duration now, FleetNews* news) const {
+void Fleet::FindAbsent(WorkerState& worker, const std::set<TaskKey>& present, absl::Duration now,
+                       FleetNews* news) const {
   for (auto it = worker.tasks.begin(); it != worker.tasks.end();) {
     const auto& [key, memory] = *it;
     if (present.count(key) > 0) {
@@ -242,7 +263,8 @@ void Fleet::FindAbsent(WorkerState& worker, const std::set<TaskKey>& present, ab
     } else if (!memory.unwanted_since.has_value()) {
       // Not yet accepted, unless the worker has shown it before.
       if (memory.observed && !memory.ended) {
-        const std::string message = absl::StrCat("worker ", worker.record.name(), " no longer has it");
+        const std::string message =
+            absl::StrCat("worker ", worker.record.name(), " no longer has it");
         news->items.push_back(FleetNews::Fact{key.job, TaskLost{key, message}});
       }
       ++it;
@@ -274,8 +296,8 @@ void Fleet::CheckLeases(const JobTable& live, absl::Duration now, FleetNews* new
     for (const TaskPlace& place : OpenTasks(*record)) {
       const auto worker = workers_.find(place.worker);
       if (worker != workers_.end() && !worker->second.lost) continue;
-      const std::string message =
-          absl::StrCat("worker ", place.worker, " was not heard from for ", absl::FormatDuration(options_.lease));
+      const std::string message = absl::StrCat("worker ", place.worker, " was not heard from for ",
+                                               absl::FormatDuration(options_.lease));
       news->items.push_back(FleetNews::Fact{id, TaskLost{place.task, message}});
     }
   }
@@ -283,7 +305,8 @@ void Fleet::CheckLeases(const JobTable& live, absl::Duration now, FleetNews* new
 
 absl::Status Fleet::SetDrained(absl::string_view worker, bool drained) {
   const auto found = workers_.find(worker);
-  if (found == workers_.end()) return WithReason(absl::NotFoundError(absl::StrCat("no workers/", worker)), "NOT_FOUND");
+  if (found == workers_.end())
+    return WithReason(absl::NotFoundError(absl::StrCat("no workers/", worker)), "NOT_FOUND");
   if (found->second.record.drained() != drained) {
     found->second.record.set_drained(drained);
     found->second.record_changed = true;
@@ -314,11 +337,12 @@ ClusterView Fleet::View() const {
     }
     const std::map<std::string, std::string> taken = TakenSlots(worker);
     for (const v1::Slot& slot : worker.observed.slots()) {
-      out.slots.push_back({slot.id(), slot.accelerator(), slot.device_uuid(), taken.count(slot.id()) == 0});
+      out.slots.push_back(
+          {slot.id(), slot.accelerator(), slot.device_uuid(), taken.count(slot.id()) == 0});
     }
-    const auto preparing = std::count_if(worker.tasks.begin(), worker.tasks.end(), [](const auto& entry) {
-      return entry.first.kind == TaskKey::Kind::kPrepare;
-    });
+    const auto preparing = std::count_if(
+        worker.tasks.begin(), worker.tasks.end(),
+        [](const auto& entry) { return entry.first.kind == TaskKey::Kind::kPrepare; });
     out.free_prepare_slots = worker.observed.prepare_slots() - static_cast<int32_t>(preparing);
   }
   return view;
@@ -333,10 +357,12 @@ internal::Desired Fleet::MakeDesired(const WorkerState& worker, const JobTable& 
     const internal::JobRecord& record = *live.at(key.job);
     internal::DesiredTask& task = *desired.add_tasks();
     *task.mutable_id() = IdOf(key);
-    task.set_action(record.finish_requested() ? internal::DesiredTask::ACTION_FINISH : internal::DesiredTask::ACTION_RUN);
+    task.set_action(record.finish_requested() ? internal::DesiredTask::ACTION_FINISH
+                                              : internal::DesiredTask::ACTION_RUN);
     for (const std::string& slot : memory.slot_ids) task.add_slot_ids(slot);
     task.set_task_json(memory.task_json);
-    if (key.kind == TaskKey::Kind::kTrain && key.rank > 0) task.set_rendezvous(record.train().rendezvous());
+    if (key.kind == TaskKey::Kind::kTrain && key.rank > 0)
+      task.set_rendezvous(record.train().rendezvous());
     task.set_acknowledged_report(memory.durable);
   }
   return desired;
@@ -387,8 +413,9 @@ std::vector<v1::Worker> Fleet::Roster() const {
     v1::Worker& out = roster.emplace_back();
     out.set_name(absl::StrCat("workers/", name));
     out.set_state(worker.lost ? v1::Worker::STATE_LOST
-                  : worker.record.drained() || worker.observed.draining() ? v1::Worker::STATE_DRAINING
-                                                                          : v1::Worker::STATE_READY);
+                  : worker.record.drained() || worker.observed.draining()
+                      ? v1::Worker::STATE_DRAINING
+                      : v1::Worker::STATE_READY);
     const std::map<std::string, std::string> taken = TakenSlots(worker);
     for (const v1::Slot& slot : worker.observed.slots()) {
       v1::Slot& shown = *out.add_slots();
@@ -397,7 +424,8 @@ std::vector<v1::Worker> Fleet::Roster() const {
       shown.set_job(holder == taken.end() ? "" : holder->second);
     }
     out.set_prepare_slots(worker.observed.prepare_slots());
-    if (worker.last_sync != absl::Time()) *out.mutable_last_sync_time() = TimestampOf(worker.last_sync);
+    if (worker.last_sync != absl::Time())
+      *out.mutable_last_sync_time() = TimestampOf(worker.last_sync);
     *out.mutable_register_time() = worker.record.register_time();
     out.set_version(worker.observed.version());
     out.set_data_address(worker.observed.data_address());

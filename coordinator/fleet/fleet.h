@@ -51,12 +51,13 @@ struct FleetNews {
   std::vector<std::variant<Fact, StepNews, PhaseNews>> items;
 };
 
-// Purpose: translates streams into facts about tasks, and job records into desired state. It decides nothing about jobs.
-// Owner: Coordinator. Loop thread only.
+// Purpose: translates streams into facts about tasks, and job records into desired state. It
+// decides nothing about jobs. Owner: Coordinator. Loop thread only.
 //
-// All it knows of jobs it takes from the table of live jobs at each call; its own memory (what was observed, what was
-// acknowledged) is rebuilt from the workers' messages after a restart. Surprising: reports count as received at once but are
-// acknowledged only by MarkDurable, after the turn that used them is on disk; RollBack forgets what a failed turn had used.
+// All it knows of jobs it takes from the table of live jobs at each call; its own memory (what was
+// observed, what was acknowledged) is rebuilt from the workers' messages after a restart.
+// Surprising: reports count as received at once but are acknowledged only by MarkDurable, after the
+// turn that used them is on disk; RollBack forgets what a failed turn had used.
 class Fleet {
  public:
   // `now` is monotonic in all calls.
@@ -66,8 +67,8 @@ class Fleet {
   void Restore(const std::vector<internal::WorkerRecord>& records, absl::Duration now);
 
   // Takes in a message; refuses it by closing the session. `wall_now` is shown to people.
-  void WorkerSynced(std::shared_ptr<FleetSession> session, const internal::Observed& observed, const JobTable& live,
-                    absl::Duration now, absl::Time wall_now, FleetNews* news);
+  void WorkerSynced(std::shared_ptr<FleetSession> session, const internal::Observed& observed,
+                    const JobTable& live, absl::Duration now, absl::Time wall_now, FleetNews* news);
   void SessionClosed(const std::shared_ptr<FleetSession>& session);
   // Tasks of workers whose lease has run out.
   void CheckLeases(const JobTable& live, absl::Duration now, FleetNews* news);
@@ -120,9 +121,12 @@ class Fleet {
   absl::Status CheckMessage(const internal::Observed& observed) const;
   // Brings the memory in line with what the live jobs want of the worker.
   static void RefreshTasks(WorkerState& worker, const JobTable& live, absl::Duration now);
-  static void TakeObservation(const internal::TaskObservation& observation, const TaskKey& key, TaskMemory& memory, FleetNews* news);
-  static void TakeReport(const internal::Report& report, const TaskKey& key, TaskMemory& memory, FleetNews* news);
-  void FindAbsent(WorkerState& worker, const std::set<TaskKey>& present, absl::Duration now, FleetNews* news) const;
+  static void TakeObservation(const internal::TaskObservation& observation, const TaskKey& key,
+                              TaskMemory& memory, FleetNews* news);
+  static void TakeReport(const internal::Report& report, const TaskKey& key, TaskMemory& memory,
+                         FleetNews* news);
+  void FindAbsent(WorkerState& worker, const std::set<TaskKey>& present, absl::Duration now,
+                  FleetNews* news) const;
   internal::Desired MakeDesired(const WorkerState& worker, const JobTable& live) const;
   // Slots in use, with the job that holds them.
   static std::map<std::string, std::string> TakenSlots(const WorkerState& worker);

@@ -11,7 +11,8 @@
 
 namespace anneal {
 
-// Purpose: published by the loop after each turn, read by handlers. Owner: Coordinator. Thread-safe.
+// Purpose: published by the loop after each turn, read by handlers. Owner: Coordinator.
+// Thread-safe.
 class FleetRoster {
  public:
   using Workers = std::vector<v1::Worker>;

@@ -11,8 +11,10 @@
 namespace anneal {
 namespace {
 
-// gRPC holds a raw pointer from the call's start to OnDone; until then the session keeps itself alive.
-class SyncReactor : public grpc::ServerBidiReactor<internal::Observed, internal::Desired>, public FleetSession {
+// gRPC holds a raw pointer from the call's start to OnDone; until then the session keeps itself
+// alive.
+class SyncReactor : public grpc::ServerBidiReactor<internal::Observed, internal::Desired>,
+                    public FleetSession {
  public:
   static SyncReactor* Start(FleetInbox& inbox) {
     std::shared_ptr<SyncReactor> reactor(new SyncReactor(inbox));
@@ -97,7 +99,8 @@ class RefusedReactor : public grpc::ServerBidiReactor<internal::Observed, intern
 
 grpc::ServerBidiReactor<internal::Observed, internal::Desired>* FleetServiceImpl::Sync(
     grpc::CallbackServerContext* context) {
-  if (absl::Status known = authenticator_.CallerOf(*context).status(); !known.ok()) return new RefusedReactor(known);
+  if (absl::Status known = authenticator_.CallerOf(*context).status(); !known.ok())
+    return new RefusedReactor(known);
   return SyncReactor::Start(inbox_);
 }
 

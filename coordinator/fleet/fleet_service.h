@@ -11,9 +11,11 @@ namespace anneal {
 // Owner: Coordinator. Thread-safe. What it is made of must outlive the server that serves it.
 class FleetServiceImpl : public internal::FleetService::CallbackService {
  public:
-  FleetServiceImpl(const Authenticator& authenticator, FleetInbox& inbox) : authenticator_(authenticator), inbox_(inbox) {}
+  FleetServiceImpl(const Authenticator& authenticator, FleetInbox& inbox)
+      : authenticator_(authenticator), inbox_(inbox) {}
 
-  grpc::ServerBidiReactor<internal::Observed, internal::Desired>* Sync(grpc::CallbackServerContext* context) override;
+  grpc::ServerBidiReactor<internal::Observed, internal::Desired>* Sync(
+      grpc::CallbackServerContext* context) override;
 
  private:
   const Authenticator& authenticator_;

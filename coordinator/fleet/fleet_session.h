@@ -18,7 +18,8 @@ class FleetSession {
   virtual ~FleetSession() = default;
   // The newest message replaces one that could not be sent yet: it says everything.
   virtual void Send(internal::Desired desired) = 0;
-  // The last message has been dealt with: the next may come. A slow loop thus slows its workers instead of filling memory.
+  // The last message has been dealt with: the next may come. A slow loop thus slows its workers
+  // instead of filling memory.
   virtual void ReadNext() = 0;
   // Ends the stream. May be called twice.
   virtual void Close(absl::Status status) = 0;
@@ -32,7 +33,8 @@ class FleetInbox {
   virtual ~FleetInbox() = default;
   virtual void WorkerSynced(std::shared_ptr<FleetSession> session, internal::Observed observed) = 0;
   virtual void SessionClosed(std::shared_ptr<FleetSession> session) = 0;
-  // Gives the worker no new tasks, or gives it tasks again. NOT_FOUND for a worker never seen. `reply` as in EventSink.
+  // Gives the worker no new tasks, or gives it tasks again. NOT_FOUND for a worker never seen.
+  // `reply` as in EventSink.
   virtual void SetDrained(const std::string& worker, bool drained, WorkerReply reply) = 0;
 };
 

@@ -13,7 +13,8 @@ std::string WithoutPrefix(const std::string& name, absl::string_view prefix) {
   return std::string(absl::StripPrefix(name, prefix));
 }
 
-std::vector<protocol::InputFile> InputFiles(const google::protobuf::RepeatedPtrField<internal::DataFile>& files) {
+std::vector<protocol::InputFile> InputFiles(
+    const google::protobuf::RepeatedPtrField<internal::DataFile>& files) {
   std::vector<protocol::InputFile> inputs;
   for (const internal::DataFile& file : files) inputs.push_back({file.path(), file.display_name()});
   return inputs;
@@ -34,11 +35,13 @@ protocol::PrepareTask MakePrepareTask(const internal::JobRecord& record, int thr
   if (task.validation_files.empty()) {
     const auto origin = resolved.origins().find("data.validation.fraction");
     task.validation_fraction = data.validation().fraction();
-    task.validation_is_default = origin != resolved.origins().end() && origin->second == spec::kOriginDefault;
+    task.validation_is_default =
+        origin != resolved.origins().end() && origin->second == spec::kOriginDefault;
     task.min_validation_rows = task.validation_is_default ? spec::kDefaultMinValidationRows : 0;
   }
   task.max_length = data.max_length();
-  task.over_length = WithoutPrefix(v1::DataSpec::OverLength_Name(data.over_length()), "OVER_LENGTH_");
+  task.over_length =
+      WithoutPrefix(v1::DataSpec::OverLength_Name(data.over_length()), "OVER_LENGTH_");
   task.train_on = WithoutPrefix(v1::DataSpec::TrainOn_Name(data.train_on()), "TRAIN_ON_");
   task.template_time_unix_seconds = resolved.template_time().seconds();
   task.seed = resolved.spec().training().seed();
@@ -57,7 +60,8 @@ protocol::TrainTask MakeTrainTask(const internal::JobRecord& record, int rank) {
   task.generation = record.train().generation();
   task.rank = rank;
   task.world_size = record.train().ranks_size();
-  task.device = spec.resources().accelerator() == v1::ResourceSpec::ACCELERATOR_GPU ? "cuda" : "cpu";
+  task.device =
+      spec.resources().accelerator() == v1::ResourceSpec::ACCELERATOR_GPU ? "cuda" : "cpu";
   task.device_uuid = record.train().ranks(rank).device_uuid();
   task.threads = spec.resources().threads_per_slot();
   task.model_dir = record.inputs().model_dir();
@@ -70,11 +74,12 @@ protocol::TrainTask MakeTrainTask(const internal::JobRecord& record, int rank) {
   task.resolved_job_json = DumpJson(spec::MessageToJson(resolved));
   if (spec.method().has_lora()) {
     const v1::LoraMethod& lora = spec.method().lora();
-    task.lora = protocol::LoraOptions{.rank = lora.rank(),
-                                      .alpha = lora.alpha(),
-                                      .dropout = lora.dropout(),
-                                      .target_modules = {lora.target_modules().begin(), lora.target_modules().end()},
-                                      .use_rslora = lora.use_rslora()};
+    task.lora = protocol::LoraOptions{
+        .rank = lora.rank(),
+        .alpha = lora.alpha(),
+        .dropout = lora.dropout(),
+        .target_modules = {lora.target_modules().begin(), lora.target_modules().end()},
+        .use_rslora = lora.use_rslora()};
   }
   task.epochs = training.epochs();
   task.max_steps = training.max_steps();
@@ -90,8 +95,10 @@ protocol::TrainTask MakeTrainTask(const internal::JobRecord& record, int rank) {
   task.seed = training.seed();
   task.microbatch_tokens = training.microbatch_tokens();
   task.logical_shards = training.logical_shards();
-  task.precision = WithoutPrefix(v1::TrainingSpec::Precision_Name(training.precision()), "PRECISION_");
-  task.reduction = WithoutPrefix(v1::TrainingSpec::Reduction_Name(training.reduction()), "REDUCTION_");
+  task.precision =
+      WithoutPrefix(v1::TrainingSpec::Precision_Name(training.precision()), "PRECISION_");
+  task.reduction =
+      WithoutPrefix(v1::TrainingSpec::Reduction_Name(training.reduction()), "REDUCTION_");
   task.evaluate_every_steps = spec.evaluation().every_steps();
   task.evaluation_max_rows = spec.evaluation().max_rows();
   task.export_merged = spec.output().merged();

@@ -11,19 +11,21 @@
 
 namespace anneal {
 
-// Requests about jobs. Each is carried out by the loop thread; `reply` is called once, on the loop thread, after what it says
-// is durable and published, or with UNAVAILABLE when the loop has stopped. Replies must not block. Thread-safe.
+// Requests about jobs. Each is carried out by the loop thread; `reply` is called once, on the loop
+// thread, after what it says is durable and published, or with UNAVAILABLE when the loop has
+// stopped. Replies must not block. Thread-safe.
 class EventSink {
  public:
   using JobReply = std::function<void(absl::StatusOr<std::shared_ptr<const internal::JobRecord>>)>;
 
   virtual ~EventSink() = default;
 
-  // `record` as CreateJobRecord takes it. A repeated request_id answers with the first job, or ALREADY_EXISTS if the requests
-  // differ.
+  // `record` as CreateJobRecord takes it. A repeated request_id answers with the first job, or
+  // ALREADY_EXISTS if the requests differ.
   virtual void CreateJob(internal::JobRecord record, JobReply reply) = 0;
   // NOT_FOUND if the project has no such job.
-  virtual void ChangeJob(const std::string& project, const std::string& id, LifecycleEvent event, JobReply reply) = 0;
+  virtual void ChangeJob(const std::string& project, const std::string& id, LifecycleEvent event,
+                         JobReply reply) = 0;
   // Answers with the last record. FAILED_PRECONDITION while the job lives.
   virtual void DeleteJob(const std::string& project, const std::string& id, JobReply reply) = 0;
 };

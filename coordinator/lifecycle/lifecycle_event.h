@@ -12,7 +12,8 @@
 
 namespace anneal {
 
-// One process of a job: prepare, or one rank of one generation. A prepare task's generation is its attempt.
+// One process of a job: prepare, or one rank of one generation. A prepare task's generation is its
+// attempt.
 struct TaskKey {
   enum class Kind { kPrepare, kTrain };
 
@@ -95,7 +96,8 @@ struct FinishRequested {
   std::string request_id;
 };
 
-using LifecycleEvent = std::variant<PrepareAssigned, SlotsAssigned, WaitExplained, TaskObserved, TaskReported, TaskEnded,
-                                    TaskLost, TaskReleased, Tick, CancelRequested, ResumeRequested, FinishRequested>;
+using LifecycleEvent = std::variant<PrepareAssigned, SlotsAssigned, WaitExplained, TaskObserved,
+                                    TaskReported, TaskEnded, TaskLost, TaskReleased, Tick,
+                                    CancelRequested, ResumeRequested, FinishRequested>;
 
 }  // namespace anneal

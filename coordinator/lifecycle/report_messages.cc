@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "coordinator/lifecycle/proto_time.h"
 #include "google/protobuf/util/time_util.h"
 
 namespace anneal {
@@ -10,8 +11,12 @@ namespace {
 
 constexpr size_t kMaxIssues = 100;
 
+// The range that Timestamp and Duration have in common; a child may send any double.
+constexpr double kMaxSeconds = 253402300799;
+
 google::protobuf::Duration DurationOf(double seconds) {
-  return google::protobuf::util::TimeUtil::MillisecondsToDuration(std::llround(seconds * 1e3));
+  return google::protobuf::util::TimeUtil::MillisecondsToDuration(
+      std::llround(std::clamp(seconds, 0.0, kMaxSeconds) * 1e3));
 }
 
 }  // namespace
@@ -84,11 +89,12 @@ v1::StepMetrics StepMetricsFrom(const protocol::StepReport& report, int64_t gene
   metrics.set_grad_norm(report.grad_norm);
   metrics.set_tokens(report.tokens);
   metrics.set_supervised_tokens(report.supervised_tokens);
-  if (report.step_seconds > 0) metrics.set_tokens_per_second(static_cast<double>(report.tokens) / report.step_seconds);
+  if (report.step_seconds > 0)
+    metrics.set_tokens_per_second(static_cast<double>(report.tokens) / report.step_seconds);
   metrics.set_step_seconds(report.step_seconds);
   metrics.set_generation(generation);
-  *metrics.mutable_time() =
-      google::protobuf::util::TimeUtil::MillisecondsToTimestamp(std::llround(report.unix_time * 1e3));
+  const double unix_time = std::clamp(report.unix_time, 0.0, kMaxSeconds);
+  *metrics.mutable_time() = TimestampOf(absl::FromUnixMillis(std::llround(unix_time * 1e3)));
   metrics.set_epoch(report.epoch);
   return metrics;
 }

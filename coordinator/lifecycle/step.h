@@ -21,13 +21,16 @@ struct StepResult {
   bool changed = false;
 };
 
-// Carries a job over one event. Defined for every state and event: a fact that does not concern the job (an older generation,
-// a repeated report, anything after the end) changes nothing; only a request that the state forbids is an error
-// (FAILED_PRECONDITION, or INVALID_ARGUMENT for a bad number of slots). There are no effects on workers: what they should do
-// follows from the record alone (DesiredTasks), so nothing is lost when a message is.
-absl::StatusOr<StepResult> Step(const internal::JobRecord& record, const LifecycleEvent& event, absl::Time now);
+// Carries a job over one event. Defined for every state and event: a fact that does not concern the
+// job (an older generation, a repeated report, anything after the end) changes nothing; only a
+// request that the state forbids is an error (FAILED_PRECONDITION, or INVALID_ARGUMENT for a bad
+// number of slots). There are no effects on workers: what they should do follows from the record
+// alone (DesiredTasks), so nothing is lost when a message is.
+absl::StatusOr<StepResult> Step(const internal::JobRecord& record, const LifecycleEvent& event,
+                                absl::Time now);
 
-// A new job's first record, in PENDING, with its first event. `record` has id, project, specs, inputs and request set.
+// A new job's first record, in PENDING, with its first event. `record` has id, project, specs,
+// inputs and request set.
 StepResult CreateJobRecord(internal::JobRecord record, absl::Time now);
 
 // A task and its worker.
@@ -40,8 +43,8 @@ std::vector<TaskPlace> DesiredTasks(const internal::JobRecord& record);
 // The tasks that are not known to have ended, wanted or not.
 std::vector<TaskPlace> OpenTasks(const internal::JobRecord& record);
 
-// How long a rank's failed collective waits for the death of another rank that explains it: a little longer than a worker's
-// lease, so that a lost worker is named.
+// How long a rank's failed collective waits for the death of another rank that explains it: a
+// little longer than a worker's lease, so that a lost worker is named.
 inline constexpr absl::Duration kBlameWindow = absl::Seconds(12);
 // A job whose prepare worker was lost so often is failed: it may be what kills them.
 inline constexpr int kMaxPrepareAttempts = 3;

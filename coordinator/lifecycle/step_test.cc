@@ -21,7 +21,9 @@ const absl::Time kNow = absl::FromUnixSeconds(1'700'000'000);
 constexpr char kJob[] = "01hf00000000000000000000aa";
 
 TaskKey Prepare(int64_t attempt) { return {kJob, TaskKey::Kind::kPrepare, attempt, 0}; }
-TaskKey Rank(int32_t rank, int64_t generation = 1) { return {kJob, TaskKey::Kind::kTrain, generation, rank}; }
+TaskKey Rank(int32_t rank, int64_t generation = 1) {
+  return {kJob, TaskKey::Kind::kTrain, generation, rank};
+}
 
 protocol::Report Prepared(int64_t errors = 0) {
   protocol::PreparedReport prepared;
@@ -42,7 +44,8 @@ protocol::Report Prepared(int64_t errors = 0) {
 }
 protocol::Report Result() {
   protocol::Report report;
-  report.result = protocol::ResultReport{.output_dir = "outputs/j", .primary = "adapter", .manifest_sha256 = "ab"};
+  report.result = protocol::ResultReport{
+      .output_dir = "outputs/j", .primary = "adapter", .manifest_sha256 = "ab"};
   return report;
 }
 protocol::Report Evaluation(int64_t step, double loss) {
@@ -51,7 +54,10 @@ protocol::Report Evaluation(int64_t step, double loss) {
   return report;
 }
 TaskEnded Killed(TaskKey task, std::string reason = "") {
-  return {.task = task, .cause = "killed by signal 9 (SIGKILL)", .reason = reason, .log_tail = "last words"};
+  return {.task = task,
+          .cause = "killed by signal 9 (SIGKILL)",
+          .reason = reason,
+          .log_tail = "last words"};
 }
 
 internal::JobRecord NewJob(bool hold = false) {
@@ -104,7 +110,8 @@ TEST(StepTest, AJobWalksFromSubmitToSuccess) {
   EXPECT_EQ(walk.record.train().rendezvous(), "10.0.0.1:4000");
   EXPECT_EQ(DesiredTasks(walk.record).size(), 2u);
   walk.Then(TaskObserved{Rank(0), "export", ""}).Then(TaskReported{Rank(0), 9, Result()});
-  EXPECT_THAT(walk.path, ElementsAre("PREPARING", "QUEUED", "STARTING", "RUNNING", "EXPORTING", "SUCCEEDED"));
+  EXPECT_THAT(walk.path,
+              ElementsAre("PREPARING", "QUEUED", "STARTING", "RUNNING", "EXPORTING", "SUCCEEDED"));
   EXPECT_EQ(walk.record.job().output_model(), std::string("jobs/") + kJob + "/artifacts/adapter");
   EXPECT_EQ(walk.record.job().generation(), 1);
   EXPECT_TRUE(walk.record.job().has_finish_time());
@@ -115,21 +122,24 @@ TEST(StepTest, AQuickTrainerSkipsNoState) {
   Walk walk(NewJob());
   walk.Then(PrepareAssigned{"w1"}).Then(TaskReported{Prepare(1), 1, Prepared()}).Then(TwoSlots());
   walk.Then(TaskReported{Rank(0), 1, Result()});
-  EXPECT_THAT(walk.path, ElementsAre("PREPARING", "QUEUED", "STARTING", "RUNNING", "EXPORTING", "SUCCEEDED"));
+  EXPECT_THAT(walk.path,
+              ElementsAre("PREPARING", "QUEUED", "STARTING", "RUNNING", "EXPORTING", "SUCCEEDED"));
 }
 
 TEST(StepTest, AHeldJobWaitsForResume) {
   Walk walk(NewJob(/*hold=*/true));
   walk.Then(PrepareAssigned{"w1"}).Then(TaskReported{Prepare(1), 1, Prepared()});
   EXPECT_EQ(walk.state(), v1::JOB_STATE_VALIDATED);
-  EXPECT_THAT(Step(walk.record, ResumeRequested{"r", 3}, kNow), StatusIs(absl::StatusCode::kInvalidArgument));
+  EXPECT_THAT(Step(walk.record, ResumeRequested{"r", 3}, kNow),
+              StatusIs(absl::StatusCode::kInvalidArgument));
   walk.Then(ResumeRequested{"r", 4});
   EXPECT_EQ(walk.state(), v1::JOB_STATE_QUEUED);
   EXPECT_EQ(walk.record.job().resolved().spec().resources().slots(), 4);
   const int64_t version = walk.record.version();
   walk.Then(ResumeRequested{"r", 4});
   EXPECT_EQ(walk.record.version(), version) << "a repeated request changes nothing";
-  EXPECT_THAT(Step(walk.record, ResumeRequested{"r2", {}}, kNow), StatusIs(absl::StatusCode::kFailedPrecondition));
+  EXPECT_THAT(Step(walk.record, ResumeRequested{"r2", {}}, kNow),
+              StatusIs(absl::StatusCode::kFailedPrecondition));
 }
 
 TEST(StepTest, BadDataFailsTheJobWithItsIssues) {
@@ -138,7 +148,8 @@ TEST(StepTest, BadDataFailsTheJobWithItsIssues) {
   EXPECT_EQ(walk.state(), v1::JOB_STATE_FAILED);
   EXPECT_EQ(walk.record.job().error().code(), google::rpc::INVALID_ARGUMENT);
   EXPECT_THAT(walk.record.job().error().message(),
-              HasSubstr("3 errors in the data; the first: train.jsonl line 17, field messages[2].content: must be text"));
+              HasSubstr("3 errors in the data; the first: train.jsonl line 17, field "
+                        "messages[2].content: must be text"));
   EXPECT_EQ(walk.record.job().data().issues_size(), 1);
 }
 
@@ -162,7 +173,8 @@ TEST(StepTest, ADeadTrainerFailsTheJobWithRankWorkerCauseAndLog) {
   walk.Then(Killed(Rank(1)));
   const v1::Job& job = walk.record.job();
   EXPECT_EQ(job.state(), v1::JOB_STATE_FAILED);
-  EXPECT_THAT(job.error().message(), HasSubstr("rank 1 on worker w2 ended (killed by signal 9 (SIGKILL))"));
+  EXPECT_THAT(job.error().message(),
+              HasSubstr("rank 1 on worker w2 ended (killed by signal 9 (SIGKILL))"));
   EXPECT_EQ(job.log_tail(), "last words");
   google::rpc::ErrorInfo info;
   ASSERT_TRUE(job.error().details(0).UnpackTo(&info));
@@ -192,7 +204,8 @@ TEST(StepTest, AnEchoWithoutAnExplanationFailsTheJobInTheEnd) {
 
   Walk both = Running();
   both.Then(Killed(Rank(1), "COLLECTIVE_FAILED")).Then(Killed(Rank(0), "COLLECTIVE_FAILED"));
-  EXPECT_THAT(both.record.job().error().message(), HasSubstr("rank 1")) << "the first to fail, once all have";
+  EXPECT_THAT(both.record.job().error().message(), HasSubstr("rank 1"))
+      << "the first to fail, once all have";
 }
 
 TEST(StepTest, ALostWorkerFailsTheJob) {
@@ -205,7 +218,8 @@ TEST(StepTest, ALostWorkerFailsTheJob) {
 TEST(StepTest, ATrainerThatEndsWithoutAResultFailsTheJob) {
   Walk walk = Running();
   walk.Then(TaskEnded{.task = Rank(1)});
-  EXPECT_EQ(walk.state(), v1::JOB_STATE_RUNNING) << "rank 1 may end before rank 0 has written the result";
+  EXPECT_EQ(walk.state(), v1::JOB_STATE_RUNNING)
+      << "rank 1 may end before rank 0 has written the result";
   walk.Then(TaskEnded{.task = Rank(0)});
   EXPECT_THAT(walk.record.job().error().message(), HasSubstr("it left no result"));
 }
@@ -240,7 +254,8 @@ TEST(StepTest, CancellingWaitsForTheProcesses) {
 }
 
 TEST(StepTest, FinishKeepsTheModel) {
-  EXPECT_THAT(Step(NewJob(), FinishRequested{"f"}, kNow), StatusIs(absl::StatusCode::kFailedPrecondition));
+  EXPECT_THAT(Step(NewJob(), FinishRequested{"f"}, kNow),
+              StatusIs(absl::StatusCode::kFailedPrecondition));
   Walk walk = Running();
   walk.Then(FinishRequested{"f"});
   EXPECT_TRUE(walk.record.finish_requested());
@@ -260,11 +275,13 @@ TEST(StepTest, RepeatedReportsAreAppliedOnce) {
 
 TEST(StepTest, WaitingIsExplainedWithoutAnEvent) {
   internal::JobRecord record = NewJob();
-  ANNEAL_ASSERT_OK_AND_ASSIGN(StepResult result, Step(record, WaitExplained{"NO_WORKER", "no worker is there"}, kNow));
+  ANNEAL_ASSERT_OK_AND_ASSIGN(StepResult result,
+                              Step(record, WaitExplained{"NO_WORKER", "no worker is there"}, kNow));
   EXPECT_TRUE(result.changed);
   EXPECT_THAT(result.events, IsEmpty());
   EXPECT_EQ(result.record.job().state_message(), "no worker is there");
-  ANNEAL_ASSERT_OK_AND_ASSIGN(result, Step(result.record, WaitExplained{"NO_WORKER", "no worker is there"}, kNow));
+  ANNEAL_ASSERT_OK_AND_ASSIGN(
+      result, Step(result.record, WaitExplained{"NO_WORKER", "no worker is there"}, kNow));
   EXPECT_FALSE(result.changed);
 }
 
@@ -299,7 +316,8 @@ std::vector<LifecycleEvent> EveryEvent() {
 }
 
 bool IsRequest(const LifecycleEvent& event) {
-  return std::holds_alternative<CancelRequested>(event) || std::holds_alternative<ResumeRequested>(event) ||
+  return std::holds_alternative<CancelRequested>(event) ||
+         std::holds_alternative<ResumeRequested>(event) ||
          std::holds_alternative<FinishRequested>(event);
 }
 

@@ -46,13 +46,15 @@ struct Decision {
   LifecycleEvent event;
 };
 
-// Purpose: gives prepare slots one by one, and accelerator slots all at once or not at all (a gang). Thread-safe.
+// Purpose: gives prepare slots one by one, and accelerator slots all at once or not at all (a
+// gang). Thread-safe.
 //
-// Ranks are contiguous on each worker. A gang goes to the one worker that it fills best, if it fits on one; else to the
-// workers with the most free slots, so that it spans few.
+// Ranks are contiguous on each worker. A gang goes to the one worker that it fills best, if it fits
+// on one; else to the workers with the most free slots, so that it spans few.
 //
-// Nobody starves: among jobs that want the same kind of accelerator, none starts before an earlier one that the connected
-// fleet could hold when idle; slots that come free are kept for it. A job too large even for the idle fleet holds nobody up.
+// Nobody starves: among jobs that want the same kind of accelerator, none starts before an earlier
+// one that the connected fleet could hold when idle; slots that come free are kept for it. A job
+// too large even for the idle fleet holds nobody up.
 class PlacementPolicy {
  public:
   // One decision for each job of the queue.

@@ -21,17 +21,22 @@ using ::testing::Eq;
 constexpr auto kCpu = v1::ResourceSpec::ACCELERATOR_CPU;
 constexpr auto kGpu = v1::ResourceSpec::ACCELERATOR_GPU;
 
-WorkerView Worker(std::string name, int slots, int free, v1::ResourceSpec::Accelerator accelerator = kGpu) {
+WorkerView Worker(std::string name, int slots, int free,
+                  v1::ResourceSpec::Accelerator accelerator = kGpu) {
   WorkerView worker;
   worker.name = std::move(name);
   worker.free_prepare_slots = 1;
-  for (int i = 0; i < slots; ++i) worker.slots.push_back({absl::StrCat("s", i), accelerator, "", i < free});
+  for (int i = 0; i < slots; ++i)
+    worker.slots.push_back({absl::StrCat("s", i), accelerator, "", i < free});
   return worker;
 }
-WaitingJob Queued(std::string id, int slots, int since = 0, v1::ResourceSpec::Accelerator accelerator = kGpu) {
+WaitingJob Queued(std::string id, int slots, int since = 0,
+                  v1::ResourceSpec::Accelerator accelerator = kGpu) {
   return {std::move(id), absl::FromUnixSeconds(since), false, slots, accelerator};
 }
-WaitingJob Pending(std::string id, int since = 0) { return {std::move(id), absl::FromUnixSeconds(since), true}; }
+WaitingJob Pending(std::string id, int since = 0) {
+  return {std::move(id), absl::FromUnixSeconds(since), true};
+}
 
 std::vector<std::string> Places(const Decision& decision) {
   std::vector<std::string> places;
@@ -67,7 +72,8 @@ TEST(PlacementPolicyTest, SlotsAreGivenOnceAndInOrderOfArrival) {
 }
 
 TEST(PlacementPolicyTest, FreeSlotsAreKeptForTheFirstThatFitsTheFleet) {
-  auto plan = Plan({Worker("a", 4, 2)}, {Queued("big", 4, 1), Queued("small", 1, 2), Queued("cpu", 1, 3, kCpu)});
+  auto plan = Plan({Worker("a", 4, 2)},
+                   {Queued("big", 4, 1), Queued("small", 1, 2), Queued("cpu", 1, 3, kCpu)});
   EXPECT_EQ(Wait(plan[0]), "needs 4 GPU slots, 2 free");
   EXPECT_EQ(Wait(plan[1]), "needs 1 GPU slot, 2 free, kept for jobs/big, which came first");
   EXPECT_EQ(Wait(plan[2]), "needs 1 CPU slot, the fleet has 0");
@@ -95,7 +101,8 @@ TEST(PlacementPolicyTest, DrainingAndAbsentWorkersGetNothingAndAreNamed) {
 TEST(PlacementPolicyTest, PrepareGoesToTheWorkerWithMostRoom) {
   WorkerView roomy = Worker("b", 0, 0);
   roomy.free_prepare_slots = 2;
-  auto plan = Plan({Worker("a", 0, 0), roomy}, {Pending("1", 1), Pending("2", 2), Pending("3", 3), Pending("4", 4)});
+  auto plan = Plan({Worker("a", 0, 0), roomy},
+                   {Pending("1", 1), Pending("2", 2), Pending("3", 3), Pending("4", 4)});
   std::vector<std::string> workers;
   for (const Decision& decision : plan) {
     const auto* assigned = std::get_if<PrepareAssigned>(&decision.event);
@@ -104,7 +111,8 @@ TEST(PlacementPolicyTest, PrepareGoesToTheWorkerWithMostRoom) {
   EXPECT_THAT(workers, ElementsAre("b", "a", "b", "-"));
 }
 
-// Random fleets and queues: no slot twice, none that was not free, whole gangs only, first come first served.
+// Random fleets and queues: no slot twice, none that was not free, whole gangs only, first come
+// first served.
 TEST(PlacementPolicyTest, EveryPlanKeepsTheRules) {
   SeededRandom random(11);
   for (int round = 0; round < 500; ++round) {
@@ -112,10 +120,12 @@ TEST(PlacementPolicyTest, EveryPlanKeepsTheRules) {
     std::set<std::string> free;
     for (uint64_t w = 0; w < random.Next() % 5; ++w) {
       WorkerView worker = Worker(absl::StrCat("w", w), 4, 0);
-      worker.health = random.Next() % 4 == 0 ? WorkerView::Health::kDraining : WorkerView::Health::kReady;
+      worker.health =
+          random.Next() % 4 == 0 ? WorkerView::Health::kDraining : WorkerView::Health::kReady;
       for (SlotView& slot : worker.slots) {
         slot.free = random.Next() % 2 == 0;
-        if (slot.free && worker.health == WorkerView::Health::kReady) free.insert(worker.name + "/" + slot.id);
+        if (slot.free && worker.health == WorkerView::Health::kReady)
+          free.insert(worker.name + "/" + slot.id);
       }
       workers.push_back(worker);
     }
@@ -128,7 +138,8 @@ TEST(PlacementPolicyTest, EveryPlanKeepsTheRules) {
     ASSERT_EQ(plan.size(), queue.size());
     bool held_up = false;
     for (const Decision& decision : plan) {
-      const auto wanted = std::find_if(queue.begin(), queue.end(), [&](const auto& job) { return job.id == decision.job; });
+      const auto wanted = std::find_if(queue.begin(), queue.end(),
+                                       [&](const auto& job) { return job.id == decision.job; });
       std::vector<std::string> places = Places(decision);
       if (places.empty()) {
         const auto& wait = std::get<WaitExplained>(decision.event);

@@ -5,9 +5,9 @@
 #include "absl/strings/str_cat.h"
 #include "common/base/log.h"
 #include "common/base/status.h"
+#include "coordinator/lifecycle/proto_time.h"
 #include "coordinator/lifecycle/report_messages.h"
 #include "coordinator/lifecycle/states.h"
-#include "google/protobuf/util/time_util.h"
 
 namespace anneal {
 namespace {
@@ -21,17 +21,14 @@ std::string RequestKey(const std::string& project, const std::string& request_id
   return absl::StrCat(project, "\n", request_id);
 }
 
-absl::Time TimeOf(const google::protobuf::Timestamp& timestamp) {
-  return absl::FromUnixMicros(google::protobuf::util::TimeUtil::TimestampToMicroseconds(timestamp));
-}
-
 absl::Status NoSuchJob(const std::string& id) {
   return WithReason(absl::NotFoundError(absl::StrCat("no jobs/", id)), "NOT_FOUND");
 }
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<ControlLoop>> ControlLoop::Create(ControlLoopParts parts, FleetOptions fleet_options) {
+absl::StatusOr<std::unique_ptr<ControlLoop>> ControlLoop::Create(ControlLoopParts parts,
+                                                                 FleetOptions fleet_options) {
   ANNEAL_ASSIGN_OR_RETURN(const int64_t epoch, parts.store.NextEpoch());
   std::unique_ptr<ControlLoop> loop(new ControlLoop(parts, fleet_options, epoch));
   ANNEAL_RETURN_IF_ERROR(loop->Load());
@@ -51,10 +48,12 @@ absl::Status ControlLoop::Load() {
   for (internal::JobRecord& record : records) {
     auto shared = std::make_shared<const internal::JobRecord>(std::move(record));
     jobs_[shared->id()] = shared;
-    if (!shared->request_id().empty()) requests_[RequestKey(shared->job().project(), shared->request_id())] = shared->id();
+    if (!shared->request_id().empty())
+      requests_[RequestKey(shared->job().project(), shared->request_id())] = shared->id();
     if (IsTerminal(shared->job().state())) continue;
     live_[shared->id()] = shared;
-    ANNEAL_ASSIGN_OR_RETURN(StepMetricsWriter::Totals totals, parts_.steps.ReadTotals(shared->id()));
+    ANNEAL_ASSIGN_OR_RETURN(StepMetricsWriter::Totals totals,
+                            parts_.steps.ReadTotals(shared->id()));
     meters_.Start(*shared, totals);
   }
   ANNEAL_ASSIGN_OR_RETURN(std::vector<internal::WorkerRecord> workers, parts_.store.LoadWorkers());
@@ -65,7 +64,9 @@ absl::Status ControlLoop::Load() {
   return absl::OkStatus();
 }
 
-void ControlLoop::Start() { thread_ = Thread("control-loop", [this] { Run(); }); }
+void ControlLoop::Start() {
+  thread_ = Thread("control-loop", [this] { Run(); });
+}
 
 void ControlLoop::Stop() {
   {
@@ -93,7 +94,8 @@ void ControlLoop::Post(Message message) {
 void ControlLoop::CreateJob(internal::JobRecord record, JobReply reply) {
   Post(CreateMessage{std::move(record), std::move(reply)});
 }
-void ControlLoop::ChangeJob(const std::string& project, const std::string& id, LifecycleEvent event, JobReply reply) {
+void ControlLoop::ChangeJob(const std::string& project, const std::string& id, LifecycleEvent event,
+                            JobReply reply) {
   Post(ChangeMessage{project, id, std::move(event), std::move(reply)});
 }
 void ControlLoop::DeleteJob(const std::string& project, const std::string& id, JobReply reply) {
@@ -102,7 +104,9 @@ void ControlLoop::DeleteJob(const std::string& project, const std::string& id, J
 void ControlLoop::WorkerSynced(std::shared_ptr<FleetSession> session, internal::Observed observed) {
   Post(SyncMessage{std::move(session), std::move(observed)});
 }
-void ControlLoop::SessionClosed(std::shared_ptr<FleetSession> session) { Post(ClosedMessage{std::move(session)}); }
+void ControlLoop::SessionClosed(std::shared_ptr<FleetSession> session) {
+  Post(ClosedMessage{std::move(session)});
+}
 void ControlLoop::SetDrained(const std::string& worker, bool drained, WorkerReply reply) {
   Post(DrainMessage{worker, drained, std::move(reply)});
 }
@@ -113,7 +117,9 @@ void ControlLoop::Run() {
     bool stopping = false;
     {
       absl::MutexLock lock(&mu_);
-      const auto has_work = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) { return stopping_ || !queue_.empty(); };
+      const auto has_work = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+        return stopping_ || !queue_.empty();
+      };
       parts_.clock.AwaitWithTimeout(&mu_, absl::Condition(&has_work), kTick);
       messages.swap(queue_);
       stopping = stopping_;
@@ -145,11 +151,13 @@ void ControlLoop::RunTurn(std::vector<Message> messages) {
   for (const auto& reply : turn.replies) reply(status);
   fleet_.SendDesired(live_, turn.monotonic_now);
   for (const std::shared_ptr<FleetSession>& session : turn.read_next) session->ReadNext();
-  parts_.metrics.turn_seconds.Observe(absl::ToDoubleSeconds(parts_.clock.MonotonicNow() - turn.monotonic_now));
+  parts_.metrics.turn_seconds.Observe(
+      absl::ToDoubleSeconds(parts_.clock.MonotonicNow() - turn.monotonic_now));
 }
 
 const internal::JobRecord* ControlLoop::Find(const std::string& id, const Turn& turn) const {
-  if (const auto changed = turn.changed.find(id); changed != turn.changed.end()) return changed->second.get();
+  if (const auto changed = turn.changed.find(id); changed != turn.changed.end())
+    return changed->second.get();
   const auto found = jobs_.find(id);
   return found == jobs_.end() ? nullptr : found->second.get();
 }
@@ -161,8 +169,10 @@ absl::Status ControlLoop::Apply(const std::string& id, const LifecycleEvent& eve
   if (!result.changed) return absl::OkStatus();
   for (v1::JobEvent& e : result.events) {
     if (e.has_state_change()) {
-      ANNEAL_LOG(INFO) << "job state changed" << Field("job", id) << Field("from", StateName(e.state_change().from()))
-                       << Field("to", StateName(e.state_change().to())) << Field("reason", e.state_change().reason())
+      ANNEAL_LOG(INFO) << "job state changed" << Field("job", id)
+                       << Field("from", StateName(e.state_change().from()))
+                       << Field("to", StateName(e.state_change().to()))
+                       << Field("reason", e.state_change().reason())
                        << Field("generation", e.generation());
     }
     turn.change.events.emplace_back(id, std::move(e));
@@ -172,18 +182,20 @@ absl::Status ControlLoop::Apply(const std::string& id, const LifecycleEvent& eve
 }
 
 void ControlLoop::ReplyWith(std::string id, JobReply reply, Turn& turn) {
-  turn.replies.push_back([this, id = std::move(id), reply = std::move(reply)](const absl::Status& committed) {
-    if (!committed.ok()) {
-      reply(absl::UnavailableError(absl::StrCat("the catalog cannot be written; try again: ", committed.message())));
-      return;
-    }
-    const auto found = jobs_.find(id);
-    if (found == jobs_.end()) {
-      reply(NoSuchJob(id));
-    } else {
-      reply(found->second);
-    }
-  });
+  turn.replies.push_back(
+      [this, id = std::move(id), reply = std::move(reply)](const absl::Status& committed) {
+        if (!committed.ok()) {
+          reply(absl::UnavailableError(
+              absl::StrCat("the catalog cannot be written; try again: ", committed.message())));
+          return;
+        }
+        const auto found = jobs_.find(id);
+        if (found == jobs_.end()) {
+          reply(NoSuchJob(id));
+        } else {
+          reply(found->second);
+        }
+      });
 }
 
 const std::string* ControlLoop::FindRequest(const std::string& key, const Turn& turn) const {
@@ -195,18 +207,23 @@ const std::string* ControlLoop::FindRequest(const std::string& key, const Turn& 
 
 absl::StatusOr<std::string> ControlLoop::Create(internal::JobRecord record, Turn& turn) {
   const std::string key = RequestKey(record.job().project(), record.request_id());
-  if (const std::string* first = FindRequest(key, turn); first != nullptr && !record.request_id().empty()) {
+  if (const std::string* first = FindRequest(key, turn);
+      first != nullptr && !record.request_id().empty()) {
     if (Find(*first, turn)->request_sha256() == record.request_sha256()) return *first;
-    return WithReason(absl::AlreadyExistsError(absl::StrCat("request_id '", record.request_id(), "' has made jobs/", *first,
+    return WithReason(absl::AlreadyExistsError(absl::StrCat("request_id '", record.request_id(),
+                                                            "' has made jobs/", *first,
                                                             " from a different request")),
                       "REQUEST_ID_REUSED");
   }
   ANNEAL_ASSIGN_OR_RETURN(const std::string missing, parts_.store.FindMissingResource(record));
-  if (!missing.empty()) return WithReason(absl::FailedPreconditionError(absl::StrCat(missing, " was deleted")), "NOT_FOUND");
+  if (!missing.empty())
+    return WithReason(absl::FailedPreconditionError(absl::StrCat(missing, " was deleted")),
+                      "NOT_FOUND");
   const std::string id = record.id();
   StepResult created = CreateJobRecord(std::move(record), turn.now);
   for (v1::JobEvent& event : created.events) turn.change.events.emplace_back(id, std::move(event));
-  ANNEAL_LOG(INFO) << "job created" << Field("job", id) << Field("name", created.record.job().resolved().spec().display_name());
+  ANNEAL_LOG(INFO) << "job created" << Field("job", id)
+                   << Field("name", created.record.job().resolved().spec().display_name());
   if (!created.record.request_id().empty()) turn.new_requests[key] = id;
   turn.changed[id] = std::make_shared<internal::JobRecord>(std::move(created.record));
   return id;
@@ -224,7 +241,8 @@ void ControlLoop::Handle(CreateMessage& message, Turn& turn) {
 void ControlLoop::Handle(ChangeMessage& message, Turn& turn) {
   const internal::JobRecord* record = Find(message.id, turn);
   const bool visible = record != nullptr && record->job().project() == message.project;
-  const absl::Status status = visible ? Apply(message.id, message.event, turn) : NoSuchJob(message.id);
+  const absl::Status status =
+      visible ? Apply(message.id, message.event, turn) : NoSuchJob(message.id);
   if (status.ok()) {
     ReplyWith(message.id, std::move(message.reply), turn);
   } else {
@@ -232,19 +250,23 @@ void ControlLoop::Handle(ChangeMessage& message, Turn& turn) {
   }
 }
 
-absl::Status ControlLoop::CheckDeletable(const std::string& project, const std::string& id, const Turn& turn) const {
+absl::Status ControlLoop::CheckDeletable(const std::string& project, const std::string& id,
+                                         const Turn& turn) const {
   const internal::JobRecord* record = Find(id, turn);
   if (record == nullptr || record->job().project() != project) return NoSuchJob(id);
   if (!IsTerminal(record->job().state())) {
-    return WithReason(absl::FailedPreconditionError(absl::StrCat("jobs/", id, " is ", StateName(record->job().state()),
-                                                                 ": cancel it before you delete it")),
+    return WithReason(absl::FailedPreconditionError(
+                          absl::StrCat("jobs/", id, " is ", StateName(record->job().state()),
+                                       ": cancel it before you delete it")),
                       "WRONG_STATE");
   }
   const std::string name = absl::StrCat("jobs/", id);
   for (const auto& [other, live] : live_) {
     const auto& resources = live->inputs().resources();
     if (std::find(resources.begin(), resources.end(), name) != resources.end()) {
-      return WithReason(absl::FailedPreconditionError(absl::StrCat(name, " is the base model of jobs/", other)), "IN_USE");
+      return WithReason(
+          absl::FailedPreconditionError(absl::StrCat(name, " is the base model of jobs/", other)),
+          "IN_USE");
     }
   }
   return absl::OkStatus();
@@ -256,11 +278,13 @@ void ControlLoop::Handle(DeleteMessage& message, Turn& turn) {
     return;
   }
   turn.change.deleted_jobs.push_back(message.id);
-  turn.replies.push_back([last = jobs_.at(message.id), reply = std::move(message.reply)](const absl::Status& committed) {
+  turn.replies.push_back([last = jobs_.at(message.id),
+                          reply = std::move(message.reply)](const absl::Status& committed) {
     if (committed.ok()) {
       reply(last);
     } else {
-      reply(absl::UnavailableError(absl::StrCat("the catalog cannot be written; try again: ", committed.message())));
+      reply(absl::UnavailableError(
+          absl::StrCat("the catalog cannot be written; try again: ", committed.message())));
     }
   });
 }
@@ -268,7 +292,8 @@ void ControlLoop::Handle(DeleteMessage& message, Turn& turn) {
 void ControlLoop::Handle(SyncMessage& message, Turn& turn) {
   FleetNews news;
   turn.read_next.push_back(message.session);
-  fleet_.WorkerSynced(std::move(message.session), message.observed, live_, turn.monotonic_now, turn.now, &news);
+  fleet_.WorkerSynced(std::move(message.session), message.observed, live_, turn.monotonic_now,
+                      turn.now, &news);
   TakeNews(news, turn);
 }
 
@@ -279,9 +304,11 @@ void ControlLoop::Handle(DrainMessage& message, Turn& turn) {
     message.reply(status);
     return;
   }
-  turn.replies.push_back([this, worker = message.worker, reply = std::move(message.reply)](const absl::Status& committed) {
+  turn.replies.push_back([this, worker = message.worker,
+                          reply = std::move(message.reply)](const absl::Status& committed) {
     if (!committed.ok()) {
-      reply(absl::UnavailableError(absl::StrCat("the catalog cannot be written; try again: ", committed.message())));
+      reply(absl::UnavailableError(
+          absl::StrCat("the catalog cannot be written; try again: ", committed.message())));
       return;
     }
     for (const v1::Worker& shown : *parts_.roster.workers()) {
@@ -303,7 +330,8 @@ void ControlLoop::TakeNews(const FleetNews& news, Turn& turn) {
       const auto* reported = std::get_if<TaskReported>(&fact.event);
       if (reported != nullptr && reported->report.evaluation.has_value()) {
         meters_.TakeEvaluation(fact.job, *reported->report.evaluation);
-        parts_.steps.AddEvaluation(fact.job, reported->task.generation, EvaluationFrom(*reported->report.evaluation));
+        parts_.steps.AddEvaluation(fact.job, reported->task.generation,
+                                   EvaluationFrom(*reported->report.evaluation));
       }
       // Facts are never refused.
       ANNEAL_CHECK_OK(Apply(fact.job, fact.event, turn));
@@ -339,7 +367,8 @@ void ControlLoop::Schedule(Turn& turn) {
     if (record.job().state() == v1::JOB_STATE_PENDING) {
       queue.push_back({record.id(), TimeOf(record.job().create_time()), true});
     } else if (record.job().state() == v1::JOB_STATE_QUEUED) {
-      queue.push_back({record.id(), TimeOf(record.queue_time()), false, resources.slots(), resources.accelerator()});
+      queue.push_back({record.id(), TimeOf(record.queue_time()), false, resources.slots(),
+                       resources.accelerator()});
     }
   };
   for (const auto& [id, record] : turn.changed) add(*record);
@@ -350,7 +379,8 @@ void ControlLoop::Schedule(Turn& turn) {
   for (const Decision& decision : policy_.Plan(fleet_.View(), std::move(queue))) {
     if (std::holds_alternative<SlotsAssigned>(decision.event)) {
       const internal::JobRecord& record = *Find(decision.job, turn);
-      parts_.metrics.queue_wait.Observe(absl::ToDoubleSeconds(turn.now - TimeOf(record.queue_time())));
+      parts_.metrics.queue_wait.Observe(
+          absl::ToDoubleSeconds(turn.now - TimeOf(record.queue_time())));
     }
     ANNEAL_CHECK_OK(Apply(decision.job, decision.event, turn));
   }
@@ -393,7 +423,8 @@ void ControlLoop::Install(Turn& turn) {
     jobs_.erase(found);
     if (absl::Status status = parts_.steps.DeleteJob(id); !status.ok()) {
       // Rows of a job that is gone are never read; they only take space.
-      ANNEAL_LOG(WARNING) << "step metrics stay behind" << Field("job", id) << Field("why", status.message());
+      ANNEAL_LOG(WARNING) << "step metrics stay behind" << Field("job", id)
+                          << Field("why", status.message());
     }
   }
   unpublished_ |= !turn.change.empty();
@@ -441,7 +472,8 @@ void ControlLoop::CountWorkers(const std::vector<v1::Worker>& workers) {
 
 void ControlLoop::CountJobs() {
   std::map<v1::JobState, int> jobs;
-  for (int state = v1::JOB_STATE_PENDING; state <= v1::JobState_MAX; ++state) jobs[static_cast<v1::JobState>(state)] = 0;
+  for (int state = v1::JOB_STATE_PENDING; state <= v1::JobState_MAX; ++state)
+    jobs[static_cast<v1::JobState>(state)] = 0;
   for (const auto& [id, record] : jobs_) ++jobs[record->job().state()];
   for (const auto& [state, count] : jobs) parts_.metrics.jobs.Set(count, {StateName(state)});
 }

@@ -42,25 +42,30 @@ struct ControlLoopParts {
   Clock& clock;
 };
 
-// Purpose: turns. Each turn takes all that has come in, carries jobs over it (Step), places waiting jobs (PlacementPolicy), then
-// persists, publishes, answers and tells the workers, in this order; so nobody hears of anything that a crash would undo.
-// Owner: Coordinator. The public methods are thread-safe; everything else happens on the loop's thread.
+// Purpose: turns. Each turn takes all that has come in, carries jobs over it (Step), places waiting
+// jobs (PlacementPolicy), then persists, publishes, answers and tells the workers, in this order;
+// so nobody hears of anything that a crash would undo. Owner: Coordinator. The public methods are
+// thread-safe; everything else happens on the loop's thread.
 //
-// A turn that cannot be committed is dropped as a whole: requests are refused with UNAVAILABLE, and what workers said counts as
-// not heard. They say it again, because it was not acknowledged; so a full disk heals by itself once there is room.
+// A turn that cannot be committed is dropped as a whole: requests are refused with UNAVAILABLE, and
+// what workers said counts as not heard. They say it again, because it was not acknowledged; so a
+// full disk heals by itself once there is room.
 class ControlLoop : public EventSink, public FleetInbox {
  public:
   // Takes over from an earlier coordinator: a new epoch, its jobs and its workers.
-  static absl::StatusOr<std::unique_ptr<ControlLoop>> Create(ControlLoopParts parts, FleetOptions fleet_options);
+  static absl::StatusOr<std::unique_ptr<ControlLoop>> Create(ControlLoopParts parts,
+                                                             FleetOptions fleet_options);
   ~ControlLoop() override;
 
   void Start();
-  // Ends after the present turn; what has come in since is answered with UNAVAILABLE. May be called twice.
+  // Ends after the present turn; what has come in since is answered with UNAVAILABLE. May be called
+  // twice.
   void Stop();
   int64_t epoch() const { return epoch_; }
 
   void CreateJob(internal::JobRecord record, JobReply reply) override;
-  void ChangeJob(const std::string& project, const std::string& id, LifecycleEvent event, JobReply reply) override;
+  void ChangeJob(const std::string& project, const std::string& id, LifecycleEvent event,
+                 JobReply reply) override;
   void DeleteJob(const std::string& project, const std::string& id, JobReply reply) override;
 
   void WorkerSynced(std::shared_ptr<FleetSession> session, internal::Observed observed) override;
@@ -93,16 +98,17 @@ class ControlLoop : public EventSink, public FleetInbox {
     bool drained;
     WorkerReply reply;
   };
-  using Message = std::variant<CreateMessage, ChangeMessage, DeleteMessage, SyncMessage, ClosedMessage, DrainMessage>;
+  using Message = std::variant<CreateMessage, ChangeMessage, DeleteMessage, SyncMessage,
+                               ClosedMessage, DrainMessage>;
 
   // What one turn has decided and not yet committed.
   struct Turn {
     absl::Time now;
     absl::Duration monotonic_now;
     std::map<std::string, std::shared_ptr<internal::JobRecord>> changed;  // working copies
-    CatalogChange change;                                                // all but `jobs`, which is made of `changed`
-    std::map<std::string, std::string> new_requests;                     // request key -> job
-    std::vector<std::function<void(const absl::Status&)>> replies;       // with the commit's status
+    CatalogChange change;                             // all but `jobs`, which is made of `changed`
+    std::map<std::string, std::string> new_requests;  // request key -> job
+    std::vector<std::function<void(const absl::Status&)>> replies;  // with the commit's status
     std::vector<std::shared_ptr<FleetSession>> read_next;
   };
 
@@ -123,7 +129,8 @@ class ControlLoop : public EventSink, public FleetInbox {
   const std::string* FindRequest(const std::string& key, const Turn& turn) const;
   // The id of the new job, or of the one that the same request made before.
   absl::StatusOr<std::string> Create(internal::JobRecord record, Turn& turn);
-  absl::Status CheckDeletable(const std::string& project, const std::string& id, const Turn& turn) const;
+  absl::Status CheckDeletable(const std::string& project, const std::string& id,
+                              const Turn& turn) const;
 
   void TakeNews(const FleetNews& news, Turn& turn);
   void TakeStep(const FleetNews::StepNews& news, Turn& turn);

@@ -22,8 +22,8 @@ constexpr absl::Duration kStopGrace = absl::Seconds(2);
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<Coordinator>> Coordinator::Start(const CoordinatorOptions& options, Clock& clock,
-                                                                Random& random) {
+absl::StatusOr<std::unique_ptr<Coordinator>> Coordinator::Start(const CoordinatorOptions& options,
+                                                                Clock& clock, Random& random) {
   std::unique_ptr<Coordinator> coordinator(new Coordinator(options, clock, random));
   ANNEAL_RETURN_IF_ERROR(coordinator->LockDataDir());
   ANNEAL_RETURN_IF_ERROR(coordinator->OpenStores());
@@ -43,7 +43,8 @@ Coordinator::Coordinator(CoordinatorOptions options, Clock& clock, Random& rando
       catalog_(clock) {}
 
 Coordinator::~Coordinator() {
-  // Streams would wait for ever: they end first, then the servers, then the loop that answers their calls.
+  // Streams would wait for ever: they end first, then the servers, then the loop that answers their
+  // calls.
   admin_.reset();
   if (pump_ != nullptr) pump_->Stop();
   for (const std::unique_ptr<RpcServer>& server : api_servers_) server->Shutdown(kStopGrace);
@@ -58,68 +59,83 @@ absl::Status Coordinator::LockDataDir() {
   ANNEAL_RETURN_IF_ERROR(FileSystem::Posix().MakeFolders(options_.data_dir));
   const std::string path = absl::StrCat(options_.data_dir, "/lock");
   lock_fd_ = ::open(path.c_str(), O_CREAT | O_RDWR | O_CLOEXEC, 0600);
-  if (lock_fd_ < 0) return absl::UnavailableError(absl::StrCat("cannot open ", path, ": ", strerror(errno)));
+  if (lock_fd_ < 0)
+    return absl::UnavailableError(absl::StrCat("cannot open ", path, ": ", strerror(errno)));
   if (::flock(lock_fd_, LOCK_EX | LOCK_NB) != 0) {
-    return absl::FailedPreconditionError(absl::StrCat("another coordinator uses ", options_.data_dir));
+    return absl::FailedPreconditionError(
+        absl::StrCat("another coordinator uses ", options_.data_dir));
   }
   return absl::OkStatus();
 }
 
 absl::Status Coordinator::OpenStores() {
-  ANNEAL_ASSIGN_OR_RETURN(const std::vector<Credential> credentials, ReadCredentialsFile(options_.credentials_file));
+  ANNEAL_ASSIGN_OR_RETURN(const std::vector<Credential> credentials,
+                          ReadCredentialsFile(options_.credentials_file));
   authenticator_ = std::make_unique<ApiKeyAuthenticator>(credentials);
-  ANNEAL_ASSIGN_OR_RETURN(storage_, StorageRoot::Open(options_.storage_root, FileSystem::Posix(), clock_, random_));
+  ANNEAL_ASSIGN_OR_RETURN(
+      storage_, StorageRoot::Open(options_.storage_root, FileSystem::Posix(), clock_, random_));
   ANNEAL_ASSIGN_OR_RETURN(resources_, ResourceStore::Open(options_.data_dir));
   ANNEAL_ASSIGN_OR_RETURN(history_, JobHistory::Open(options_.data_dir));
   ANNEAL_ASSIGN_OR_RETURN(store_, CatalogStore::Open(options_.data_dir));
   ANNEAL_ASSIGN_OR_RETURN(steps_, StepMetricsWriter::Open(options_.data_dir));
   ANNEAL_ASSIGN_OR_RETURN(
-      loop_, ControlLoop::Create({*store_, *steps_, catalog_, roster_, metrics_, registry_, clock_}, options_.fleet));
+      loop_, ControlLoop::Create({*store_, *steps_, catalog_, roster_, metrics_, registry_, clock_},
+                                 options_.fleet));
   return absl::OkStatus();
 }
 
 absl::Status Coordinator::StartServing() {
-  resolver_ = std::make_unique<SpecResolver>(
-      SpecResolver::Parts{*resources_, catalog_, roster_, allowed_roots_, hashes_, storage_->path()});
+  resolver_ = std::make_unique<SpecResolver>(SpecResolver::Parts{
+      *resources_, catalog_, roster_, allowed_roots_, hashes_, storage_->path()});
   pump_ = std::make_unique<StreamPump>(catalog_);
-  fine_tuning_service_ = std::make_unique<FineTuningServiceImpl>(FineTuningServiceImpl::Parts{
-      *authenticator_, *loop_, catalog_, *history_, *resolver_, *storage_, *pump_, clock_, random_});
+  fine_tuning_service_ = std::make_unique<FineTuningServiceImpl>(
+      FineTuningServiceImpl::Parts{*authenticator_, *loop_, catalog_, *history_, *resolver_,
+                                   *storage_, *pump_, clock_, random_});
   cluster_service_ = std::make_unique<ClusterServiceImpl>(*authenticator_, roster_, *loop_);
-  files_ = std::make_unique<FileLibrary>(FileLibrary::Parts{*resources_, *storage_, clock_, random_}, FileLibrary::Options());
-  file_service_ = std::make_unique<FileServiceImpl>(FileServiceImpl::Parts{*authenticator_, *resources_, *files_, transfers_});
-  artifact_service_ =
-      std::make_unique<ArtifactServiceImpl>(ArtifactServiceImpl::Parts{*authenticator_, catalog_, *storage_, transfers_});
-  models_ = std::make_unique<ModelLibrary>(ModelLibrary::Parts{*resources_, *storage_, allowed_roots_, hashes_, clock_});
-  model_service_ =
-      std::make_unique<ModelServiceImpl>(ModelServiceImpl::Parts{*authenticator_, *resources_, *models_, transfers_});
+  files_ = std::make_unique<FileLibrary>(
+      FileLibrary::Parts{*resources_, *storage_, clock_, random_}, FileLibrary::Options());
+  file_service_ = std::make_unique<FileServiceImpl>(
+      FileServiceImpl::Parts{*authenticator_, *resources_, *files_, transfers_});
+  artifact_service_ = std::make_unique<ArtifactServiceImpl>(
+      ArtifactServiceImpl::Parts{*authenticator_, catalog_, *storage_, transfers_});
+  models_ = std::make_unique<ModelLibrary>(
+      ModelLibrary::Parts{*resources_, *storage_, allowed_roots_, hashes_, clock_});
+  model_service_ = std::make_unique<ModelServiceImpl>(
+      ModelServiceImpl::Parts{*authenticator_, *resources_, *models_, transfers_});
   fleet_service_ = std::make_unique<FleetServiceImpl>(*authenticator_, *loop_);
   loop_->Start();
 
   ServerOptions server{.tls_certificate_file = options_.tls_certificate_file,
                        .tls_key_file = options_.tls_key_file,
                        .allow_plaintext = options_.allow_plaintext};
-  const std::vector<grpc::Service*> services = {fine_tuning_service_.get(), file_service_.get(), artifact_service_.get(),
-                                                model_service_.get(), cluster_service_.get()};
+  const std::vector<grpc::Service*> services = {fine_tuning_service_.get(), file_service_.get(),
+                                                artifact_service_.get(), model_service_.get(),
+                                                cluster_service_.get()};
   for (const std::string& address : options_.listen) {
     server.address = address;
-    ANNEAL_ASSIGN_OR_RETURN(std::unique_ptr<RpcServer> started, RpcServer::Start(server, services, rpc_metrics_, clock_));
+    ANNEAL_ASSIGN_OR_RETURN(std::unique_ptr<RpcServer> started,
+                            RpcServer::Start(server, services, rpc_metrics_, clock_));
     api_servers_.push_back(std::move(started));
   }
   server.address = options_.fleet_listen;
   server.tls_client_ca_file = options_.fleet_client_ca_file;
-  ANNEAL_ASSIGN_OR_RETURN(fleet_server_, RpcServer::Start(server, {fleet_service_.get()}, rpc_metrics_, clock_));
+  ANNEAL_ASSIGN_OR_RETURN(fleet_server_,
+                          RpcServer::Start(server, {fleet_service_.get()}, rpc_metrics_, clock_));
   if (!options_.admin_listen.empty()) {
-    ANNEAL_ASSIGN_OR_RETURN(admin_, AdminServer::Start({.address = options_.admin_listen}, registry_));
+    ANNEAL_ASSIGN_OR_RETURN(admin_,
+                            AdminServer::Start({.address = options_.admin_listen}, registry_));
   }
-  for (const std::string& address : api_addresses()) ANNEAL_LOG(INFO) << "serving" << Field("api", address);
-  ANNEAL_LOG(INFO) << "serving" << Field("fleet", fleet_address()) << Field("admin", admin_address())
-                   << Field("epoch", loop_->epoch());
+  for (const std::string& address : api_addresses())
+    ANNEAL_LOG(INFO) << "serving" << Field("api", address);
+  ANNEAL_LOG(INFO) << "serving" << Field("fleet", fleet_address())
+                   << Field("admin", admin_address()) << Field("epoch", loop_->epoch());
   return absl::OkStatus();
 }
 
 std::vector<std::string> Coordinator::api_addresses() const {
   std::vector<std::string> addresses;
-  for (const std::unique_ptr<RpcServer>& server : api_servers_) addresses.push_back(server->address());
+  for (const std::unique_ptr<RpcServer>& server : api_servers_)
+    addresses.push_back(server->address());
   return addresses;
 }
 
@@ -131,7 +147,8 @@ absl::Status Coordinator::WriteAddressFile() const {
   addresses["admin"] = admin_address();
   const std::string temporary = absl::StrCat(options_.address_file, ".tmp");
   {
-    ANNEAL_ASSIGN_OR_RETURN(const std::unique_ptr<WritableFile> file, FileSystem::Posix().OpenForAppend(temporary, 0));
+    ANNEAL_ASSIGN_OR_RETURN(const std::unique_ptr<WritableFile> file,
+                            FileSystem::Posix().OpenForAppend(temporary, 0));
     ANNEAL_RETURN_IF_ERROR(file->Append(absl::StrCat(DumpJson(addresses), "\n")));
     ANNEAL_RETURN_IF_ERROR(file->Sync());
   }

@@ -37,13 +37,15 @@
 
 namespace anneal {
 
-// Purpose: makes, owns and wires everything; the only place that creates objects. A process may hold several, in different
-// folders (tests do).
-// Thread-safe where it is not construction or destruction.
+// Purpose: makes, owns and wires everything; the only place that creates objects. A process may
+// hold several, in different folders (tests do). Thread-safe where it is not construction or
+// destruction.
 class Coordinator {
  public:
-  // Serves when it returns. FAILED_PRECONDITION if another coordinator uses the data folder. `clock` and `random` outlive it.
-  static absl::StatusOr<std::unique_ptr<Coordinator>> Start(const CoordinatorOptions& options, Clock& clock, Random& random);
+  // Serves when it returns. FAILED_PRECONDITION if another coordinator uses the data folder.
+  // `clock` and `random` outlive it.
+  static absl::StatusOr<std::unique_ptr<Coordinator>> Start(const CoordinatorOptions& options,
+                                                            Clock& clock, Random& random);
   // Stops cleanly: refuses new calls, ends streams, lets the loop finish its turn.
   ~Coordinator();
 

@@ -1,6 +1,6 @@
 #pragma once
-// The coordinator's metrics: the table from which docs/metrics.md is made. Times in seconds; `job_id`, never `job`, which
-// Prometheus uses itself. Series of a job go a while after its end.
+// The coordinator's metrics: the table from which docs/metrics.md is made. Times in seconds;
+// `job_id`, never `job`, which Prometheus uses itself. Series of a job go a while after its end.
 
 #include "common/metrics/metrics.h"
 
@@ -9,15 +9,15 @@ namespace anneal {
 struct CoordinatorMetrics {
   explicit CoordinatorMetrics(MetricRegistry& registry);
 
-  Gauge jobs;                 // {state}
-  Gauge workers;              // {state}
-  Gauge slots;                // {accelerator, use}
+  Gauge jobs;     // {state}
+  Gauge workers;  // {state}
+  Gauge slots;    // {accelerator, use}
   Histogram queue_wait;
   Histogram turn_seconds;
   Counter failed_turns;
 
-  Gauge job_info;             // {job_id, display_name, model, method}
-  Gauge job_step;             // {job_id}, as all below
+  Gauge job_info;  // {job_id, display_name, model, method}
+  Gauge job_step;  // {job_id}, as all below
   Gauge job_total_steps;
   Gauge job_loss;
   Gauge job_validation_loss;

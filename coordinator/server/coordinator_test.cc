@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "common/base/status.h"
+#include "coordinator/catalog/schema.h"
 #include "coordinator/server/testing/coordinator_fixture.h"
 #include "google/rpc/error_details.pb.h"
 
@@ -29,7 +30,8 @@ class CoordinatorTest : public testing::CoordinatorFixture {
     v1::ListJobEventsRequest request;
     request.set_name(name);
     request.set_page_size(1000);
-    absl::StatusOr<v1::ListJobEventsResponse> response = Call(*jobs_, &Jobs::ListJobEvents, request);
+    absl::StatusOr<v1::ListJobEventsResponse> response =
+        Call(*jobs_, &Jobs::ListJobEvents, request);
     EXPECT_THAT(response, IsOk());
     return {response->events().begin(), response->events().end()};
   }
@@ -69,7 +71,8 @@ TEST_F(CoordinatorTest, AJobRunsFromSubmitToResult) {
   rank0->set_rendezvous("127.0.0.1:4000");
   worker->Sync();
   worker->AwaitDesired([](const internal::Desired& d) {
-    return d.tasks_size() == 2 && d.tasks(0).rendezvous().empty() && d.tasks(1).rendezvous() == "127.0.0.1:4000";
+    return d.tasks_size() == 2 && d.tasks(0).rendezvous().empty() &&
+           d.tasks(1).rendezvous() == "127.0.0.1:4000";
   });
 
   protocol::Report before;
@@ -77,7 +80,9 @@ TEST_F(CoordinatorTest, AJobRunsFromSubmitToResult) {
   FakeWorker::Report(*rank0, before, 1);
   for (int step = 1; step <= 3; ++step) FakeWorker::Report(*rank0, StepReport(step), step + 1);
   worker->Sync();
-  worker->AwaitDesired([](const internal::Desired& d) { return d.tasks_size() == 2 && d.tasks(0).acknowledged_report() == 4; });
+  worker->AwaitDesired([](const internal::Desired& d) {
+    return d.tasks_size() == 2 && d.tasks(0).acknowledged_report() == 4;
+  });
   job = AwaitJob(job.name(), [](const v1::Job& j) { return j.progress().step() == 3; });
 
   rank0->clear_reports();
@@ -99,9 +104,11 @@ TEST_F(CoordinatorTest, AJobRunsFromSubmitToResult) {
   int64_t sequence = 0;
   for (const v1::JobEvent& event : Events(job.name())) {
     EXPECT_EQ(event.sequence(), ++sequence);
-    if (event.has_state_change()) states.push_back(v1::JobState_Name(event.state_change().to()).substr(10));
+    if (event.has_state_change())
+      states.push_back(v1::JobState_Name(event.state_change().to()).substr(10));
   }
-  EXPECT_THAT(states, ElementsAre("PENDING", "PREPARING", "QUEUED", "STARTING", "RUNNING", "EXPORTING", "SUCCEEDED"));
+  EXPECT_THAT(states, ElementsAre("PENDING", "PREPARING", "QUEUED", "STARTING", "RUNNING",
+                                  "EXPORTING", "SUCCEEDED"));
 }
 
 TEST_F(CoordinatorTest, WatchShowsASnapshotThenEverythingInOrderAndEnds) {
@@ -163,8 +170,9 @@ TEST_F(CoordinatorTest, AJobGoesOnAfterTheCoordinatorsRestart) {
   internal::TaskObservation& before = *worker->observed().mutable_tasks(0);
   for (int step = 1; step <= 2; ++step) FakeWorker::Report(before, StepReport(step), step);
   worker->Sync();
-  const internal::Desired acknowledged = worker->AwaitDesired(
-      [](const internal::Desired& d) { return d.tasks_size() == 1 && d.tasks(0).acknowledged_report() == 2; });
+  const internal::Desired acknowledged = worker->AwaitDesired([](const internal::Desired& d) {
+    return d.tasks_size() == 1 && d.tasks(0).acknowledged_report() == 2;
+  });
   StartCoordinator();
 
   // The same task, the reports after the acknowledged ones, and one that is sent twice.
@@ -174,10 +182,12 @@ TEST_F(CoordinatorTest, AJobGoesOnAfterTheCoordinatorsRestart) {
   FakeWorker::Report(after, StepReport(2), 2);
   FakeWorker::Report(after, StepReport(3), 3);
   again.Sync();
-  const internal::Desired desired = again.AwaitDesired(
-      [](const internal::Desired& d) { return d.tasks_size() == 1 && d.tasks(0).acknowledged_report() == 3; });
+  const internal::Desired desired = again.AwaitDesired([](const internal::Desired& d) {
+    return d.tasks_size() == 1 && d.tasks(0).acknowledged_report() == 3;
+  });
   EXPECT_EQ(desired.coordinator_epoch(), acknowledged.coordinator_epoch() + 1);
-  EXPECT_EQ(desired.tasks(0).task_json(), acknowledged.tasks(0).task_json()) << "a task never changes within a generation";
+  EXPECT_EQ(desired.tasks(0).task_json(), acknowledged.tasks(0).task_json())
+      << "a task never changes within a generation";
   after.clear_reports();
   FakeWorker::Report(after, ResultReport(), 4);
   again.Sync();
@@ -217,7 +227,8 @@ TEST_F(CoordinatorTest, AKilledTrainerFailsTheJobWithItsLastWords) {
   rank1.mutable_exit()->set_log_tail("step 12 loss 1.5");
   worker->Sync();
   const v1::Job failed = AwaitState(job.name(), v1::JOB_STATE_FAILED);
-  EXPECT_THAT(failed.error().message(), HasSubstr("rank 1 on worker w1 ended (killed by signal 9 (SIGKILL))"));
+  EXPECT_THAT(failed.error().message(),
+              HasSubstr("rank 1 on worker w1 ended (killed by signal 9 (SIGKILL))"));
   EXPECT_EQ(failed.log_tail(), "step 12 loss 1.5");
   worker->AwaitTasks(0);
 }
@@ -232,11 +243,14 @@ TEST_F(CoordinatorTest, PrepareOfALostWorkerStartsAgain) {
   worker->AwaitTasks(1);
   worker->Disappear();
   // The prepare task is tried again; without a worker the job waits and says why.
-  AwaitJob(job->name(), [](const v1::Job& j) { return j.state_message() == "needs a prepare slot, 0 free, worker w1 away"; });
+  AwaitJob(job->name(), [](const v1::Job& j) {
+    return j.state_message() == "needs a prepare slot, 0 free, worker w1 away";
+  });
   auto back = StartWorker("w1", 1, /*incarnation=*/2);
   back->AwaitTasks(1);
   v1::ListWorkersRequest list;
-  ANNEAL_ASSERT_OK_AND_ASSIGN(v1::ListWorkersResponse workers, Call(*cluster_, &v1::ClusterService::Stub::ListWorkers, list));
+  ANNEAL_ASSERT_OK_AND_ASSIGN(v1::ListWorkersResponse workers,
+                              Call(*cluster_, &v1::ClusterService::Stub::ListWorkers, list));
   ASSERT_THAT(workers.workers(), SizeIs(1));
   EXPECT_EQ(workers.workers(0).state(), v1::Worker::STATE_READY);
 }
@@ -261,7 +275,8 @@ TEST_F(CoordinatorTest, AHeldJobIsShownAndStartedByResume) {
   FinishPrepare(*worker);
   job = AwaitState(job.name(), v1::JOB_STATE_VALIDATED);
   EXPECT_EQ(job.data().train_rows(), 10);
-  EXPECT_THAT(Act(&Jobs::FinishJob, job.name()), StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("VALIDATED")));
+  EXPECT_THAT(Act(&Jobs::FinishJob, job.name()),
+              StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("VALIDATED")));
   absl::StatusOr<v1::Job> paused = Act(&Jobs::PauseJob, job.name());
   EXPECT_THAT(paused, StatusIs(absl::StatusCode::kUnimplemented));
   EXPECT_EQ(ReasonOf(paused.status()), "NO_CHECKPOINTS");
@@ -288,21 +303,25 @@ TEST_F(CoordinatorTest, EveryFaultOfASpecIsNamedAtOnce) {
   EXPECT_THAT(refused, StatusIs(absl::StatusCode::kInvalidArgument));
   EXPECT_EQ(ReasonOf(refused.status()), "BAD_SPEC");
   std::vector<std::string> fields;
-  for (const FieldViolation& violation : FieldViolationsOf(refused.status())) fields.push_back(violation.field);
-  EXPECT_THAT(fields, ::testing::UnorderedElementsAre("spec.model", "spec.data.train[1]", "spec.training.batch_size"));
+  for (const FieldViolation& violation : FieldViolationsOf(refused.status()))
+    fields.push_back(violation.field);
+  EXPECT_THAT(fields, ::testing::UnorderedElementsAre("spec.model", "spec.data.train[1]",
+                                                      "spec.training.batch_size"));
 
   v1::CheckJobRequest check;
   *check.mutable_spec() = request.spec();
   ANNEAL_ASSERT_OK_AND_ASSIGN(v1::CheckJobResponse checked, Call(*jobs_, &Jobs::CheckJob, check));
   EXPECT_GE(checked.issues_size(), 3);
-  ANNEAL_ASSERT_OK_AND_ASSIGN(v1::ListJobsResponse none, Call(*jobs_, &Jobs::ListJobs, v1::ListJobsRequest()));
+  ANNEAL_ASSERT_OK_AND_ASSIGN(v1::ListJobsResponse none,
+                              Call(*jobs_, &Jobs::ListJobs, v1::ListJobsRequest()));
   EXPECT_THAT(none.jobs(), SizeIs(0)) << "neither has created anything";
 }
 
 TEST_F(CoordinatorTest, ProjectsDoNotSeeEachOther) {
   ANNEAL_ASSERT_OK_AND_ASSIGN(v1::Job job, Create(NewRequest(1)));
   EXPECT_THAT(Get(job.name(), kOtherKey), StatusIs(absl::StatusCode::kNotFound));
-  EXPECT_THAT(Get(job.name(), "no-such-key-0123456789"), StatusIs(absl::StatusCode::kUnauthenticated));
+  EXPECT_THAT(Get(job.name(), "no-such-key-0123456789"),
+              StatusIs(absl::StatusCode::kUnauthenticated));
   EXPECT_THAT(Get("jobs/../etc"), StatusIs(absl::StatusCode::kInvalidArgument));
   FakeWorker stranger(coordinator_->fleet_address(), "no-such-key-0123456789", "w9", 1);
   EXPECT_THAT(stranger.AwaitEnd(), StatusIs(absl::StatusCode::kUnauthenticated));
@@ -326,14 +345,16 @@ TEST_F(CoordinatorTest, JobsAreListedNewestFirstInPages) {
   EXPECT_EQ(page.jobs(0).name(), names[2]);
   EXPECT_EQ(page.next_page_token(), "");
   request.add_states(v1::JOB_STATE_RUNNING);
-  EXPECT_THAT(Call(*jobs_, &Jobs::ListJobs, request), StatusIs(absl::StatusCode::kInvalidArgument)) << "another filter";
+  EXPECT_THAT(Call(*jobs_, &Jobs::ListJobs, request), StatusIs(absl::StatusCode::kInvalidArgument))
+      << "another filter";
 }
 
 TEST_F(CoordinatorTest, OnlyAFinishedJobCanBeDeleted) {
   ANNEAL_ASSERT_OK_AND_ASSIGN(v1::Job job, Create(NewRequest(1, "r1")));
   v1::DeleteJobRequest request;
   request.set_name(job.name());
-  EXPECT_THAT(Call(*jobs_, &Jobs::DeleteJob, request), StatusIs(absl::StatusCode::kFailedPrecondition));
+  EXPECT_THAT(Call(*jobs_, &Jobs::DeleteJob, request),
+              StatusIs(absl::StatusCode::kFailedPrecondition));
   ANNEAL_ASSERT_OK(Act(&Jobs::CancelJob, job.name()));
   const std::string outputs = folder_ + "/storage/outputs/" + job.name().substr(5);
   std::filesystem::create_directories(outputs);
@@ -380,7 +401,8 @@ TEST_F(CoordinatorTest, ADrainedWorkerGetsNothingNewAndStaysDrained) {
   auto worker = StartWorker("w1", 1);
   v1::DrainWorkerRequest request;
   request.set_name("workers/w1");
-  ANNEAL_ASSERT_OK_AND_ASSIGN(v1::Worker drained, Call(*cluster_, &v1::ClusterService::Stub::DrainWorker, request));
+  ANNEAL_ASSERT_OK_AND_ASSIGN(v1::Worker drained,
+                              Call(*cluster_, &v1::ClusterService::Stub::DrainWorker, request));
   EXPECT_EQ(drained.state(), v1::Worker::STATE_DRAINING);
   worker->AwaitDesired([](const internal::Desired& d) { return d.draining(); });
   StartCoordinator();
@@ -395,14 +417,16 @@ TEST_F(CoordinatorTest, ADrainedWorkerGetsNothingNewAndStaysDrained) {
   ANNEAL_ASSERT_OK(Call(*cluster_, &v1::ClusterService::Stub::UndrainWorker, undrain));
   again->AwaitTasks(1);
   undrain.set_name("workers/nobody");
-  EXPECT_THAT(Call(*cluster_, &v1::ClusterService::Stub::UndrainWorker, undrain), StatusIs(absl::StatusCode::kNotFound));
+  EXPECT_THAT(Call(*cluster_, &v1::ClusterService::Stub::UndrainWorker, undrain),
+              StatusIs(absl::StatusCode::kNotFound));
 }
 
 TEST_F(CoordinatorTest, OlderIncarnationsAndNewerEpochsAreRefused) {
   auto worker = StartWorker("w1", 1, /*incarnation=*/5);
   FakeWorker old(coordinator_->fleet_address(), testing::kKey, "w1", 1, /*incarnation=*/4);
   old.Sync();
-  EXPECT_THAT(old.AwaitEnd(), StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("incarnation 4")));
+  EXPECT_THAT(old.AwaitEnd(),
+              StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("incarnation 4")));
   FakeWorker wiser(coordinator_->fleet_address(), testing::kKey, "w2", 1);
   wiser.observed().set_coordinator_epoch(99);
   wiser.Sync();
@@ -412,6 +436,26 @@ TEST_F(CoordinatorTest, OlderIncarnationsAndNewerEpochsAreRefused) {
   EXPECT_THAT(nameless.AwaitEnd(), StatusIs(absl::StatusCode::kInvalidArgument));
   auto newer = StartWorker("w1", 1, /*incarnation=*/6);
   EXPECT_THAT(worker->AwaitEnd(), StatusIs(absl::StatusCode::kAborted)) << "one stream per worker";
+}
+
+TEST_F(CoordinatorTest, ATurnThatCannotBeCommittedIsDroppedAndMadeAgain) {
+  auto worker = StartWorker("w1", 1);
+  const v1::Job job = StartTraining(*worker, 1);
+  ANNEAL_ASSERT_OK_AND_ASSIGN(Database catalog, OpenCatalogDatabase(options_.data_dir));
+  ANNEAL_ASSERT_OK(catalog.Execute("ALTER TABLE job_events RENAME TO out_of_reach"));
+  EXPECT_THAT(Create(NewRequest(1, "r1")), StatusIs(absl::StatusCode::kUnavailable));
+  FakeWorker::Report(*worker->observed().mutable_tasks(0), ResultReport(), 1);
+  worker->Sync();
+  // The answer comes from a turn after the one that has dropped the report.
+  EXPECT_THAT(Create(NewRequest(1, "r1")), StatusIs(absl::StatusCode::kUnavailable));
+  ANNEAL_ASSERT_OK_AND_ASSIGN(v1::Job same, Get(job.name()));
+  EXPECT_EQ(same.state(), v1::JOB_STATE_RUNNING);
+
+  ANNEAL_ASSERT_OK(catalog.Execute("ALTER TABLE out_of_reach RENAME TO job_events"));
+  ANNEAL_EXPECT_OK(Create(NewRequest(1, "r1")));
+  // Workers say everything again.
+  worker->Sync();
+  AwaitState(job.name(), v1::JOB_STATE_SUCCEEDED);
 }
 
 TEST_F(CoordinatorTest, TwoCoordinatorsCannotShareAFolder) {

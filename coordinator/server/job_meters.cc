@@ -2,7 +2,7 @@
 
 #include <utility>
 
-#include "google/protobuf/util/time_util.h"
+#include "coordinator/lifecycle/proto_time.h"
 
 namespace anneal {
 namespace {
@@ -24,7 +24,8 @@ void JobMeters::Start(const internal::JobRecord& record, const StepMetricsWriter
     meter.progress.set_epoch(totals.last_step.epoch());
   }
   const v1::JobSpec& spec = record.job().resolved().spec();
-  metrics_.job_info.Set(1, {record.id(), spec.display_name(), spec.model(), spec.method().has_full() ? "full" : "lora"});
+  metrics_.job_info.Set(1, {record.id(), spec.display_name(), spec.model(),
+                            spec.method().has_full() ? "full" : "lora"});
 }
 
 void JobMeters::MeasureSpeed(const protocol::StepReport& report, Meter& meter) {
@@ -115,10 +116,11 @@ void JobMeters::Overlay(internal::JobRecord& record, absl::Time now) const {
   if (job.state() != v1::JOB_STATE_RUNNING || meter.recent.empty()) return;
   double seconds = 0;
   for (const RecentStep& step : meter.recent) seconds += step.seconds;
-  const double steps_left = static_cast<double>(meter.progress.total_steps() - meter.progress.step());
-  const absl::Time finish = now + absl::Seconds(steps_left * seconds / static_cast<double>(meter.recent.size()));
-  *job.mutable_estimated_finish_time() =
-      google::protobuf::util::TimeUtil::SecondsToTimestamp(absl::ToUnixSeconds(finish));
+  const double steps_left =
+      static_cast<double>(meter.progress.total_steps() - meter.progress.step());
+  const absl::Time finish =
+      now + absl::Seconds(steps_left * seconds / static_cast<double>(meter.recent.size()));
+  *job.mutable_estimated_finish_time() = TimestampOf(finish);
 }
 
 std::vector<std::string> JobMeters::TakeChanged() {

@@ -18,12 +18,13 @@
 
 namespace anneal {
 
-// Purpose: keeps what changes with every step out of the state machine and the catalog. The numbers reach a job's record by
-// Overlay; on disk they are with the record's next change, and in the step metrics.
-// Owner: ControlLoop. Loop thread only.
+// Purpose: keeps what changes with every step out of the state machine and the catalog. The numbers
+// reach a job's record by Overlay; on disk they are with the record's next change, and in the step
+// metrics. Owner: ControlLoop. Loop thread only.
 class JobMeters {
  public:
-  JobMeters(CoordinatorMetrics& metrics, MetricRegistry& registry) : metrics_(metrics), registry_(registry) {}
+  JobMeters(CoordinatorMetrics& metrics, MetricRegistry& registry)
+      : metrics_(metrics), registry_(registry) {}
 
   // A live job, new or found at the start with what it had done.
   void Start(const internal::JobRecord& record, const StepMetricsWriter::Totals& totals);

@@ -1,4 +1,5 @@
-// anneal-coordinator: takes jobs, decides where they run, and remembers everything. Stops cleanly on SIGTERM and SIGINT.
+// anneal-coordinator: takes jobs, decides where they run, and remembers everything. Stops cleanly
+// on SIGTERM and SIGINT.
 
 #include <malloc.h>
 #include <pthread.h>
@@ -24,7 +25,8 @@ int Fail(const absl::Status& status) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  absl::StatusOr<std::optional<anneal::CoordinatorOptions>> options = anneal::ParseCoordinatorOptions(argc, argv);
+  absl::StatusOr<std::optional<anneal::CoordinatorOptions>> options =
+      anneal::ParseCoordinatorOptions(argc, argv);
   if (!options.ok()) return Fail(options.status());
   if (!options->has_value()) return 0;
 

@@ -18,14 +18,16 @@ absl::Status MakeAbsolute(absl::string_view flag, std::string* path) {
   std::error_code error;
   // Follows symbolic links in the part that exists, so that "the same folder" can be told.
   const fs::path absolute = fs::weakly_canonical(fs::absolute(*path, error), error);
-  if (error) return absl::InvalidArgumentError(absl::StrCat("--", flag, " ", *path, ": ", error.message()));
+  if (error)
+    return absl::InvalidArgumentError(absl::StrCat("--", flag, " ", *path, ": ", error.message()));
   *path = absolute.string();
   if (path->size() > 1 && path->back() == '/') path->pop_back();
   return absl::OkStatus();
 }
 
 bool IsWithin(const fs::path& path, const fs::path& folder) {
-  return std::mismatch(folder.begin(), folder.end(), path.begin(), path.end()).first == folder.end();
+  return std::mismatch(folder.begin(), folder.end(), path.begin(), path.end()).first ==
+         folder.end();
 }
 
 }  // namespace
@@ -33,34 +35,50 @@ bool IsWithin(const fs::path& path, const fs::path& folder) {
 absl::Status CoordinatorOptions::Complete() {
   ANNEAL_RETURN_IF_ERROR(MakeAbsolute("data-dir", &data_dir));
   ANNEAL_RETURN_IF_ERROR(MakeAbsolute("storage-root", &storage_root));
-  for (std::string& root : allowed_roots) ANNEAL_RETURN_IF_ERROR(MakeAbsolute("allowed-root", &root));
+  for (std::string& root : allowed_roots)
+    ANNEAL_RETURN_IF_ERROR(MakeAbsolute("allowed-root", &root));
   if (IsWithin(data_dir, storage_root)) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("--data-dir ", data_dir, " lies in --storage-root ", storage_root,
-                     ": SQLite must not lie on a shared file system; give it a folder on a local or block disk"));
+    return absl::InvalidArgumentError(absl::StrCat("--data-dir ", data_dir,
+                                                   " lies in --storage-root ", storage_root,
+                                                   ": SQLite must not lie on a shared file system; "
+                                                   "give it a folder on a local or block disk"));
   }
   if (credentials_file.empty()) return absl::InvalidArgumentError("--credentials-file is required");
   if (listen.empty()) return absl::InvalidArgumentError("--listen is required");
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::optional<CoordinatorOptions>> ParseCoordinatorOptions(int argc, const char* const* argv) {
+absl::StatusOr<std::optional<CoordinatorOptions>> ParseCoordinatorOptions(int argc,
+                                                                          const char* const* argv) {
   CoordinatorOptions options;
-  Flags flags("anneal-coordinator", "Takes fine-tuning jobs, decides where they run, and remembers everything.");
-  flags.TextList("listen", &options.listen, "Address of the API: host:port or unix:/path. May be given several times.");
-  flags.Text("fleet-listen", &options.fleet_listen, "Address for workers: host:port or unix:/path.");
-  flags.Text("admin-listen", &options.admin_listen, "host:port of /metrics, /livez and /readyz, plain HTTP. Empty: none.");
+  Flags flags("anneal-coordinator",
+              "Takes fine-tuning jobs, decides where they run, and remembers everything.");
+  flags.TextList("listen", &options.listen,
+                 "Address of the API: host:port or unix:/path. May be given several times.");
+  flags.Text("fleet-listen", &options.fleet_listen,
+             "Address for workers: host:port or unix:/path.");
+  flags.Text("admin-listen", &options.admin_listen,
+             "host:port of /metrics, /livez and /readyz, plain HTTP. Empty: none.");
   flags.Text("data-dir", &options.data_dir, "Folder of the catalog, on a local or block disk.");
-  flags.Text("storage-root", &options.storage_root, "Folder that the coordinator and all nodes share.");
-  flags.TextList("allowed-root", &options.allowed_roots, "Folder that file:/// references may name. May be given several times.");
-  flags.Text("credentials-file", &options.credentials_file, "API keys, one `KEY PROJECT CREATOR` a line.");
-  flags.Text("tls-certificate-file", &options.tls_certificate_file, "PEM certificate chain of this server.");
+  flags.Text("storage-root", &options.storage_root,
+             "Folder that the coordinator and all nodes share.");
+  flags.TextList("allowed-root", &options.allowed_roots,
+                 "Folder that file:/// references may name. May be given several times.");
+  flags.Text("credentials-file", &options.credentials_file,
+             "API keys, one `KEY PROJECT CREATOR` a line.");
+  flags.Text("tls-certificate-file", &options.tls_certificate_file,
+             "PEM certificate chain of this server.");
   flags.Text("tls-key-file", &options.tls_key_file, "PEM key of the certificate.");
-  flags.Text("fleet-client-ca-file", &options.fleet_client_ca_file, "PEM authority whose certificates workers must show.");
-  flags.Switch("allow-plaintext", &options.allow_plaintext, "Serve without TLS on addresses that are not loopback.");
-  flags.Text("address-file", &options.address_file, "Gets the bound addresses as JSON once all of them listen.");
-  flags.Duration("worker-lease", &options.fleet.lease, "A worker not heard from for so long is lost.", absl::Seconds(1));
-  flags.Duration("start-grace", &options.fleet.start_grace, "After a start no worker is lost before this has passed.");
+  flags.Text("fleet-client-ca-file", &options.fleet_client_ca_file,
+             "PEM authority whose certificates workers must show.");
+  flags.Switch("allow-plaintext", &options.allow_plaintext,
+               "Serve without TLS on addresses that are not loopback.");
+  flags.Text("address-file", &options.address_file,
+             "Gets the bound addresses as JSON once all of them listen.");
+  flags.Duration("worker-lease", &options.fleet.lease,
+                 "A worker not heard from for so long is lost.", absl::Seconds(1));
+  flags.Duration("start-grace", &options.fleet.start_grace,
+                 "After a start no worker is lost before this has passed.");
   ANNEAL_ASSIGN_OR_RETURN(const bool run, flags.Parse(argc, argv));
   if (!run) return std::optional<CoordinatorOptions>();
   ANNEAL_RETURN_IF_ERROR(options.Complete());

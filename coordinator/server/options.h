@@ -12,8 +12,8 @@
 namespace anneal {
 
 struct CoordinatorOptions {
-  // Where clients, workers and operators connect: "host:port", port 0 = any free one; the first two also "unix:/path". Without
-  // an admin address there is no admin endpoint.
+  // Where clients, workers and operators connect: "host:port", port 0 = any free one; the first two
+  // also "unix:/path". Without an admin address there is no admin endpoint.
   std::vector<std::string> listen = {"127.0.0.1:7443"};
   std::string fleet_listen = "127.0.0.1:7444";
   std::string admin_listen = "127.0.0.1:7445";
@@ -30,8 +30,8 @@ struct CoordinatorOptions {
   // Workers must show a certificate of this authority. Empty = their API key is enough.
   std::string fleet_client_ca_file;
   bool allow_plaintext = false;
-  // Gets the bound addresses as JSON: {"api": "host:port", "fleet": ..., "admin": ...}, the first of
-  // the API's. Empty = not written.
+  // Gets the bound addresses as JSON: {"api": "host:port", "fleet": ..., "admin": ...}, the first
+  // of the API's. Empty = not written.
   std::string address_file;
   FleetOptions fleet;
 
@@ -40,6 +40,7 @@ struct CoordinatorOptions {
 };
 
 // Nothing if --help or --version was asked for.
-absl::StatusOr<std::optional<CoordinatorOptions>> ParseCoordinatorOptions(int argc, const char* const* argv);
+absl::StatusOr<std::optional<CoordinatorOptions>> ParseCoordinatorOptions(int argc,
+                                                                          const char* const* argv);
 
 }  // namespace anneal

@@ -1,6 +1,6 @@
 #pragma once
-// A whole Hugging Face directory of a llama so small that it can be written in a test. Its tokenizer is empty: for tests that
-// check, hash, copy and name a model, not for those that run it.
+// A whole Hugging Face directory of a llama so small that it can be written in a test. Its
+// tokenizer is empty: for tests that check, hash, copy and name a model, not for those that run it.
 
 #include <cstdint>
 #include <filesystem>
@@ -16,7 +16,8 @@
 namespace anneal::testing {
 
 inline void WriteTinyLlama(const std::string& folder) {
-  constexpr char kConfig[] = R"({"model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 8,
+  constexpr char kConfig[] =
+      R"({"model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 8,
     "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1, "vocab_size": 32,
     "max_position_embeddings": 64, "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "tie_word_embeddings": true,
     "hidden_act": "silu", "torch_dtype": "float32", "eos_token_id": 2})";
@@ -33,7 +34,8 @@ inline void WriteTinyLlama(const std::string& folder) {
   for (const TensorSpec& spec : specs) {
     int64_t count = 1;
     for (int64_t extent : spec.shape) count *= extent;
-    ANNEAL_CHECK_OK((*writer)->Append<float>(spec.name, std::vector<float>(static_cast<size_t>(count), 0.5f)));
+    ANNEAL_CHECK_OK(
+        (*writer)->Append<float>(spec.name, std::vector<float>(static_cast<size_t>(count), 0.5f)));
   }
   ANNEAL_CHECK_OK((*writer)->Finish());
 }

@@ -1,5 +1,6 @@
 #pragma once
-// A whole coordinator in this process, on free ports and in a temporary folder, with a client for it.
+// A whole coordinator in this process, on free ports and in a temporary folder, with a client for
+// it.
 
 #include <cstdlib>
 #include <filesystem>
@@ -32,7 +33,8 @@ class CoordinatorFixture : public ::testing::Test {
     std::string pattern = ::testing::TempDir() + "coordinator_XXXXXX";
     ASSERT_NE(::mkdtemp(pattern.data()), nullptr);
     folder_ = pattern;
-    std::ofstream(folder_ + "/credentials") << kKey << " vision ada\n" << kOtherKey << " other eve\n";
+    std::ofstream(folder_ + "/credentials") << kKey << " vision ada\n"
+                                            << kOtherKey << " other eve\n";
     std::filesystem::permissions(folder_ + "/credentials", std::filesystem::perms::owner_read);
     WriteTinyLlama(folder_ + "/shared/tiny");
     std::ofstream(folder_ + "/shared/train.jsonl") << "{}\n";
@@ -60,16 +62,20 @@ class CoordinatorFixture : public ::testing::Test {
   }
 
   // A worker that the coordinator knows when this returns.
-  std::unique_ptr<FakeWorker> StartWorker(const std::string& name, int cpu_slots, int64_t incarnation = 1) {
-    auto worker = std::make_unique<FakeWorker>(coordinator_->fleet_address(), kKey, name, cpu_slots, incarnation);
+  std::unique_ptr<FakeWorker> StartWorker(const std::string& name, int cpu_slots,
+                                          int64_t incarnation = 1) {
+    auto worker = std::make_unique<FakeWorker>(coordinator_->fleet_address(), kKey, name, cpu_slots,
+                                               incarnation);
     worker->Sync();
-    worker->AwaitDesired([](const internal::Desired& desired) { return desired.coordinator_epoch() > 0; });
+    worker->AwaitDesired(
+        [](const internal::Desired& desired) { return desired.coordinator_epoch() > 0; });
     return worker;
   }
 
   template <typename Stub, typename Request, typename Response>
   static absl::StatusOr<Response> Call(Stub& stub,
-                                       grpc::Status (Stub::*method)(grpc::ClientContext*, const Request&, Response*),
+                                       grpc::Status (Stub::*method)(grpc::ClientContext*,
+                                                                    const Request&, Response*),
                                        const Request& request, const char* key = kKey) {
     grpc::ClientContext context;
     PrepareCall(context, key, absl::Seconds(30));
@@ -99,7 +105,8 @@ class CoordinatorFixture : public ::testing::Test {
     request.set_name(name);
     return Call(*jobs_, &Jobs::GetJob, request, key);
   }
-  absl::StatusOr<v1::Job> Act(grpc::Status (Jobs::*method)(grpc::ClientContext*, const v1::JobActionRequest&, v1::Job*),
+  absl::StatusOr<v1::Job> Act(grpc::Status (Jobs::*method)(grpc::ClientContext*,
+                                                           const v1::JobActionRequest&, v1::Job*),
                               const std::string& name, const std::string& request_id = "") {
     v1::JobActionRequest request;
     request.set_name(name);
@@ -134,7 +141,8 @@ class CoordinatorFixture : public ::testing::Test {
     EXPECT_THAT(job, IsOk());
     FinishPrepare(worker);
     const internal::Desired desired = worker.AwaitDesired([slots](const internal::Desired& wanted) {
-      return wanted.tasks_size() == slots && wanted.tasks(0).id().kind() == internal::TaskId::KIND_TRAIN;
+      return wanted.tasks_size() == slots &&
+             wanted.tasks(0).id().kind() == internal::TaskId::KIND_TRAIN;
     });
     worker.observed().clear_tasks();
     for (const internal::DesiredTask& task : desired.tasks()) worker.Run(task).set_phase("train");
@@ -146,19 +154,25 @@ class CoordinatorFixture : public ::testing::Test {
     const internal::Desired desired = worker.AwaitTasks(1);
     EXPECT_EQ(desired.tasks(0).id().kind(), internal::TaskId::KIND_PREPARE);
     protocol::Report report;
-    report.prepared = protocol::PreparedReport{.train_data = "blobs/prepared/x/train.safetensors", .train_rows = 10};
+    report.prepared = protocol::PreparedReport{.train_data = "blobs/prepared/x/train.safetensors",
+                                               .train_rows = 10};
     FakeWorker::Report(worker.Run(desired.tasks(0)), report, 1);
     worker.Sync();
   }
   static protocol::Report StepReport(int64_t step) {
     protocol::Report report;
-    report.step = protocol::StepReport{
-        .step = step, .total_steps = 3, .train_loss = 2.0 / step, .tokens = 100, .supervised_tokens = 40, .step_seconds = 0.5};
+    report.step = protocol::StepReport{.step = step,
+                                       .total_steps = 3,
+                                       .train_loss = 2.0 / step,
+                                       .tokens = 100,
+                                       .supervised_tokens = 40,
+                                       .step_seconds = 0.5};
     return report;
   }
   static protocol::Report ResultReport() {
     protocol::Report report;
-    report.result = protocol::ResultReport{.primary = "adapter", .manifest_sha256 = "abc", .first_loss = 2, .last_loss = 1};
+    report.result = protocol::ResultReport{
+        .primary = "adapter", .manifest_sha256 = "abc", .first_loss = 2, .last_loss = 1};
     return report;
   }
 

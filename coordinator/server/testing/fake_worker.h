@@ -1,5 +1,6 @@
 #pragma once
-// A worker for tests of the coordinator: a real Sync stream whose observed state the test writes by hand.
+// A worker for tests of the coordinator: a real Sync stream whose observed state the test writes by
+// hand.
 
 #include <functional>
 #include <memory>
@@ -19,12 +20,14 @@
 
 namespace anneal::testing {
 
-// The test's thread changes `observed()` and calls Sync; a thread of ours reads what the coordinator wants.
+// The test's thread changes `observed()` and calls Sync; a thread of ours reads what the
+// coordinator wants.
 class FakeWorker {
  public:
-  FakeWorker(const std::string& address, const std::string& key, const std::string& name, int cpu_slots,
-             int64_t incarnation = 1)
-      : channel_(*MakeChannel({.target = address})), stub_(internal::FleetService::NewStub(channel_)) {
+  FakeWorker(const std::string& address, const std::string& key, const std::string& name,
+             int cpu_slots, int64_t incarnation = 1)
+      : channel_(*MakeChannel({.target = address})),
+        stub_(internal::FleetService::NewStub(channel_)) {
     observed_.set_worker(name);
     observed_.set_worker_incarnation(incarnation);
     observed_.set_prepare_slots(1);
@@ -54,13 +57,17 @@ class FakeWorker {
   // Waits until what the coordinator wants satisfies `condition`; fails the test after 20 s.
   internal::Desired AwaitDesired(const std::function<bool(const internal::Desired&)>& condition) {
     absl::MutexLock lock(&mu_);
-    const auto reached = [&]() ABSL_SHARED_LOCKS_REQUIRED(mu_) { return ended_ || condition(desired_); };
-    EXPECT_TRUE(mu_.AwaitWithTimeout(absl::Condition(&reached), absl::Seconds(20))) << desired_.ShortDebugString();
+    const auto reached = [&]() ABSL_SHARED_LOCKS_REQUIRED(mu_) {
+      return ended_ || condition(desired_);
+    };
+    EXPECT_TRUE(mu_.AwaitWithTimeout(absl::Condition(&reached), absl::Seconds(20)))
+        << desired_.ShortDebugString();
     EXPECT_FALSE(ended_) << status_;
     return desired_;
   }
   internal::Desired AwaitTasks(int count) {
-    return AwaitDesired([count](const internal::Desired& desired) { return desired.tasks_size() == count; });
+    return AwaitDesired(
+        [count](const internal::Desired& desired) { return desired.tasks_size() == count; });
   }
   // Waits until the coordinator has closed the stream.
   absl::Status AwaitEnd() {
@@ -77,7 +84,8 @@ class FakeWorker {
     return observation;
   }
   // Adds a report to a task, numbered after its last.
-  static void Report(internal::TaskObservation& task, const protocol::Report& report, int64_t sequence) {
+  static void Report(internal::TaskObservation& task, const protocol::Report& report,
+                     int64_t sequence) {
     internal::Report& out = *task.add_reports();
     out.set_sequence(sequence);
     out.set_json(DumpJson(ToJson(report)));

@@ -1,0 +1,63 @@
+#include "coordinator/api/allowed_roots.h"
+
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <string>
+
+#include "common/base/status_matchers.h"
+
+namespace anneal {
+namespace {
+
+using ::anneal::testing::IsOkAndHolds;
+using ::anneal::testing::StatusIs;
+using ::testing::HasSubstr;
+
+namespace fs = std::filesystem;
+
+class AllowedRootsTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    std::string pattern = ::testing::TempDir() + "roots_XXXXXX";
+    ASSERT_NE(::mkdtemp(pattern.data()), nullptr);
+    folder_ = fs::canonical(pattern).string();
+    fs::create_directories(folder_ + "/shared/deep");
+    fs::create_directories(folder_ + "/shared-not");
+    std::ofstream(folder_ + "/shared/deep/a.jsonl") << "{}";
+    std::ofstream(folder_ + "/shared-not/secret") << "s";
+  }
+  void TearDown() override { fs::remove_all(folder_); }
+
+  std::string folder_;
+};
+
+TEST_F(AllowedRootsTest, PathsInsideResolveToTheirRealPlace) {
+  const AllowedRoots roots({folder_ + "/shared"});
+  EXPECT_THAT(roots.Resolve(folder_ + "/shared/deep/a.jsonl"),
+              IsOkAndHolds(folder_ + "/shared/deep/a.jsonl"));
+  fs::create_symlink(folder_ + "/shared/deep", folder_ + "/shared/link");
+  EXPECT_THAT(roots.Resolve(folder_ + "/shared/link/a.jsonl"),
+              IsOkAndHolds(folder_ + "/shared/deep/a.jsonl"));
+  fs::create_symlink(folder_ + "/shared", folder_ + "/alias");
+  EXPECT_THAT(AllowedRoots({folder_ + "/alias"}).Resolve(folder_ + "/alias/deep/a.jsonl"),
+              IsOkAndHolds(folder_ + "/shared/deep/a.jsonl"));
+  EXPECT_THAT(roots.Resolve(folder_ + "/shared/none"), StatusIs(absl::StatusCode::kNotFound));
+}
+
+TEST_F(AllowedRootsTest, NoWayLeadsOut) {
+  const AllowedRoots roots({folder_ + "/shared"});
+  fs::create_symlink(folder_ + "/shared-not/secret", folder_ + "/shared/innocent");
+  fs::create_symlink(folder_ + "/shared-not", folder_ + "/shared/folder");
+  for (const std::string& path :
+       {folder_ + "/shared-not/secret", folder_ + "/shared/../shared-not/secret",
+        folder_ + "/shared/innocent", folder_ + "/shared/folder/secret", std::string("/etc/passwd"),
+        folder_ + "/shared-not/none"}) {
+    EXPECT_THAT(roots.Resolve(path), StatusIs(absl::StatusCode::kPermissionDenied)) << path;
+  }
+  EXPECT_THAT(AllowedRoots({}).Resolve(folder_),
+              StatusIs(absl::StatusCode::kPermissionDenied, HasSubstr("--allowed-root")));
+}
+
+}  // namespace
+}  // namespace anneal

@@ -1,0 +1,241 @@
+#include <set>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "coordinator/lifecycle/proto_time.h"
+#include "coordinator/lifecycle/report_messages.h"
+#include "coordinator/lifecycle/states.h"
+#include "coordinator/lifecycle/stepper.h"
+
+namespace anneal {
+namespace {
+
+// A trainer that ends so has most often lost a peer; the peer's own end is the cause to show.
+constexpr absl::string_view kCollectiveFailed = "COLLECTIVE_FAILED";
+
+// Cut at the front, and not inside a character.
+std::string BoundedLogTail(absl::string_view tail) {
+  if (tail.size() > kMaxLogTailBytes) tail.remove_prefix(tail.size() - kMaxLogTailBytes);
+  while (!tail.empty() && (static_cast<unsigned char>(tail.front()) & 0xC0) == 0x80) {
+    tail.remove_prefix(1);
+  }
+  return std::string(tail);
+}
+
+}  // namespace
+
+absl::Status Stepper::On(const PrepareAssigned& event) {
+  if (state() != v1::JOB_STATE_PENDING) return absl::OkStatus();
+  internal::PrepareAttempt prepare;
+  prepare.set_attempt(record_.prepare().attempt() + 1);
+  prepare.set_worker(event.worker);
+  *record_.mutable_prepare() = prepare;
+  Enter(v1::JOB_STATE_PREPARING, "CHECKING_DATA",
+        absl::StrCat("worker ", event.worker, " checks and tokenises the data"));
+  return absl::OkStatus();
+}
+
+absl::Status Stepper::On(const SlotsAssigned& event) {
+  if (state() != v1::JOB_STATE_QUEUED || event.placements.empty()) return absl::OkStatus();
+  job().set_generation(job().generation() + 1);
+  job().set_attempts(job().attempts() + 1);
+  if (!job().has_start_time()) *job().mutable_start_time() = TimestampOf(now_);
+  internal::TrainAttempt train;
+  train.set_generation(job().generation());
+  *train.mutable_start_time() = TimestampOf(now_);
+  std::set<std::string> workers;
+  for (const Placement& placement : event.placements) {
+    internal::RankRecord& rank = *train.add_ranks();
+    rank.set_rank(train.ranks_size() - 1);
+    rank.set_worker(placement.worker);
+    rank.set_slot_id(placement.slot_id);
+    rank.set_device_uuid(placement.device_uuid);
+    workers.insert(placement.worker);
+  }
+  *record_.mutable_train() = train;
+  Enter(v1::JOB_STATE_STARTING, "STARTING_TRAINERS",
+        absl::StrCat("generation ", job().generation(), ": ", event.placements.size(),
+                     event.placements.size() == 1 ? " rank on " : " ranks on ",
+                     absl::StrJoin(workers, ", ")));
+  return absl::OkStatus();
+}
+
+absl::Status Stepper::On(const WaitExplained& event) {
+  if (state() != v1::JOB_STATE_PENDING && state() != v1::JOB_STATE_QUEUED) return absl::OkStatus();
+  if (job().state_reason() == event.reason && job().state_message() == event.message)
+    return absl::OkStatus();
+  job().set_state_reason(event.reason);
+  job().set_state_message(event.message);
+  changed_ = true;
+  return absl::OkStatus();
+}
+
+absl::Status Stepper::On(const TaskObserved& event) {
+  if (internal::PrepareAttempt* prepare = FindPrepare(event.task)) {
+    if (!prepare->observed()) {
+      prepare->set_observed(true);
+      changed_ = true;
+    }
+    return absl::OkStatus();
+  }
+  internal::RankRecord* rank = FindRank(event.task);
+  if (rank == nullptr) return absl::OkStatus();
+  if (!rank->observed()) {
+    rank->set_observed(true);
+    changed_ = true;
+  }
+  if (!TrainsIn(state()) || event.task.rank != 0) return absl::OkStatus();
+  if (!event.rendezvous.empty() && record_.train().rendezvous().empty()) {
+    record_.mutable_train()->set_rendezvous(event.rendezvous);
+    changed_ = true;
+  }
+  if (event.phase == "train" || event.phase == "evaluate") AdvanceTo(v1::JOB_STATE_RUNNING);
+  if (event.phase == "export" || event.phase == "check") AdvanceTo(v1::JOB_STATE_EXPORTING);
+  return absl::OkStatus();
+}
+
+absl::Status Stepper::On(const TaskReported& event) {
+  if (internal::PrepareAttempt* prepare = FindPrepare(event.task)) {
+    if (event.sequence <= prepare->applied_report()) return absl::OkStatus();
+    prepare->set_applied_report(event.sequence);
+    changed_ = true;
+    if (state() == v1::JOB_STATE_PREPARING) ApplyPrepareReport(event.report);
+  } else if (internal::RankRecord* rank = FindRank(event.task)) {
+    if (event.sequence <= rank->applied_report()) return absl::OkStatus();
+    rank->set_applied_report(event.sequence);
+    changed_ = true;
+    if (TrainsIn(state()) && event.task.rank == 0) ApplyTrainReport(event.report);
+  }
+  return absl::OkStatus();
+}
+
+void Stepper::AddIssue(const protocol::IssueReport& report) {
+  const bool warning = report.severity == "WARNING";
+  *AddEvent(warning ? v1::JobEvent::LEVEL_WARNING : v1::JobEvent::LEVEL_INFO, report.message)
+       .mutable_issue() = IssueFrom(report);
+}
+
+void Stepper::ApplyPrepareReport(const protocol::Report& report) {
+  if (report.issue.has_value()) AddIssue(*report.issue);
+  if (!report.prepared.has_value()) return;
+  const protocol::PreparedReport& prepared = *report.prepared;
+  *job().mutable_data() = DataSummaryFrom(prepared);
+  record_.mutable_prepare()->set_ended(true);
+  if (prepared.error_count > 0) {
+    std::string message = absl::StrCat(
+        prepared.error_count, prepared.error_count == 1 ? " error" : " errors", " in the data");
+    if (!prepared.issues.empty()) {
+      const protocol::IssueReport& first = prepared.issues.front();
+      absl::StrAppend(&message, "; the first: ", first.file,
+                      first.line > 0 ? absl::StrCat(" line ", first.line) : "",
+                      first.field.empty() ? "" : absl::StrCat(", field ", first.field), ": ",
+                      first.message);
+    }
+    Fail(google::rpc::INVALID_ARGUMENT, "BAD_DATA", message, "", std::nullopt);
+    return;
+  }
+  record_.mutable_prepared()->set_train_data(prepared.train_data);
+  record_.mutable_prepared()->set_validation_data(prepared.validation_data);
+  record_.mutable_prepared()->set_data_report(prepared.data_report);
+  if (!record_.hold_after_validation()) {
+    EnterQueue();
+    return;
+  }
+  Enter(v1::JOB_STATE_VALIDATED, "HELD",
+        absl::StrCat(prepared.train_rows, " rows, ", prepared.train_tokens, " tokens, ",
+                     prepared.warning_count, " warnings; resume the job to start it"));
+}
+
+void Stepper::ApplyTrainReport(const protocol::Report& report) {
+  if (report.issue.has_value()) AddIssue(*report.issue);
+  if (report.evaluation.has_value()) {
+    AdvanceTo(v1::JOB_STATE_RUNNING);
+    const protocol::EvaluationReport& evaluation = *report.evaluation;
+    *AddEvent(v1::JobEvent::LEVEL_INFO,
+              absl::StrCat("validation loss ", evaluation.loss, " after step ", evaluation.step))
+         .mutable_evaluation() = EvaluationFrom(evaluation);
+  }
+  if (report.result.has_value()) {
+    AdvanceTo(v1::JOB_STATE_EXPORTING);
+    *job().mutable_result() = ResultFrom(*report.result);
+    job().set_output_model(absl::StrCat(job().name(), "/artifacts/", report.result->primary));
+    Enter(v1::JOB_STATE_SUCCEEDED, "DONE",
+          absl::StrCat("the ", report.result->primary, " is published"));
+  }
+}
+
+absl::Status Stepper::On(const TaskEnded& event) {
+  if (!MarkEnded(event.task)) return absl::OkStatus();
+  if (state() == v1::JOB_STATE_PREPARING && event.task.kind == TaskKey::Kind::kPrepare) {
+    job().set_log_tail(BoundedLogTail(event.log_tail));
+    FailPrepare(event.code, event.reason, event.cause,
+                event.cause.empty() && event.message.empty() ? "it left no result" : event.message);
+  } else if (TrainsIn(state()) && event.task.kind == TaskKey::Kind::kTrain) {
+    RankEnded(event);
+  }
+  CancelIfNothingRuns();
+  return absl::OkStatus();
+}
+
+void Stepper::RankEnded(const TaskEnded& event) {
+  // Ranks other than 0 end well while rank 0 still writes the result.
+  if (event.cause.empty() && event.task.rank != 0) return;
+  internal::TaskFailure failure;
+  failure.set_rank(event.task.rank);
+  failure.set_worker(record_.train().ranks(event.task.rank).worker());
+  failure.set_code(event.code == 0 ? google::rpc::INTERNAL : event.code);
+  failure.set_reason(event.reason.empty() ? "TRAINER_DIED" : event.reason);
+  failure.set_message(event.cause.empty() && event.message.empty() ? "it left no result"
+                                                                   : event.message);
+  failure.set_cause(event.cause);
+  failure.set_log_tail(BoundedLogTail(event.log_tail));
+  if (event.reason != kCollectiveFailed || OpenTasks(record_).empty()) {
+    FailByRank(record_.train().has_suspect() && event.reason == kCollectiveFailed
+                   ? record_.train().suspect()
+                   : failure);
+  } else if (!record_.train().has_suspect()) {
+    *record_.mutable_train()->mutable_suspect() = failure;
+    *record_.mutable_train()->mutable_blame_deadline() = TimestampOf(now_ + kBlameWindow);
+  }
+}
+
+absl::Status Stepper::On(const TaskLost& event) {
+  if (!MarkEnded(event.task)) return absl::OkStatus();
+  if (state() == v1::JOB_STATE_PREPARING && event.task.kind == TaskKey::Kind::kPrepare) {
+    if (record_.prepare().attempt() >= kMaxPrepareAttempts) {
+      FailPrepare(
+          google::rpc::UNAVAILABLE, "WORKER_LOST", "",
+          absl::StrCat(event.message, "; given up after ", kMaxPrepareAttempts, " attempts"));
+    } else {
+      Enter(v1::JOB_STATE_PENDING, "PREPARE_LOST",
+            absl::StrCat(event.message, "; prepare starts again elsewhere"));
+    }
+  } else if (TrainsIn(state()) && event.task.kind == TaskKey::Kind::kTrain) {
+    internal::TaskFailure failure;
+    failure.set_rank(event.task.rank);
+    failure.set_worker(record_.train().ranks(event.task.rank).worker());
+    failure.set_code(google::rpc::UNAVAILABLE);
+    failure.set_reason("WORKER_LOST");
+    failure.set_message(event.message);
+    FailByRank(failure);
+  }
+  CancelIfNothingRuns();
+  return absl::OkStatus();
+}
+
+absl::Status Stepper::On(const TaskReleased& event) {
+  MarkEnded(event.task);
+  CancelIfNothingRuns();
+  return absl::OkStatus();
+}
+
+absl::Status Stepper::On(const Tick&) {
+  if (TrainsIn(state()) && record_.train().has_suspect() &&
+      now_ >= TimeOf(record_.train().blame_deadline())) {
+    FailByRank(record_.train().suspect());
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace anneal
