@@ -16,6 +16,8 @@ namespace {
 constexpr absl::Duration kTick = absl::Milliseconds(250);
 constexpr absl::Duration kFlushEvery = absl::Seconds(1);
 constexpr absl::Duration kProgressEvery = absl::Milliseconds(500);
+// A disk may be slow; a loop that takes longer than this for one turn is taken for dead.
+constexpr absl::Duration kStuckAfter = absl::Minutes(2);
 
 std::string RequestKey(const std::string& project, const std::string& request_id) {
   return absl::StrCat(project, "\n", request_id);
@@ -38,6 +40,7 @@ absl::StatusOr<std::unique_ptr<ControlLoop>> ControlLoop::Create(ControlLoopPart
 ControlLoop::ControlLoop(ControlLoopParts parts, FleetOptions fleet_options, int64_t epoch)
     : parts_(parts),
       epoch_(epoch),
+      last_turn_(parts.clock.MonotonicNow()),
       fleet_(fleet_options, epoch, parts.clock.MonotonicNow()),
       meters_(parts.metrics, parts.registry) {}
 
@@ -74,6 +77,19 @@ void ControlLoop::Stop() {
     stopping_ = true;
   }
   thread_.Join();
+}
+
+absl::Status ControlLoop::live() const {
+  absl::MutexLock lock(&mu_);
+  const absl::Duration since = parts_.clock.MonotonicNow() - last_turn_;
+  if (since < kStuckAfter) return absl::OkStatus();
+  return absl::InternalError(
+      absl::StrCat("the control loop has not turned for ", absl::FormatDuration(since)));
+}
+
+absl::Status ControlLoop::ready() const {
+  absl::MutexLock lock(&mu_);
+  return Annotate(last_commit_, "the catalog cannot be written");
 }
 
 void ControlLoop::Post(Message message) {
@@ -139,6 +155,11 @@ void ControlLoop::RunTurn(std::vector<Message> messages) {
   CheckDeadlines(turn);
   Schedule(turn);
   const absl::Status status = Commit(turn);
+  {
+    absl::MutexLock lock(&mu_);
+    last_turn_ = turn.monotonic_now;
+    last_commit_ = status;
+  }
   if (status.ok()) {
     Install(turn);
   } else {
@@ -443,39 +464,11 @@ void ControlLoop::ShowProgress(Turn& turn) {
 
 void ControlLoop::Publish() {
   std::vector<v1::Worker> workers = fleet_.Roster();
-  CountWorkers(workers);
+  parts_.metrics.CountWorkers(workers);
   parts_.roster.Publish(std::move(workers));
   if (!std::exchange(unpublished_, false)) return;
-  CountJobs();
+  parts_.metrics.CountJobs(jobs_);
   parts_.catalog.Publish(jobs_);
-}
-
-void ControlLoop::CountWorkers(const std::vector<v1::Worker>& workers) {
-  int ready = 0, draining = 0, lost = 0;
-  std::map<std::pair<std::string, std::string>, int> slots = {
-      {{"cpu", "free"}, 0}, {{"cpu", "taken"}, 0}, {{"gpu", "free"}, 0}, {{"gpu", "taken"}, 0}};
-  for (const v1::Worker& worker : workers) {
-    ready += worker.state() == v1::Worker::STATE_READY;
-    draining += worker.state() == v1::Worker::STATE_DRAINING;
-    lost += worker.state() == v1::Worker::STATE_LOST;
-    if (worker.state() == v1::Worker::STATE_LOST) continue;
-    for (const v1::Slot& slot : worker.slots()) {
-      const char* kind = slot.accelerator() == v1::ResourceSpec::ACCELERATOR_GPU ? "gpu" : "cpu";
-      ++slots[{kind, slot.job().empty() ? "free" : "taken"}];
-    }
-  }
-  parts_.metrics.workers.Set(ready, {"READY"});
-  parts_.metrics.workers.Set(draining, {"DRAINING"});
-  parts_.metrics.workers.Set(lost, {"LOST"});
-  for (const auto& [key, count] : slots) parts_.metrics.slots.Set(count, {key.first, key.second});
-}
-
-void ControlLoop::CountJobs() {
-  std::map<v1::JobState, int> jobs;
-  for (int state = v1::JOB_STATE_PENDING; state <= v1::JobState_MAX; ++state)
-    jobs[static_cast<v1::JobState>(state)] = 0;
-  for (const auto& [id, record] : jobs_) ++jobs[record->job().state()];
-  for (const auto& [state, count] : jobs) parts_.metrics.jobs.Set(count, {StateName(state)});
 }
 
 }  // namespace anneal

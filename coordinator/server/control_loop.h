@@ -62,6 +62,9 @@ class ControlLoop : public EventSink, public FleetInbox {
   // twice.
   void Stop();
   int64_t epoch() const { return epoch_; }
+  // Probes of the admin endpoint: whether the loop turns, and whether what it decides can be kept.
+  absl::Status live() const;
+  absl::Status ready() const;
 
   void CreateJob(internal::JobRecord record, JobReply reply) override;
   void ChangeJob(const std::string& project, const std::string& id, LifecycleEvent event,
@@ -146,8 +149,6 @@ class ControlLoop : public EventSink, public FleetInbox {
   void Install(Turn& turn);
   void ShowProgress(Turn& turn);
   void Publish();
-  void CountWorkers(const std::vector<v1::Worker>& workers);
-  void CountJobs();
   // Answers with the job's record as of the commit.
   void ReplyWith(std::string id, JobReply reply, Turn& turn);
 
@@ -155,9 +156,11 @@ class ControlLoop : public EventSink, public FleetInbox {
   const int64_t epoch_;
   const PlacementPolicy policy_{};
 
-  absl::Mutex mu_;
+  mutable absl::Mutex mu_;
   std::vector<Message> queue_ ABSL_GUARDED_BY(mu_);
   bool stopping_ ABSL_GUARDED_BY(mu_) = false;
+  absl::Duration last_turn_ ABSL_GUARDED_BY(mu_);
+  absl::Status last_commit_ ABSL_GUARDED_BY(mu_);
 
   // Loop thread only.
   Fleet fleet_;

@@ -122,8 +122,10 @@ absl::Status Coordinator::StartServing() {
   ANNEAL_ASSIGN_OR_RETURN(fleet_server_,
                           RpcServer::Start(server, {fleet_service_.get()}, rpc_metrics_, clock_));
   if (!options_.admin_listen.empty()) {
-    ANNEAL_ASSIGN_OR_RETURN(admin_,
-                            AdminServer::Start({.address = options_.admin_listen}, registry_));
+    ANNEAL_ASSIGN_OR_RETURN(admin_, AdminServer::Start({.address = options_.admin_listen,
+                                                        .live = [this] { return loop_->live(); },
+                                                        .ready = [this] { return loop_->ready(); }},
+                                                       registry_));
   }
   for (const std::string& address : api_addresses())
     ANNEAL_LOG(INFO) << "serving" << Field("api", address);

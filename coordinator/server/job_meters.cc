@@ -61,7 +61,7 @@ void JobMeters::TakeStep(absl::string_view job, const protocol::StepReport& repo
   const auto supervised = static_cast<double>(report.supervised_tokens);
   metrics_.job_step.Set(static_cast<double>(report.step), {job});
   metrics_.job_total_steps.Set(static_cast<double>(report.total_steps), {job});
-  metrics_.job_loss.Set(report.train_loss, {job});
+  metrics_.job_train_loss.Set(report.train_loss, {job});
   metrics_.job_learning_rate.Set(report.learning_rate, {job});
   metrics_.job_grad_norm.Set(report.grad_norm, {job});
   metrics_.job_tokens_per_second.Set(meter.progress.tokens_per_second(), {job});
