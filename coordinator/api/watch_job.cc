@@ -40,6 +40,8 @@ absl::Status WatchJobStream::Refill(const internal::JobRecord& record) {
     ANNEAL_ASSIGN_OR_RETURN(std::vector<v1::JobEvent> events,
                             parts_.history.ReadEvents(job_, sequence_, kPage));
     for (v1::JobEvent& event : events) {
+      // Already on disk but not yet published: comes with the snapshot that it belongs to.
+      if (event.sequence() > record.last_event_sequence()) break;
       sequence_ = event.sequence();
       state_changed |= event.has_state_change();
       v1::WatchJobResponse& message = waiting_.emplace_back();
