@@ -412,10 +412,15 @@ std::vector<v1::Worker> Fleet::Roster() const {
   for (const auto& [name, worker] : workers_) {
     v1::Worker& out = roster.emplace_back();
     out.set_name(absl::StrCat("workers/", name));
-    out.set_state(worker.lost ? v1::Worker::STATE_LOST
-                  : worker.record.drained() || worker.observed.draining()
-                      ? v1::Worker::STATE_DRAINING
-                      : v1::Worker::STATE_READY);
+    // A worker that an earlier coordinator has known, and that has not found this one yet.
+    const bool unheard = worker.last_sync == absl::Time();
+    if (worker.lost || unheard) {
+      out.set_state(v1::Worker::STATE_LOST);
+    } else if (worker.record.drained() || worker.observed.draining()) {
+      out.set_state(v1::Worker::STATE_DRAINING);
+    } else {
+      out.set_state(v1::Worker::STATE_READY);
+    }
     const std::map<std::string, std::string> taken = TakenSlots(worker);
     for (const v1::Slot& slot : worker.observed.slots()) {
       v1::Slot& shown = *out.add_slots();
@@ -424,8 +429,7 @@ std::vector<v1::Worker> Fleet::Roster() const {
       shown.set_job(holder == taken.end() ? "" : holder->second);
     }
     out.set_prepare_slots(worker.observed.prepare_slots());
-    if (worker.last_sync != absl::Time())
-      *out.mutable_last_sync_time() = TimestampOf(worker.last_sync);
+    if (!unheard) *out.mutable_last_sync_time() = TimestampOf(worker.last_sync);
     *out.mutable_register_time() = worker.record.register_time();
     out.set_version(worker.observed.version());
     out.set_data_address(worker.observed.data_address());
