@@ -12,9 +12,9 @@
 //     return options;
 //   }
 //
-// Every program has --config FILE, whose keys are the flags' names with `_` for `-`; the command line wins over the file, the file
-// over the value a field had before. A key that is unknown or given twice is an error with line and column. No environment
-// variable is read.
+// Every program has --config FILE, whose keys are the flags' names with `_` for `-`; the command
+// line wins over the file, the file over the value a field had before. A key that is unknown or
+// given twice is an error with line and column. No environment variable is read.
 
 #include <cstdint>
 #include <memory>
@@ -31,7 +31,8 @@ class App;
 
 namespace anneal {
 
-// Guarded by its caller. The fields must outlive Parse; their values at the time of the call are the defaults that --help shows.
+// Guarded by its caller. The fields must outlive Parse; their values at the time of the call are
+// the defaults that --help shows.
 class Flags {
  public:
   Flags(const std::string& program, const std::string& purpose);
@@ -41,7 +42,8 @@ class Flags {
 
   // `name` without dashes in front: "storage-root".
   void Text(const std::string& name, std::string* field, const std::string& help);
-  // May be given several times, or as a list in the file; what is given replaces the default as a whole.
+  // May be given several times, or as a list in the file; what is given replaces the default as a
+  // whole.
   void TextList(const std::string& name, std::vector<std::string>* field, const std::string& help);
   void Switch(const std::string& name, bool* field, const std::string& help);
   void Integer(const std::string& name, int* field, const std::string& help, int min, int max);
@@ -50,8 +52,8 @@ class Flags {
   // A size such as 8GiB; the field's name ends in _bytes, the flag's does not.
   void Bytes(const std::string& name, int64_t* field, const std::string& help, int64_t min = 0);
 
-  // True: go on. False: help or version was asked for and printed. INVALID_ARGUMENT says which flag or key is wrong and how to
-  // get help.
+  // True: go on. False: help or version was asked for and printed. INVALID_ARGUMENT says which flag
+  // or key is wrong and how to get help.
   absl::StatusOr<bool> Parse(int argc, const char* const* argv);
 
  private:

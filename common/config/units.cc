@@ -16,9 +16,9 @@ struct Unit {
   const char* name;
   double bytes;
 };
-constexpr Unit kUnits[] = {{"", 1},           {"B", 1},           {"KiB", 0x1p10}, {"MiB", 0x1p20},
-                           {"GiB", 0x1p30},   {"TiB", 0x1p40},    {"KB", 1e3},     {"kB", 1e3},
-                           {"MB", 1e6},       {"GB", 1e9},        {"TB", 1e12}};
+constexpr Unit kUnits[] = {{"", 1},         {"B", 1},        {"KiB", 0x1p10}, {"MiB", 0x1p20},
+                           {"GiB", 0x1p30}, {"TiB", 0x1p40}, {"KB", 1e3},     {"kB", 1e3},
+                           {"MB", 1e6},     {"GB", 1e9},     {"TB", 1e12}};
 
 }  // namespace
 
@@ -35,7 +35,8 @@ absl::StatusOr<int64_t> ParseBytes(absl::string_view text) {
       if (bytes < 0x1p63) return static_cast<int64_t>(bytes);
     }
   }
-  return absl::InvalidArgumentError(absl::StrCat("'", text, "' is not a size; write for example 512MiB or 8GiB"));
+  return absl::InvalidArgumentError(
+      absl::StrCat("'", text, "' is not a size; write for example 512MiB or 8GiB"));
 }
 
 std::string FormatBytes(int64_t bytes) {

@@ -27,30 +27,37 @@ constexpr char kChatTemplate[] = "chat_template.jinja";
 constexpr char kSingleWeights[] = "model.safetensors";
 constexpr char kWeightsIndex[] = "model.safetensors.index.json";
 
-// What belongs to a model beside its weights. The last three are older spellings of what tokenizer.json holds, kept because a
-// tuned model's directory should look like its base's.
-constexpr const char* kSideFiles[] = {kConfig,           "generation_config.json",  kTokenizer,         kTokenizerConfig,
-                                      kChatTemplate,     "special_tokens_map.json", "added_tokens.json", "vocab.json",
-                                      "merges.txt",      "tokenizer.model"};
+// What belongs to a model beside its weights. The last three are older spellings of what
+// tokenizer.json holds, kept because a tuned model's directory should look like its base's.
+constexpr const char* kSideFiles[] = {
+    kConfig,       "generation_config.json",  kTokenizer,          kTokenizerConfig,
+    kChatTemplate, "special_tokens_map.json", "added_tokens.json", "vocab.json",
+    "merges.txt",  "tokenizer.model"};
 constexpr int64_t kMaxSideFileBytes = int64_t{256} << 20;
 constexpr size_t kMaxTokenizerConfigBytes = 64u << 20;
 
-std::string Join(const std::string& directory, absl::string_view name) { return absl::StrCat(directory, "/", name); }
+std::string Join(const std::string& directory, absl::string_view name) {
+  return absl::StrCat(directory, "/", name);
+}
 
-// The size of a regular file, links followed; nullopt if there is none. A pipe or device would block whoever opens it.
+// The size of a regular file, links followed; nullopt if there is none. A pipe or device would
+// block whoever opens it.
 absl::StatusOr<std::optional<int64_t>> SizeOfFile(const std::string& path) {
   struct stat info = {};
   if (::stat(path.c_str(), &info) != 0) {
     if (errno == ENOENT) return std::nullopt;
-    return absl::InvalidArgumentError(absl::ErrnoToStatus(errno, absl::StrCat("cannot read ", path)).message());
+    return absl::InvalidArgumentError(
+        absl::ErrnoToStatus(errno, absl::StrCat("cannot read ", path)).message());
   }
-  if (!S_ISREG(info.st_mode)) return absl::InvalidArgumentError(absl::StrCat(path, " is not a regular file"));
+  if (!S_ISREG(info.st_mode))
+    return absl::InvalidArgumentError(absl::StrCat(path, " is not a regular file"));
   return static_cast<int64_t>(info.st_size);
 }
 
 absl::Status CheckDirectory(const std::string& path) {
   struct stat info = {};
-  if (::stat(path.c_str(), &info) != 0) return absl::NotFoundError(absl::StrCat("there is no model directory ", path));
+  if (::stat(path.c_str(), &info) != 0)
+    return absl::NotFoundError(absl::StrCat("there is no model directory ", path));
   if (!S_ISDIR(info.st_mode)) {
     return absl::InvalidArgumentError(
         absl::StrCat(path, " is a file; give the Hugging Face directory that holds config.json"));
@@ -61,12 +68,14 @@ absl::Status CheckDirectory(const std::string& path) {
 // Says all that is missing at once, with what the directory looks like instead.
 absl::Status CheckNothingLacks(const std::string& path, const std::vector<ModelFile>& files) {
   const auto has = [&](absl::string_view name) {
-    return std::any_of(files.begin(), files.end(), [&](const ModelFile& file) { return file.name == name; });
+    return std::any_of(files.begin(), files.end(),
+                       [&](const ModelFile& file) { return file.name == name; });
   };
   std::vector<std::string> lacks;
   if (!has(kConfig)) lacks.push_back(kConfig);
   if (!has(kTokenizer)) lacks.push_back(kTokenizer);
-  if (!has(kSingleWeights) && !has(kWeightsIndex)) lacks.push_back("model.safetensors (or its index)");
+  if (!has(kSingleWeights) && !has(kWeightsIndex))
+    lacks.push_back("model.safetensors (or its index)");
   if (lacks.empty()) return absl::OkStatus();
 
   std::string message = absl::StrCat(path, " lacks ", absl::StrJoin(lacks, ", "));
@@ -75,21 +84,30 @@ absl::Status CheckNothingLacks(const std::string& path, const std::vector<ModelF
     return ::stat(Join(path, name).c_str(), &info) == 0;
   };
   if (exists("adapter_config.json")) {
-    absl::StrAppend(&message, "; it holds an adapter: give the base model's directory, or merge the adapter into it");
+    absl::StrAppend(
+        &message,
+        "; it holds an adapter: give the base model's directory, or merge the adapter into it");
   } else if (exists("pytorch_model.bin") || exists("pytorch_model.bin.index.json")) {
-    absl::StrAppend(&message, "; convert pytorch_model.bin: load it with transformers and call save_pretrained");
+    absl::StrAppend(
+        &message,
+        "; convert pytorch_model.bin: load it with transformers and call save_pretrained");
   } else if (!has(kTokenizer) && has("tokenizer.model")) {
-    absl::StrAppend(&message, "; load its tokenizer with transformers' AutoTokenizer and call save_pretrained, which writes ",
+    absl::StrAppend(&message,
+                    "; load its tokenizer with transformers' AutoTokenizer and call "
+                    "save_pretrained, which writes ",
                     kTokenizer);
   } else {
-    absl::StrAppend(&message, "; a model directory holds config.json, tokenizer.json and *.safetensors, as save_pretrained "
-                              "and hub downloads make them");
+    absl::StrAppend(&message,
+                    "; a model directory holds config.json, tokenizer.json and *.safetensors, as "
+                    "save_pretrained "
+                    "and hub downloads make them");
   }
   return WithReason(absl::InvalidArgumentError(message), "MODEL_INCOMPLETE");
 }
 
 // `add`s the file if it is there.
-absl::Status AddFile(const std::string& directory, const std::string& name, std::vector<ModelFile>& files) {
+absl::Status AddFile(const std::string& directory, const std::string& name,
+                     std::vector<ModelFile>& files) {
   ANNEAL_ASSIGN_OR_RETURN(const std::optional<int64_t> size, SizeOfFile(Join(directory, name)));
   if (size.has_value()) files.push_back({name, *size});
   return absl::OkStatus();
@@ -99,29 +117,35 @@ absl::Status AddSideFiles(const std::string& directory, std::vector<ModelFile>& 
   for (const char* name : kSideFiles) {
     ANNEAL_RETURN_IF_ERROR(AddFile(directory, name, files));
     if (!files.empty() && files.back().size_bytes > kMaxSideFileBytes) {
-      return absl::InvalidArgumentError(absl::StrCat(Join(directory, files.back().name), " has ", files.back().size_bytes,
-                                                     " bytes; at most ", kMaxSideFileBytes, " are read"));
+      return absl::InvalidArgumentError(absl::StrCat(Join(directory, files.back().name), " has ",
+                                                     files.back().size_bytes, " bytes; at most ",
+                                                     kMaxSideFileBytes, " are read"));
     }
   }
   return absl::OkStatus();
 }
 
 // Weight files of an index become lines of the content hash, so their names must be plain.
-absl::Status AddShards(const std::string& directory, const ModelWeights& weights, std::vector<ModelFile>& files) {
-  constexpr absl::string_view kPlain = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-";
+absl::Status AddShards(const std::string& directory, const ModelWeights& weights,
+                       std::vector<ModelFile>& files) {
+  constexpr absl::string_view kPlain =
+      "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-";
   for (const std::string& path : weights.paths()) {
     const std::string name = path.substr(directory.size() + 1);
     if (name == kSingleWeights) continue;
     if (absl::string_view(name).find_first_not_of(kPlain) != absl::string_view::npos) {
-      return absl::InvalidArgumentError(absl::StrCat(path, ": names of weight files are letters, digits, '.', '_' and '-'"));
+      return absl::InvalidArgumentError(
+          absl::StrCat(path, ": names of weight files are letters, digits, '.', '_' and '-'"));
     }
     ANNEAL_RETURN_IF_ERROR(AddFile(directory, name, files));
   }
   return absl::OkStatus();
 }
 
-// transformers reads chat_template.jinja first, then tokenizer_config.json's chat_template: a string, or a list of named ones.
-absl::StatusOr<bool> HasChatTemplate(const std::string& directory, const std::vector<ModelFile>& files) {
+// transformers reads chat_template.jinja first, then tokenizer_config.json's chat_template: a
+// string, or a list of named ones.
+absl::StatusOr<bool> HasChatTemplate(const std::string& directory,
+                                     const std::vector<ModelFile>& files) {
   bool has_config = false;
   for (const ModelFile& file : files) {
     if (file.name == kChatTemplate) return file.size_bytes > 0;
@@ -130,7 +154,9 @@ absl::StatusOr<bool> HasChatTemplate(const std::string& directory, const std::ve
   if (!has_config) return false;
   ANNEAL_ASSIGN_OR_RETURN(const Json json, ReadJsonFile(Join(directory, kTokenizerConfig),
                                                         {.max_bytes = kMaxTokenizerConfigBytes}));
-  if (!json.is_object()) return absl::InvalidArgumentError(absl::StrCat(Join(directory, kTokenizerConfig), " is no JSON object"));
+  if (!json.is_object())
+    return absl::InvalidArgumentError(
+        absl::StrCat(Join(directory, kTokenizerConfig), " is no JSON object"));
   const auto found = json.find("chat_template");
   return found != json.end() && (found->is_string() || found->is_array()) && !found->empty();
 }
@@ -164,8 +190,10 @@ absl::StatusOr<ModelDirectory> ReadModelDirectory(const std::string& path) {
 
 absl::StatusOr<std::string> FileHashCache::Sha256Of(const std::string& path) {
   struct stat info = {};
-  if (::stat(path.c_str(), &info) != 0) return absl::ErrnoToStatus(errno, absl::StrCat("cannot read ", path));
-  const Identity identity(info.st_dev, info.st_ino, info.st_size, info.st_ctim.tv_sec, info.st_ctim.tv_nsec);
+  if (::stat(path.c_str(), &info) != 0)
+    return absl::ErrnoToStatus(errno, absl::StrCat("cannot read ", path));
+  const Identity identity(info.st_dev, info.st_ino, info.st_size, info.st_ctim.tv_sec,
+                          info.st_ctim.tv_nsec);
   {
     absl::MutexLock lock(&mu_);
     const auto found = hashes_.find(path);

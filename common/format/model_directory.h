@@ -1,6 +1,6 @@
 #pragma once
-// A Hugging Face model directory as a whole: what it must hold, what it is, and the hash that names its content. Without torch and
-// without reading the weights' bytes, but for the hash.
+// A Hugging Face model directory as a whole: what it must hold, what it is, and the hash that names
+// its content. Without torch and without reading the weights' bytes, but for the hash.
 
 #include <cstdint>
 #include <map>
@@ -27,19 +27,21 @@ struct ModelDirectory {
   std::string path;
   ModelConfig config;
   int64_t parameters = 0;
-  // The files that make up the model: config, weights, tokenizer. By name; whatever else lies in the directory is no part of it.
+  // The files that make up the model: config, weights, tokenizer. By name; whatever else lies in
+  // the directory is no part of it.
   std::vector<ModelFile> files;
   int64_t size_bytes = 0;  // of these
   bool has_chat_template = false;
 };
 
-// Checks that the directory holds a whole model that we can train: a config of a known family, all weights in safetensors with the
-// shapes that the config asks for, a tokenizer. NOT_FOUND if there is no directory, INVALID_ARGUMENT with what is missing or
-// wrong and what to do. Files may be symbolic links, as in the cache of the Hugging Face hub.
+// Checks that the directory holds a whole model that we can train: a config of a known family, all
+// weights in safetensors with the shapes that the config asks for, a tokenizer. NOT_FOUND if there
+// is no directory, INVALID_ARGUMENT with what is missing or wrong and what to do. Files may be
+// symbolic links, as in the cache of the Hugging Face hub.
 absl::StatusOr<ModelDirectory> ReadModelDirectory(const std::string& path);
 
-// SHA-256 of files, remembered while size, time of change and inode stay the same. What changed less than two seconds ago is read
-// again, since file systems keep times coarsely. Thread-safe.
+// SHA-256 of files, remembered while size, time of change and inode stay the same. What changed
+// less than two seconds ago is read again, since file systems keep times coarsely. Thread-safe.
 class FileHashCache {
  public:
   explicit FileHashCache(Clock& clock) : clock_(clock) {}
@@ -53,8 +55,8 @@ class FileHashCache {
   std::map<std::string, std::pair<Identity, std::string>> hashes_ ABSL_GUARDED_BY(mu_);
 };
 
-// The model's identity (docs/formats/model_hash.md): what `sha256sum` prints for its files in byte order of their names, hashed
-// again. Reads every byte that `cache` does not know.
+// The model's identity (docs/formats/model_hash.md): what `sha256sum` prints for its files in byte
+// order of their names, hashed again. Reads every byte that `cache` does not know.
 absl::StatusOr<std::string> ModelContentHash(const ModelDirectory& model, FileHashCache& cache);
 
 }  // namespace anneal

@@ -22,7 +22,8 @@ using ::testing::AllOf;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
-constexpr char kConfigJson[] = R"({"model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 8,
+constexpr char kConfigJson[] =
+    R"({"model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 8,
   "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1, "vocab_size": 32,
   "max_position_embeddings": 64, "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "tie_word_embeddings": true,
   "hidden_act": "silu", "torch_dtype": "float32", "eos_token_id": 2})";
@@ -39,10 +40,13 @@ class ModelDirectoryTest : public ::testing::Test {
   ~ModelDirectoryTest() override { std::filesystem::remove_all(folder_); }
 
   std::string Path(const std::string& name) const { return folder_ + "/" + name; }
-  void Write(const std::string& name, const std::string& text) { std::ofstream(Path(name)) << text; }
+  void Write(const std::string& name, const std::string& text) {
+    std::ofstream(Path(name)) << text;
+  }
   void WriteWeights(const std::string& name, const std::vector<ExpectedTensor>& tensors) {
     std::vector<TensorSpec> specs;
-    for (const ExpectedTensor& tensor : tensors) specs.push_back({tensor.name, DType::kF32, tensor.shape});
+    for (const ExpectedTensor& tensor : tensors)
+      specs.push_back({tensor.name, DType::kF32, tensor.shape});
     ANNEAL_ASSERT_OK_AND_ASSIGN(auto writer, SafetensorsWriter::Create(Path(name), specs, {}));
     for (const TensorSpec& spec : specs) {
       int64_t count = 1;
@@ -71,7 +75,8 @@ TEST_F(ModelDirectoryTest, KnowsAWholeModel) {
     names.push_back(file.name);
     bytes += file.size_bytes;
   }
-  EXPECT_THAT(names, ElementsAre("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"));
+  EXPECT_THAT(names, ElementsAre("config.json", "model.safetensors", "tokenizer.json",
+                                 "tokenizer_config.json"));
   EXPECT_EQ(model.size_bytes, bytes);
 }
 
@@ -90,8 +95,9 @@ TEST_F(ModelDirectoryTest, TheHashIsWhatSha256sumSays) {
   ANNEAL_ASSERT_OK_AND_ASSIGN(const ModelDirectory model, ReadModelDirectory(folder_));
   ANNEAL_ASSERT_OK_AND_ASSIGN(const std::string weights, Sha256OfFile(Path("model.safetensors")));
   EXPECT_THAT(ModelContentHash(model, cache_),
-              IsOkAndHolds(Sha256Hex(absl::StrCat(Sha256Hex(kConfigJson), "  config.json\n", weights,
-                                                  "  model.safetensors\n", Sha256Hex("{}"), "  tokenizer.json\n"))));
+              IsOkAndHolds(Sha256Hex(absl::StrCat(Sha256Hex(kConfigJson), "  config.json\n",
+                                                  weights, "  model.safetensors\n", Sha256Hex("{}"),
+                                                  "  tokenizer.json\n"))));
 }
 
 TEST_F(ModelDirectoryTest, TheHashFollowsTheContentAndNothingElse) {
@@ -116,17 +122,21 @@ TEST_F(ModelDirectoryTest, ReadsShardsAndLinksAsHubDownloadsHaveThem) {
   WriteWeights("model-00002-of-00002.safetensors", tail);
   std::filesystem::create_symlink("blobs/1111", Path("model-00001-of-00002.safetensors"));
   Json index;
-  for (const ExpectedTensor& t : head) index["weight_map"][t.name] = "model-00001-of-00002.safetensors";
-  for (const ExpectedTensor& t : tail) index["weight_map"][t.name] = "model-00002-of-00002.safetensors";
+  for (const ExpectedTensor& t : head)
+    index["weight_map"][t.name] = "model-00001-of-00002.safetensors";
+  for (const ExpectedTensor& t : tail)
+    index["weight_map"][t.name] = "model-00002-of-00002.safetensors";
   Write("model.safetensors.index.json", DumpJson(index));
   ANNEAL_ASSERT_OK_AND_ASSIGN(const ModelDirectory model, ReadModelDirectory(folder_));
   EXPECT_EQ(model.files.size(), 5u);
   ANNEAL_EXPECT_OK(ModelContentHash(model, cache_));
 
   std::filesystem::remove(Path("model-00002-of-00002.safetensors"));
-  EXPECT_THAT(ReadModelDirectory(folder_).status().message(), HasSubstr("model-00002-of-00002.safetensors"));
+  EXPECT_THAT(ReadModelDirectory(folder_).status().message(),
+              HasSubstr("model-00002-of-00002.safetensors"));
   Write("model.safetensors.index.json", R"({"weight_map": {"x": "../../secret.safetensors"}})");
-  EXPECT_THAT(ReadModelDirectory(folder_), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("same directory")));
+  EXPECT_THAT(ReadModelDirectory(folder_),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("same directory")));
 }
 
 TEST_F(ModelDirectoryTest, SaysAllThatIsMissingAndWhatToDo) {
@@ -134,19 +144,22 @@ TEST_F(ModelDirectoryTest, SaysAllThatIsMissingAndWhatToDo) {
   std::filesystem::remove(Path("tokenizer.json"));
   std::filesystem::remove(Path("model.safetensors"));
   const absl::Status both = ReadModelDirectory(folder_).status();
-  EXPECT_THAT(both, StatusIs(kBad, AllOf(HasSubstr("lacks tokenizer.json, model.safetensors"), HasSubstr("save_pretrained"))));
+  EXPECT_THAT(both, StatusIs(kBad, AllOf(HasSubstr("lacks tokenizer.json, model.safetensors"),
+                                         HasSubstr("save_pretrained"))));
   EXPECT_EQ(ReasonOf(both), "MODEL_INCOMPLETE");
   Write("pytorch_model.bin", "x");
   EXPECT_THAT(ReadModelDirectory(folder_), StatusIs(kBad, HasSubstr("convert pytorch_model.bin")));
   Write("adapter_config.json", "{}");
   EXPECT_THAT(ReadModelDirectory(folder_), StatusIs(kBad, HasSubstr("adapter")));
-  EXPECT_THAT(ReadModelDirectory(folder_ + "/none"), StatusIs(absl::StatusCode::kNotFound, HasSubstr("/none")));
+  EXPECT_THAT(ReadModelDirectory(folder_ + "/none"),
+              StatusIs(absl::StatusCode::kNotFound, HasSubstr("/none")));
   EXPECT_THAT(ReadModelDirectory(Path("config.json")), StatusIs(kBad, HasSubstr("is a file")));
 }
 
 TEST_F(ModelDirectoryTest, RefusesHostileFiles) {
   const auto kBad = absl::StatusCode::kInvalidArgument;
-  std::filesystem::resize_file(Path("model.safetensors"), std::filesystem::file_size(Path("model.safetensors")) - 1);
+  std::filesystem::resize_file(Path("model.safetensors"),
+                               std::filesystem::file_size(Path("model.safetensors")) - 1);
   EXPECT_THAT(ReadModelDirectory(folder_), StatusIs(kBad, HasSubstr("model.safetensors")));
 
   std::filesystem::remove(Path("config.json"));
@@ -166,7 +179,8 @@ TEST_F(ModelDirectoryTest, ConfigAndWeightsMustAgree) {
   config.replace(config.find("\"vocab_size\": 32"), 16, "\"vocab_size\": 33");
   Write("config.json", config);
   EXPECT_THAT(ReadModelDirectory(folder_),
-              StatusIs(absl::StatusCode::kInvalidArgument, AllOf(HasSubstr("embed_tokens"), HasSubstr("[33, 8]"))));
+              StatusIs(absl::StatusCode::kInvalidArgument,
+                       AllOf(HasSubstr("embed_tokens"), HasSubstr("[33, 8]"))));
 }
 
 }  // namespace

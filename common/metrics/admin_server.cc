@@ -15,11 +15,12 @@ namespace {
 constexpr const char* kThreads = "2";
 constexpr const char* kRequestTimeoutMs = "5000";
 
-int Reply(mg_connection* connection, int code, absl::string_view reason, absl::string_view content_type,
-          absl::string_view body) {
+int Reply(mg_connection* connection, int code, absl::string_view reason,
+          absl::string_view content_type, absl::string_view body) {
   const std::string head =
       absl::StrCat("HTTP/1.1 ", code, " ", reason, "\r\nContent-Type: ", content_type,
-                   "\r\nContent-Length: ", body.size(), "\r\nCache-Control: no-store\r\nConnection: close\r\n\r\n");
+                   "\r\nContent-Length: ", body.size(),
+                   "\r\nCache-Control: no-store\r\nConnection: close\r\n\r\n");
   mg_write(connection, head.data(), head.size());
   if (absl::string_view(mg_get_request_info(connection)->request_method) != "HEAD") {
     mg_write(connection, body.data(), body.size());
@@ -30,7 +31,8 @@ int Reply(mg_connection* connection, int code, absl::string_view reason, absl::s
 int ReplyProbe(mg_connection* connection, const AdminServer::Probe& probe) {
   const absl::Status status = probe ? probe() : absl::OkStatus();
   if (status.ok()) return Reply(connection, 200, "OK", "text/plain; charset=utf-8", "ok\n");
-  return Reply(connection, 503, "Service Unavailable", "text/plain; charset=utf-8", absl::StrCat(status.ToString(), "\n"));
+  return Reply(connection, 503, "Service Unavailable", "text/plain; charset=utf-8",
+               absl::StrCat(status.ToString(), "\n"));
 }
 
 }  // namespace
@@ -38,13 +40,14 @@ int ReplyProbe(mg_connection* connection, const AdminServer::Probe& probe) {
 AdminServer::AdminServer(Options options, const MetricRegistry& registry)
     : options_(std::move(options)), registry_(registry) {}
 
-absl::StatusOr<std::unique_ptr<AdminServer>> AdminServer::Start(Options options, const MetricRegistry& registry) {
+absl::StatusOr<std::unique_ptr<AdminServer>> AdminServer::Start(Options options,
+                                                                const MetricRegistry& registry) {
   const size_t colon = options.address.rfind(':');
   int port = 0;
-  if (colon == std::string::npos || !absl::SimpleAtoi(options.address.substr(colon + 1), &port) || port < 0 ||
-      port > 65535 || absl::StrContains(options.address, ",")) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("admin address '", options.address, "' is not host:port, for example 127.0.0.1:7445"));
+  if (colon == std::string::npos || !absl::SimpleAtoi(options.address.substr(colon + 1), &port) ||
+      port < 0 || port > 65535 || absl::StrContains(options.address, ",")) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "admin address '", options.address, "' is not host:port, for example 127.0.0.1:7445"));
   }
   std::unique_ptr<AdminServer> server(new AdminServer(std::move(options), registry));
   const std::string& address = server->options_.address;
@@ -53,13 +56,15 @@ absl::StatusOr<std::unique_ptr<AdminServer>> AdminServer::Start(Options options,
   // Keeps civetweb's messages off standard error; what matters comes back as a Status.
   mg_callbacks callbacks = {};
   callbacks.log_message = [](const mg_connection*, const char*) { return 1; };
-  const char* settings[] = {"listening_ports", address.c_str(),       "num_threads",    kThreads,
-                            "request_timeout_ms", kRequestTimeoutMs, "enable_keep_alive", "no", nullptr};
+  const char* settings[] = {
+      "listening_ports", address.c_str(),     "num_threads", kThreads, "request_timeout_ms",
+      kRequestTimeoutMs, "enable_keep_alive", "no",          nullptr};
   server->context_ = mg_start(&callbacks, server.get(), settings);
   if (server->context_ == nullptr) {
     mg_exit_library();
-    return absl::UnavailableError(absl::StrCat("cannot listen on admin address ", address,
-                                               ": is the port taken, or the address not of this machine?"));
+    return absl::UnavailableError(
+        absl::StrCat("cannot listen on admin address ", address,
+                     ": is the port taken, or the address not of this machine?"));
   }
   mg_server_port bound = {};
   if (mg_get_server_ports(server->context_, 1, &bound) < 1) {
@@ -78,7 +83,8 @@ absl::StatusOr<std::unique_ptr<AdminServer>> AdminServer::Start(Options options,
           return Reply(connection, 405, "Method Not Allowed", "text/plain", "only GET\n");
         }
         if (path == "/metrics") {
-          return Reply(connection, 200, "OK", "text/plain; version=0.0.4; charset=utf-8", server.registry_.Scrape());
+          return Reply(connection, 200, "OK", "text/plain; version=0.0.4; charset=utf-8",
+                       server.registry_.Scrape());
         }
         if (path == "/livez") return ReplyProbe(connection, server.options_.live);
         if (path == "/readyz") return ReplyProbe(connection, server.options_.ready);

@@ -1,8 +1,10 @@
 #pragma once
-// The plain-HTTP endpoint of a program for operators: /metrics (Prometheus), /livez and /readyz (200 or 503 with a reason).
+// The plain-HTTP endpoint of a program for operators: /metrics (Prometheus), /livez and /readyz
+// (200 or 503 with a reason).
 //
-// It is civetweb itself and not prometheus-cpp's Exposer, which answers every path with metrics and cannot serve probes. The
-// endpoint tells no secret but has no authentication either: bind it to an address that only operators reach.
+// It is civetweb itself and not prometheus-cpp's Exposer, which answers every path with metrics and
+// cannot serve probes. The endpoint tells no secret but has no authentication either: bind it to an
+// address that only operators reach.
 
 #include <functional>
 #include <memory>
@@ -16,10 +18,12 @@ struct mg_context;
 
 namespace anneal {
 
-// Started by Start, stopped by its destructor. Serves from threads of its own.
+// Started by Start, stopped by its destructor, which takes up to 2 s: so often civetweb looks up.
+// Serves from threads of its own.
 class AdminServer {
  public:
-  // Called from several threads at once; must not block. OK = 200, otherwise 503 with the status as text.
+  // Called from several threads at once; must not block. OK = 200, otherwise 503 with the status as
+  // text.
   using Probe = std::function<absl::Status()>;
 
   struct Options {
@@ -30,8 +34,10 @@ class AdminServer {
     // Whether work should be sent here.
     Probe ready;
   };
-  // `registry` must outlive the server. INVALID_ARGUMENT for an address it cannot read, UNAVAILABLE when it cannot listen.
-  static absl::StatusOr<std::unique_ptr<AdminServer>> Start(Options options, const MetricRegistry& registry);
+  // `registry` must outlive the server. INVALID_ARGUMENT for an address it cannot read, UNAVAILABLE
+  // when it cannot listen.
+  static absl::StatusOr<std::unique_ptr<AdminServer>> Start(Options options,
+                                                            const MetricRegistry& registry);
   ~AdminServer();
   AdminServer(const AdminServer&) = delete;
   AdminServer& operator=(const AdminServer&) = delete;

@@ -26,7 +26,8 @@ MetricFamily::MetricFamily(MetricInfo info, absl::string_view type)
   ANNEAL_CHECK((type_ == "counter") == absl::EndsWith(info_.name, "_total"));
 }
 
-// Finds, makes and removes the series of one metric under one lock, so that no caller holds a reference to a removed one.
+// Finds, makes and removes the series of one metric under one lock, so that no caller holds a
+// reference to a removed one.
 template <typename Metric>
 class TypedFamily : public MetricFamily {
  public:
@@ -72,7 +73,8 @@ MetricRegistry::MetricRegistry() : registry_(prometheus::Registry::InsertBehavio
 MetricRegistry::~MetricRegistry() = default;
 
 template <typename Metric, typename Builder>
-internal::TypedFamily<Metric>& MetricRegistry::Register(MetricInfo info, absl::string_view type, Builder builder) {
+internal::TypedFamily<Metric>& MetricRegistry::Register(MetricInfo info, absl::string_view type,
+                                                        Builder builder) {
   prometheus::Family<Metric>& series = builder.Name(info.name).Help(info.help).Register(registry_);
   auto family = std::make_unique<internal::TypedFamily<Metric>>(std::move(info), type, series);
   internal::TypedFamily<Metric>& registered = *family;
@@ -89,7 +91,8 @@ void MetricRegistry::RemoveSeries(absl::string_view label, absl::string_view val
 std::string MetricRegistry::Scrape() const {
   std::vector<prometheus::MetricFamily> families = registry_.Collect();
   // A metric without series would be a HELP line without samples.
-  families.erase(std::remove_if(families.begin(), families.end(), [](const auto& f) { return f.metric.empty(); }),
+  families.erase(std::remove_if(families.begin(), families.end(),
+                                [](const auto& f) { return f.metric.empty(); }),
                  families.end());
   return prometheus::TextSerializer().Serialize(families);
 }
@@ -100,14 +103,15 @@ std::string MetricRegistry::Markdown() const {
   for (const auto& family : families_) by_name[family->info().name] = family.get();
   std::string out = "| Name | Type | Labels | Meaning |\n| --- | --- | --- | --- |\n";
   for (const auto& [name, family] : by_name) {
-    absl::StrAppend(&out, "| `", name, "` | ", family->type(), " | ", absl::StrJoin(family->info().labels, ", "), " | ",
-                    family->info().help, " |\n");
+    absl::StrAppend(&out, "| `", name, "` | ", family->type(), " | ",
+                    absl::StrJoin(family->info().labels, ", "), " | ", family->info().help, " |\n");
   }
   return out;
 }
 
 Counter::Counter(MetricRegistry& registry, MetricInfo info)
-    : family_(registry.Register<prometheus::Counter>(std::move(info), "counter", prometheus::BuildCounter())) {}
+    : family_(registry.Register<prometheus::Counter>(std::move(info), "counter",
+                                                     prometheus::BuildCounter())) {}
 
 void Counter::Add(double amount, LabelValues values) {
   if (!(amount >= 0)) return;
@@ -115,7 +119,8 @@ void Counter::Add(double amount, LabelValues values) {
 }
 
 Gauge::Gauge(MetricRegistry& registry, MetricInfo info)
-    : family_(registry.Register<prometheus::Gauge>(std::move(info), "gauge", prometheus::BuildGauge())) {}
+    : family_(registry.Register<prometheus::Gauge>(std::move(info), "gauge",
+                                                   prometheus::BuildGauge())) {}
 
 void Gauge::Set(double value, LabelValues values) {
   family_.With(values, [&](prometheus::Gauge& gauge) { gauge.Set(value); });
@@ -126,11 +131,13 @@ void Gauge::Add(double amount, LabelValues values) {
 }
 
 Histogram::Histogram(MetricRegistry& registry, MetricInfo info, std::vector<double> bounds)
-    : family_(registry.Register<prometheus::Histogram>(std::move(info), "histogram", prometheus::BuildHistogram())),
+    : family_(registry.Register<prometheus::Histogram>(std::move(info), "histogram",
+                                                       prometheus::BuildHistogram())),
       bounds_(std::move(bounds)) {}
 
 void Histogram::Observe(double value, LabelValues values) {
-  family_.With(values, [&](prometheus::Histogram& histogram) { histogram.Observe(value); }, bounds_);
+  family_.With(
+      values, [&](prometheus::Histogram& histogram) { histogram.Observe(value); }, bounds_);
 }
 
 std::vector<double> ExponentialBounds(double first, double factor, int count) {

@@ -5,13 +5,17 @@
 //
 //   struct RpcMetrics {
 //     explicit RpcMetrics(MetricRegistry& registry);
-//     Counter requests;    // {registry, {"anneal_rpc_requests_total", "Finished calls.", {"method", "code"}}}
+//     Counter requests;
 //   };
+//   RpcMetrics::RpcMetrics(MetricRegistry& registry)
+//       : requests(registry, {"anneal_rpc_requests_total", "Calls finished.", {"method", "code"}})
+//       {}
+//   ...
 //   metrics.requests.Increment({"CreateJob", "OK"});
 //
-// A series is named by its label values at each call, never by a kept reference, so that the series of a job can be removed
-// while others write. Names follow anneal_<area>_<noun>_<unit>; counters end in _total. Label values are bounded: an id of
-// something that ends goes with RemoveSeries.
+// A series is named by its label values at each call, never by a kept reference, so that the series
+// of a job can be removed while others write. Names follow anneal_<area>_<noun>_<unit>; counters
+// end in _total. Label values are bounded: an id of something that ends goes with RemoveSeries.
 
 #include <initializer_list>
 #include <memory>
@@ -61,7 +65,8 @@ class MetricRegistry {
   MetricRegistry(const MetricRegistry&) = delete;
   MetricRegistry& operator=(const MetricRegistry&) = delete;
 
-  // Drops all series whose label `label` is `value`, in every metric that has the label: what a job leaves behind.
+  // Drops all series whose label `label` is `value`, in every metric that has the label: what a job
+  // leaves behind.
   void RemoveSeries(absl::string_view label, absl::string_view value);
 
   // Prometheus text exposition format 0.0.4.

@@ -26,7 +26,8 @@ struct SampleMetrics {
   explicit SampleMetrics(MetricRegistry& registry)
       : steps(registry, {"anneal_job_steps_total", "Optimizer steps taken.", {"job_id"}}),
         loss(registry, {"anneal_job_train_loss", "Training loss of the last step.", {"job_id"}}),
-        wait(registry, {"anneal_queue_wait_seconds", "Time from QUEUED to STARTING.", {}}, ExponentialBounds(1, 10, 3)) {}
+        wait(registry, {"anneal_queue_wait_seconds", "Time from QUEUED to STARTING.", {}},
+             ExponentialBounds(1, 10, 3)) {}
   Counter steps;
   Gauge loss;
   Histogram wait;
@@ -71,7 +72,8 @@ TEST(MetricsTest, PromtoolFindsNothingToSay) {
   ASSERT_NE(out, nullptr);
   std::fputs(registry.Scrape().c_str(), out);
   std::fclose(out);
-  std::FILE* promtool = ::popen(absl::StrCat("promtool check metrics < '", file, "' 2>&1").c_str(), "r");
+  std::FILE* promtool =
+      ::popen(absl::StrCat("promtool check metrics < '", file, "' 2>&1").c_str(), "r");
   ASSERT_NE(promtool, nullptr);
   std::string said;
   char buffer[512];
@@ -84,9 +86,12 @@ TEST(MetricsTest, MarkdownListsEveryMetricByName) {
   MetricRegistry registry;
   SampleMetrics metrics(registry);
   const std::string table = registry.Markdown();
-  EXPECT_THAT(table, HasSubstr("| `anneal_job_steps_total` | counter | job_id | Optimizer steps taken. |\n"
-                               "| `anneal_job_train_loss` | gauge | job_id | Training loss of the last step. |\n"
-                               "| `anneal_queue_wait_seconds` | histogram |  | Time from QUEUED to STARTING. |\n"));
+  EXPECT_THAT(
+      table,
+      HasSubstr(
+          "| `anneal_job_steps_total` | counter | job_id | Optimizer steps taken. |\n"
+          "| `anneal_job_train_loss` | gauge | job_id | Training loss of the last step. |\n"
+          "| `anneal_queue_wait_seconds` | histogram |  | Time from QUEUED to STARTING. |\n"));
 }
 
 TEST(MetricsTest, WritersAndRemovalMayRace) {
@@ -118,7 +123,8 @@ TEST(AdminServerTest, ServesMetricsAndProbesOnAnyFreePort) {
   ANNEAL_ASSERT_OK_AND_ASSIGN(auto server, AdminServer::Start(options, registry));
   EXPECT_THAT(server->address(), Not(::testing::EndsWith(":0")));
 
-  EXPECT_THAT(HttpGet(server->address(), "GET /metrics"), HasSubstr("anneal_job_steps_total{job_id=\"a\"} 1"));
+  EXPECT_THAT(HttpGet(server->address(), "GET /metrics"),
+              HasSubstr("anneal_job_steps_total{job_id=\"a\"} 1"));
   EXPECT_THAT(HttpGet(server->address(), "GET /livez"), StartsWith("HTTP/1.1 200 OK"));
   const std::string waiting = HttpGet(server->address(), "GET /readyz");
   EXPECT_THAT(waiting, StartsWith("HTTP/1.1 503"));
@@ -133,9 +139,11 @@ TEST(AdminServerTest, SaysWhatIsWrongWithAnAddress) {
   MetricRegistry registry;
   AdminServer::Options options;
   options.address = "localhost";
-  EXPECT_THAT(AdminServer::Start(options, registry), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("host:port")));
+  EXPECT_THAT(AdminServer::Start(options, registry),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("host:port")));
   options.address = "203.0.113.1:0";
-  EXPECT_THAT(AdminServer::Start(options, registry), StatusIs(absl::StatusCode::kUnavailable, HasSubstr("203.0.113.1:0")));
+  EXPECT_THAT(AdminServer::Start(options, registry),
+              StatusIs(absl::StatusCode::kUnavailable, HasSubstr("203.0.113.1:0")));
 }
 
 }  // namespace

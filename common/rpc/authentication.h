@@ -17,8 +17,8 @@ struct Caller {
   std::string creator;
 };
 
-// Asked once by every handler of a public service, first of all. (gRPC's own AuthMetadataProcessor works only with TLS, and
-// server interceptors cannot refuse a call.) Thread-safe.
+// Asked once by every handler of a public service, first of all. (gRPC's own AuthMetadataProcessor
+// works only with TLS, and server interceptors cannot refuse a call.) Thread-safe.
 class Authenticator {
  public:
   virtual ~Authenticator() = default;
@@ -32,16 +32,18 @@ struct Credential {
   Caller caller;
 };
 
-// A credentials file is text that only its owner may read (a warning is logged otherwise). One key a line, `#` starts a comment:
+// A credentials file is text that only its owner may read (a warning is logged otherwise). One key
+// a line, `#` starts a comment:
 //
 //   KEY PROJECT CREATOR
 //
-// Keys have 20 to 256 characters; project and creator are [A-Za-z0-9._@-]{1,64} without a dot in front. Never empty. Errors name file and line, never a
-// key. Servers know all keys of theirs; clients send the first of theirs.
+// Keys have 20 to 256 characters; project and creator are [A-Za-z0-9._@-]{1,64} without a dot in
+// front. Never empty. Errors name file and line, never a key. Servers know all keys of theirs;
+// clients send the first of theirs.
 absl::StatusOr<std::vector<Credential>> ReadCredentialsFile(const std::string& path);
 
-// Knows the callers of a list. Keeps only SHA-256 digests of the keys and compares with all of them in constant time, so that
-// neither timing nor a core dump tells a key.
+// Knows the callers of a list. Keeps only SHA-256 digests of the keys and compares with all of them
+// in constant time, so that neither timing nor a core dump tells a key.
 class ApiKeyAuthenticator : public Authenticator {
  public:
   explicit ApiKeyAuthenticator(const std::vector<Credential>& credentials);

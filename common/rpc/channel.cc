@@ -11,10 +11,12 @@
 namespace anneal {
 namespace {
 
-absl::StatusOr<std::shared_ptr<grpc::ChannelCredentials>> MakeCredentials(const ChannelOptions& options) {
+absl::StatusOr<std::shared_ptr<grpc::ChannelCredentials>> MakeCredentials(
+    const ChannelOptions& options) {
   if (!options.tls) return grpc::InsecureChannelCredentials();
   if (options.tls_certificate_file.empty() != options.tls_key_file.empty()) {
-    return absl::InvalidArgumentError("a client certificate needs both a certificate file and a key file");
+    return absl::InvalidArgumentError(
+        "a client certificate needs both a certificate file and a key file");
   }
   grpc::SslCredentialsOptions ssl;
   if (!options.tls_ca_file.empty()) {

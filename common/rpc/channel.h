@@ -23,8 +23,8 @@ struct ChannelOptions {
   std::string tls_key_file;
 };
 
-// Connects lazily, reconnects by itself (0.2 s to 5 s between attempts) and notices a dead peer within 30 s. No proxy is used,
-// whatever the environment says.
+// Connects lazily, reconnects by itself (0.2 s to 5 s between attempts) and notices a dead peer
+// within 30 s. No proxy is used, whatever the environment says.
 absl::StatusOr<std::shared_ptr<grpc::Channel>> MakeChannel(const ChannelOptions& options);
 
 // Adds the API key (empty = none) and a deadline from now (infinite = none). Call once per context.

@@ -26,7 +26,8 @@ class MetricsInterceptor : public grpc::experimental::Interceptor {
   ~MetricsInterceptor() override {
     metrics_.open.Add(-1, {method_});
     metrics_.requests.Increment({method_, absl::StatusCodeToString(code_)});
-    if (unary_) metrics_.duration.Observe(absl::ToDoubleSeconds(clock_.MonotonicNow() - start_), {method_});
+    if (unary_)
+      metrics_.duration.Observe(absl::ToDoubleSeconds(clock_.MonotonicNow() - start_), {method_});
   }
 
   void Intercept(grpc::experimental::InterceptorBatchMethods* methods) override {
@@ -48,7 +49,8 @@ class MetricsInterceptor : public grpc::experimental::Interceptor {
 
 }  // namespace
 
-grpc::experimental::Interceptor* MetricsInterceptorFactory::CreateServerInterceptor(ServerRpcInfo* info) {
+grpc::experimental::Interceptor* MetricsInterceptorFactory::CreateServerInterceptor(
+    ServerRpcInfo* info) {
   return new MetricsInterceptor(metrics_, clock_, *info);
 }
 

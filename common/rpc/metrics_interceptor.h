@@ -11,7 +11,8 @@ namespace anneal {
 class MetricsInterceptorFactory : public grpc::experimental::ServerInterceptorFactoryInterface {
  public:
   MetricsInterceptorFactory(RpcMetrics& metrics, Clock& clock) : metrics_(metrics), clock_(clock) {}
-  grpc::experimental::Interceptor* CreateServerInterceptor(grpc::experimental::ServerRpcInfo* info) override;
+  grpc::experimental::Interceptor* CreateServerInterceptor(
+      grpc::experimental::ServerRpcInfo* info) override;
 
  private:
   RpcMetrics& metrics_;

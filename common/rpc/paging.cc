@@ -19,7 +19,8 @@ std::string MakePageToken(absl::string_view last_id, absl::string_view filter) {
   return absl::StrCat(Sha256Hex(filter).substr(0, kHashDigits), last_id);
 }
 
-absl::StatusOr<PageRequest> ParsePageRequest(int32_t page_size, absl::string_view page_token, absl::string_view filter) {
+absl::StatusOr<PageRequest> ParsePageRequest(int32_t page_size, absl::string_view page_token,
+                                             absl::string_view filter) {
   if (page_size < 0) return InvalidField("page_size", absl::StrCat(page_size, " is negative"));
   PageRequest page;
   page.size = page_size == 0 ? kDefaultSize : std::min<int>(page_size, kMaxSize);

@@ -1,6 +1,7 @@
 #pragma once
-// Pages of List calls: 50 entries by default, 1000 at most, newest first. A token is the id of the last entry shown with a hash
-// of the filter, so that it cannot be used with another filter and needs no memory in the server.
+// Pages of List calls: 50 entries by default, 1000 at most, newest first. A token is the id of the
+// last entry shown with a hash of the filter, so that it cannot be used with another filter and
+// needs no memory in the server.
 
 #include <cstdint>
 #include <string>
@@ -16,9 +17,11 @@ struct PageRequest {
   std::string after_id;
 };
 
-// `filter` is every request field that chooses entries (project included), joined by the caller. INVALID_ARGUMENT for a negative
-// size, and for a token that was not made by MakePageToken for the same filter.
-absl::StatusOr<PageRequest> ParsePageRequest(int32_t page_size, absl::string_view page_token, absl::string_view filter);
+// `filter` is every request field that chooses entries (project included), joined by the caller.
+// INVALID_ARGUMENT for a negative size, and for a token that was not made by MakePageToken for the
+// same filter.
+absl::StatusOr<PageRequest> ParsePageRequest(int32_t page_size, absl::string_view page_token,
+                                             absl::string_view filter);
 std::string MakePageToken(absl::string_view last_id, absl::string_view filter);
 
 }  // namespace anneal

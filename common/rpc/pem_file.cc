@@ -15,7 +15,8 @@ absl::StatusOr<std::string> ReadPemFile(const std::string& path) {
   file.read(text.data(), static_cast<std::streamsize>(text.size()));
   text.resize(static_cast<size_t>(file.gcount()));
   if (text.size() > kMaxBytes || !absl::StrContains(text, "-----BEGIN ")) {
-    return absl::InvalidArgumentError(absl::StrCat("TLS file ", path, " is not PEM text of at most 1 MiB"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("TLS file ", path, " is not PEM text of at most 1 MiB"));
   }
   return text;
 }

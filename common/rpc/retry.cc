@@ -13,14 +13,15 @@ absl::Duration Backoff::NextDelay() {
   return delay;
 }
 
-absl::Status RetryCall(const BackoffPolicy& policy, absl::Duration budget, Clock& clock, Random& random,
-                       absl::FunctionRef<absl::Status()> attempt) {
+absl::Status RetryCall(const BackoffPolicy& policy, absl::Duration budget, Clock& clock,
+                       Random& random, absl::FunctionRef<absl::Status()> attempt) {
   const absl::Duration end = clock.MonotonicNow() + budget;
   Backoff backoff(policy, random);
   while (true) {
     absl::Status status = attempt();
     if (status.ok() || !IsRetryable(status)) return status;
-    const absl::Duration wait = std::max(backoff.NextDelay(), RetryDelayOf(status).value_or(absl::ZeroDuration()));
+    const absl::Duration wait =
+        std::max(backoff.NextDelay(), RetryDelayOf(status).value_or(absl::ZeroDuration()));
     if (clock.MonotonicNow() + wait >= end) return status;
     clock.Sleep(wait);
   }

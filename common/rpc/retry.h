@@ -1,6 +1,7 @@
 #pragma once
-// Waiting between attempts, with full jitter: each wait is uniform in [0, bound), the bound doubling up to a maximum.
-// Source: M. Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
+// Waiting between attempts, with full jitter: each wait is uniform in [0, bound), the bound
+// doubling up to a maximum. Source: M. Brooker, "Exponential Backoff And Jitter", AWS Architecture
+// Blog, 2015.
 
 #include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
@@ -18,7 +19,8 @@ struct BackoffPolicy {
 // Guarded by its caller.
 class Backoff {
  public:
-  Backoff(const BackoffPolicy& policy, Random& random) : policy_(policy), random_(random), bound_(policy.first_bound) {}
+  Backoff(const BackoffPolicy& policy, Random& random)
+      : policy_(policy), random_(random), bound_(policy.first_bound) {}
 
   absl::Duration NextDelay();
   // After a success.
@@ -30,9 +32,10 @@ class Backoff {
   absl::Duration bound_;
 };
 
-// Calls `attempt` until it succeeds, fails with a status that is not retryable, or `budget` would be passed by the next wait;
-// returns the last status. A RetryInfo in a status lengthens the wait. Only for calls that may safely be made twice.
-absl::Status RetryCall(const BackoffPolicy& policy, absl::Duration budget, Clock& clock, Random& random,
-                       absl::FunctionRef<absl::Status()> attempt);
+// Calls `attempt` until it succeeds, fails with a status that is not retryable, or `budget` would
+// be passed by the next wait; returns the last status. A RetryInfo in a status lengthens the wait.
+// Only for calls that may safely be made twice.
+absl::Status RetryCall(const BackoffPolicy& policy, absl::Duration budget, Clock& clock,
+                       Random& random, absl::FunctionRef<absl::Status()> attempt);
 
 }  // namespace anneal

@@ -21,7 +21,9 @@ TEST(BackoffTest, BoundsDoubleUpToTheMaximumAndResetStartsOver) {
     uint64_t Next() override { return ~uint64_t{0}; }
   } random;
   Backoff backoff({absl::Seconds(1), absl::Seconds(3)}, random);
-  const auto near = [](absl::Duration d, double s) { return absl::AbsDuration(d - absl::Seconds(s)) < absl::Milliseconds(1); };
+  const auto near = [](absl::Duration d, double s) {
+    return absl::AbsDuration(d - absl::Seconds(s)) < absl::Milliseconds(1);
+  };
   EXPECT_TRUE(near(backoff.NextDelay(), 1));
   EXPECT_TRUE(near(backoff.NextDelay(), 2));
   EXPECT_TRUE(near(backoff.NextDelay(), 3));
@@ -46,9 +48,10 @@ TEST(RetryCallTest, RetriesWhatMayPassAndOnlyThat) {
   SteppingClock clock;
   SeededRandom random(7);
   int calls = 0;
-  EXPECT_THAT(RetryCall({}, absl::Minutes(1), clock, random,
-                        [&] { return ++calls < 4 ? absl::UnavailableError("away") : absl::OkStatus(); }),
-              IsOk());
+  EXPECT_THAT(
+      RetryCall({}, absl::Minutes(1), clock, random,
+                [&] { return ++calls < 4 ? absl::UnavailableError("away") : absl::OkStatus(); }),
+      IsOk());
   EXPECT_EQ(calls, 4);
   calls = 0;
   EXPECT_THAT(RetryCall({}, absl::Minutes(1), clock, random,

@@ -35,26 +35,29 @@ absl::Status CheckAddress(const ServerOptions& options) {
   if (absl::ConsumePrefix(&address, kUnixPrefix)) {
     constexpr size_t kMaxPathBytes = sizeof(sockaddr_un::sun_path) - 1;
     if (address.empty() || address.size() > kMaxPathBytes) {
-      return absl::InvalidArgumentError(absl::StrCat("the path of Unix socket '", address, "' has ", address.size(),
-                                                     " bytes; it must have 1 to ", kMaxPathBytes));
+      return absl::InvalidArgumentError(absl::StrCat("the path of Unix socket '", address, "' has ",
+                                                     address.size(), " bytes; it must have 1 to ",
+                                                     kMaxPathBytes));
     }
     return absl::OkStatus();
   }
   const size_t colon = address.rfind(':');
   int port = 0;
-  if (colon == absl::string_view::npos || colon == 0 || !absl::SimpleAtoi(address.substr(colon + 1), &port) || port < 0 ||
-      port > 65535) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("address '", address, "' is neither host:port nor unix:/path, for example 127.0.0.1:7443"));
+  if (colon == absl::string_view::npos || colon == 0 ||
+      !absl::SimpleAtoi(address.substr(colon + 1), &port) || port < 0 || port > 65535) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "address '", address, "' is neither host:port nor unix:/path, for example 127.0.0.1:7443"));
   }
   if (!tls && !options.allow_plaintext && !IsLoopback(address.substr(0, colon))) {
     return absl::InvalidArgumentError(
-        absl::StrCat("address ", address, " can be reached from other machines: give it TLS files, or allow plaintext"));
+        absl::StrCat("address ", address,
+                     " can be reached from other machines: give it TLS files, or allow plaintext"));
   }
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::shared_ptr<grpc::ServerCredentials>> MakeCredentials(const ServerOptions& options) {
+absl::StatusOr<std::shared_ptr<grpc::ServerCredentials>> MakeCredentials(
+    const ServerOptions& options) {
   if (options.tls_certificate_file.empty()) return grpc::InsecureServerCredentials();
   grpc::SslServerCredentialsOptions ssl;
   grpc::SslServerCredentialsOptions::PemKeyCertPair pair;
@@ -73,15 +76,18 @@ void SetLimits(grpc::ServerBuilder& builder) {
   builder.SetMaxSendMessageSize(kMaxMessageBytes);
   // Two servers on one port would share its calls by chance.
   builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
-  // Half-open connections are found in 40 s; our clients may ping as often as common/rpc/channel.cc has them do.
+  // Half-open connections are found in 40 s; our clients may ping as often as common/rpc/channel.cc
+  // has them do.
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, 30'000);
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 10'000);
   builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 10'000);
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
 }
 
-// Binds under a umask that lets nobody else in, so that the socket is never open to others, not even for an instant.
-std::unique_ptr<grpc::Server> BuildPrivate(grpc::ServerBuilder& builder, const std::string& socket_path) {
+// Binds under a umask that lets nobody else in, so that the socket is never open to others, not
+// even for an instant.
+std::unique_ptr<grpc::Server> BuildPrivate(grpc::ServerBuilder& builder,
+                                           const std::string& socket_path) {
   const mode_t old = ::umask(S_IRWXG | S_IRWXO);
   std::unique_ptr<grpc::Server> server = builder.BuildAndStart();
   ::umask(old);
@@ -92,14 +98,19 @@ std::unique_ptr<grpc::Server> BuildPrivate(grpc::ServerBuilder& builder, const s
 }  // namespace
 
 RpcMetrics::RpcMetrics(MetricRegistry& registry)
-    : requests(registry, {"anneal_rpc_requests_total", "Calls finished, by method and status code.", {"method", "code"}}),
-      duration(registry, {"anneal_rpc_duration_seconds", "Time from a unary call's arrival to its status.", {"method"}},
+    : requests(registry, {"anneal_rpc_requests_total",
+                          "Calls finished, by method and status code.",
+                          {"method", "code"}}),
+      duration(registry,
+               {"anneal_rpc_duration_seconds",
+                "Time from a unary call's arrival to its status.",
+                {"method"}},
                ExponentialBounds(0.0005, 4, 9)),
       open(registry, {"anneal_rpc_open_calls", "Calls under way, streams included.", {"method"}}) {}
 
-absl::StatusOr<std::unique_ptr<RpcServer>> RpcServer::Start(const ServerOptions& options,
-                                                            const std::vector<grpc::Service*>& services,
-                                                            RpcMetrics& metrics, Clock& clock) {
+absl::StatusOr<std::unique_ptr<RpcServer>> RpcServer::Start(
+    const ServerOptions& options, const std::vector<grpc::Service*>& services, RpcMetrics& metrics,
+    Clock& clock) {
   ANNEAL_RETURN_IF_ERROR(CheckAddress(options));
   ANNEAL_ASSIGN_OR_RETURN(auto credentials, MakeCredentials(options));
   grpc::EnableDefaultHealthCheckService(true);
@@ -119,8 +130,9 @@ absl::StatusOr<std::unique_ptr<RpcServer>> RpcServer::Start(const ServerOptions&
   std::unique_ptr<grpc::Server> server =
       is_unix ? BuildPrivate(builder, std::string(socket_path)) : builder.BuildAndStart();
   if (server == nullptr || port == 0) {
-    return absl::UnavailableError(absl::StrCat("cannot listen on ", options.address,
-                                               ": is it taken, not of this machine, or are the TLS files not fitting?"));
+    return absl::UnavailableError(
+        absl::StrCat("cannot listen on ", options.address,
+                     ": is it taken, not of this machine, or are the TLS files not fitting?"));
   }
   std::string address = options.address;
   if (!is_unix) address = absl::StrCat(address.substr(0, address.rfind(':')), ":", port);
@@ -133,7 +145,8 @@ RpcServer::RpcServer(std::unique_ptr<grpc::Server> server, std::string address)
 RpcServer::~RpcServer() { Shutdown(absl::ZeroDuration()); }
 
 void RpcServer::Shutdown(absl::Duration grace) {
-  if (grpc::HealthCheckServiceInterface* health = server_->GetHealthCheckService()) health->Shutdown();
+  if (grpc::HealthCheckServiceInterface* health = server_->GetHealthCheckService())
+    health->Shutdown();
   server_->Shutdown(gpr_time_from_millis(absl::ToInt64Milliseconds(grace), GPR_TIMESPAN));
 }
 

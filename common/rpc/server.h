@@ -1,5 +1,6 @@
 #pragma once
-// A gRPC server as all our programs run it: credentials, limits, keepalive, reflection, health and metrics in one place.
+// A gRPC server as all our programs run it: credentials, limits, keepalive, reflection, health and
+// metrics in one place.
 
 #include <memory>
 #include <string>
@@ -40,18 +41,20 @@ struct ServerOptions {
 // Listens from Start until Shutdown or its destructor. Thread-safe.
 class RpcServer {
  public:
-  // `services`, `metrics` and `clock` must outlive the server. Reflection and grpc.health.v1 are served beside them. The port is
-  // never shared with another process. INVALID_ARGUMENT says which option is wrong, UNAVAILABLE that it cannot listen.
-  static absl::StatusOr<std::unique_ptr<RpcServer>> Start(const ServerOptions& options,
-                                                          const std::vector<grpc::Service*>& services,
-                                                          RpcMetrics& metrics, Clock& clock);
+  // `services`, `metrics` and `clock` must outlive the server. Reflection and grpc.health.v1 are
+  // served beside them. The port is never shared with another process. INVALID_ARGUMENT says which
+  // option is wrong, UNAVAILABLE that it cannot listen.
+  static absl::StatusOr<std::unique_ptr<RpcServer>> Start(
+      const ServerOptions& options, const std::vector<grpc::Service*>& services,
+      RpcMetrics& metrics, Clock& clock);
   ~RpcServer();
 
   // As in the options, with the port that is bound: what clients on this machine connect to.
   const std::string& address() const { return address_; }
   grpc::Server& server() { return *server_; }
 
-  // Refuses new calls, lets those under way finish for `grace`, then cancels them. May be called twice.
+  // Refuses new calls, lets those under way finish for `grace`, then cancels them. May be called
+  // twice.
   void Shutdown(absl::Duration grace);
 
  private:

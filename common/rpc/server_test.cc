@@ -33,7 +33,8 @@ std::string WriteFile(const std::string& name, const std::string& text) {
 class EchoService : public v1::ArtifactService::CallbackService {
  public:
   explicit EchoService(const Authenticator& authenticator) : authenticator_(authenticator) {}
-  grpc::ServerUnaryReactor* ListArtifacts(grpc::CallbackServerContext* context, const v1::ListArtifactsRequest* request,
+  grpc::ServerUnaryReactor* ListArtifacts(grpc::CallbackServerContext* context,
+                                          const v1::ListArtifactsRequest* request,
                                           v1::ListArtifactsResponse* response) override {
     grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
     const absl::StatusOr<Caller> caller = authenticator_.CallerOf(*context);
@@ -49,8 +50,9 @@ class EchoService : public v1::ArtifactService::CallbackService {
 class ServerTest : public ::testing::Test {
  protected:
   ServerTest()
-      : authenticator_(*ReadCredentialsFile(
-            WriteFile("credentials", absl::StrCat("# who may call\n\n", kKey, " vision ada@example.org # laptop\n")))),
+      : authenticator_(*ReadCredentialsFile(WriteFile(
+            "credentials",
+            absl::StrCat("# who may call\n\n", kKey, " vision ada@example.org # laptop\n")))),
         service_(authenticator_) {}
 
   absl::StatusOr<std::unique_ptr<RpcServer>> Start(const ServerOptions& options) {
@@ -90,10 +92,16 @@ TEST_F(ServerTest, KnowsItsCallersAndCountsCalls) {
   server->Shutdown(absl::Seconds(5));
   server.reset();
   const std::string scrape = registry_.Scrape();
-  EXPECT_THAT(scrape, HasSubstr("code=\"OK\",method=\"anneal.v1.ArtifactService/ListArtifacts\"} 1"));
-  EXPECT_THAT(scrape, HasSubstr("code=\"UNAUTHENTICATED\",method=\"anneal.v1.ArtifactService/ListArtifacts\"} 3"));
-  EXPECT_THAT(scrape, HasSubstr("anneal_rpc_open_calls{method=\"anneal.v1.ArtifactService/ListArtifacts\"} 0"));
-  EXPECT_THAT(scrape, HasSubstr("anneal_rpc_duration_seconds_count{method=\"anneal.v1.ArtifactService/ListArtifacts\"} 4"));
+  EXPECT_THAT(scrape,
+              HasSubstr("code=\"OK\",method=\"anneal.v1.ArtifactService/ListArtifacts\"} 1"));
+  EXPECT_THAT(
+      scrape,
+      HasSubstr("code=\"UNAUTHENTICATED\",method=\"anneal.v1.ArtifactService/ListArtifacts\"} 3"));
+  EXPECT_THAT(
+      scrape,
+      HasSubstr("anneal_rpc_open_calls{method=\"anneal.v1.ArtifactService/ListArtifacts\"} 0"));
+  EXPECT_THAT(scrape, HasSubstr("anneal_rpc_duration_seconds_count{method=\"anneal.v1."
+                                "ArtifactService/ListArtifacts\"} 4"));
 }
 
 TEST_F(ServerTest, AUnixSocketIsForItsOwnerOnly) {
@@ -106,13 +114,17 @@ TEST_F(ServerTest, AUnixSocketIsForItsOwnerOnly) {
 }
 
 TEST_F(ServerTest, SpeaksTls) {
-  const std::string key = ::testing::TempDir() + "key.pem", certificate = ::testing::TempDir() + "certificate.pem";
-  ASSERT_EQ(std::system(absl::StrCat("openssl req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=localhost "
-                                     "-addext subjectAltName=IP:127.0.0.1 -keyout '", key, "' -out '", certificate,
-                                     "' 2>/dev/null").c_str()),
+  const std::string key = ::testing::TempDir() + "key.pem",
+                    certificate = ::testing::TempDir() + "certificate.pem";
+  ASSERT_EQ(std::system(absl::StrCat(
+                            "openssl req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=localhost "
+                            "-addext subjectAltName=IP:127.0.0.1 -keyout '",
+                            key, "' -out '", certificate, "' 2>/dev/null")
+                            .c_str()),
             0);
   ANNEAL_ASSERT_OK_AND_ASSIGN(
-      auto server, Start({.address = "127.0.0.1:0", .tls_certificate_file = certificate, .tls_key_file = key}));
+      auto server,
+      Start({.address = "127.0.0.1:0", .tls_certificate_file = certificate, .tls_key_file = key}));
   EXPECT_THAT(Call({.target = server->address(), .tls = true, .tls_ca_file = certificate}, kKey),
               ::anneal::testing::IsOk());
   EXPECT_THAT(Call({.target = server->address()}, kKey), StatusIs(absl::StatusCode::kUnavailable));
@@ -125,13 +137,17 @@ TEST_F(ServerTest, RefusesMessagesOverTheLimit) {
 }
 
 TEST_F(ServerTest, RefusesBadOptions) {
-  EXPECT_THAT(Start({.address = "0.0.0.0:0"}), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("TLS")));
-  EXPECT_THAT(Start({.address = "7443"}), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("host:port")));
+  EXPECT_THAT(Start({.address = "0.0.0.0:0"}),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("TLS")));
+  EXPECT_THAT(Start({.address = "7443"}),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("host:port")));
   EXPECT_THAT(Start({.address = "unix:/" + std::string(200, 'x')}),
               StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("Unix socket")));
   EXPECT_THAT(Start({.address = "127.0.0.1:0", .tls_certificate_file = "x.pem"}),
               StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("key file")));
-  EXPECT_THAT(Start({.address = "127.0.0.1:0", .tls_certificate_file = "/nowhere.pem", .tls_key_file = "/nowhere.pem"}),
+  EXPECT_THAT(Start({.address = "127.0.0.1:0",
+                     .tls_certificate_file = "/nowhere.pem",
+                     .tls_key_file = "/nowhere.pem"}),
               StatusIs(absl::StatusCode::kNotFound, HasSubstr("/nowhere.pem")));
 }
 
@@ -141,14 +157,22 @@ TEST_F(ServerTest, APortBelongsToOneServer) {
 }
 
 TEST(CredentialsFileTest, BadFilesAreNamedByLineAndNeverQuoted) {
-  const auto load = [](const std::string& text) { return ReadCredentialsFile(WriteFile("bad", text)).status(); };
-  EXPECT_THAT(load("# nothing\n"), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("no key")));
-  EXPECT_THAT(load(absl::StrCat("\n", kKey, " p\n")), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("bad:2:")));
-  EXPECT_THAT(load("short p c\n"), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("20 to 256")));
-  EXPECT_THAT(load(absl::StrCat(kKey, " p/../q c\n")), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("project")));
-  EXPECT_THAT(load(absl::StrCat(kKey, " .. c\n")), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("project")));
+  const auto load = [](const std::string& text) {
+    return ReadCredentialsFile(WriteFile("bad", text)).status();
+  };
+  EXPECT_THAT(load("# nothing\n"),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("no key")));
+  EXPECT_THAT(load(absl::StrCat("\n", kKey, " p\n")),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("bad:2:")));
+  EXPECT_THAT(load("short p c\n"),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("20 to 256")));
+  EXPECT_THAT(load(absl::StrCat(kKey, " p/../q c\n")),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("project")));
+  EXPECT_THAT(load(absl::StrCat(kKey, " .. c\n")),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("project")));
   const absl::Status twice = load(absl::StrCat(kKey, " p c\n", kKey, " q c\n"));
-  EXPECT_THAT(twice, StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("bad:2: this key occurs twice")));
+  EXPECT_THAT(twice, StatusIs(absl::StatusCode::kInvalidArgument,
+                              HasSubstr("bad:2: this key occurs twice")));
   EXPECT_FALSE(absl::StrContains(twice.message(), kKey));
   EXPECT_THAT(ReadCredentialsFile("/nowhere"), StatusIs(absl::StatusCode::kNotFound));
 }

@@ -39,7 +39,10 @@ size_t Utf8SequenceBytes(absl::string_view text) {
   const auto byte = [&](size_t i) { return static_cast<unsigned char>(text[i]); };
   const unsigned char lead = byte(0);
   if (lead < 0x80) return 1;
-  const size_t n = lead >= 0xc2 && lead <= 0xdf ? 2 : (lead & 0xf0) == 0xe0 ? 3 : lead >= 0xf0 && lead <= 0xf4 ? 4 : 0;
+  const size_t n = lead >= 0xc2 && lead <= 0xdf   ? 2
+                   : (lead & 0xf0) == 0xe0        ? 3
+                   : lead >= 0xf0 && lead <= 0xf4 ? 4
+                                                  : 0;
   if (n == 0 || text.size() < n) return 0;
   for (size_t i = 1; i < n; ++i) {
     if ((byte(i) & 0xc0) != 0x80) return 0;
@@ -50,7 +53,8 @@ size_t Utf8SequenceBytes(absl::string_view text) {
   return overlong || surrogate || beyond ? 0 : n;
 }
 
-// `text` as valid UTF-8, which protobuf strings must be, of at most `limit` bytes. A cut is marked by three dots.
+// `text` as valid UTF-8, which protobuf strings must be, of at most `limit` bytes. A cut is marked
+// by three dots.
 std::string Clean(absl::string_view text, size_t limit) {
   constexpr absl::string_view kDots = "...";
   std::string out;
@@ -84,7 +88,8 @@ absl::Status InvalidFields(const std::vector<FieldViolation>& violations) {
   std::string message = absl::StrCat(first.field, ": ", first.description);
   if (violations.size() > 1) absl::StrAppend(&message, " (and ", violations.size() - 1, " more)");
   absl::Status status = absl::InvalidArgumentError(message);
-  status.SetPayload(TypeUrl<google::rpc::BadRequest>(), absl::Cord(BadRequestOf(violations).SerializeAsString()));
+  status.SetPayload(TypeUrl<google::rpc::BadRequest>(),
+                    absl::Cord(BadRequestOf(violations).SerializeAsString()));
   return status;
 }
 
@@ -102,14 +107,16 @@ absl::Status WithRetryDelay(absl::Status status, absl::Duration delay) {
   google::rpc::RetryInfo info;
   info.mutable_retry_delay()->set_seconds(absl::IDivDuration(delay, absl::Seconds(1), &delay));
   info.mutable_retry_delay()->set_nanos(static_cast<int>(absl::ToInt64Nanoseconds(delay)));
-  if (!status.ok()) status.SetPayload(TypeUrl<google::rpc::RetryInfo>(), absl::Cord(info.SerializeAsString()));
+  if (!status.ok())
+    status.SetPayload(TypeUrl<google::rpc::RetryInfo>(), absl::Cord(info.SerializeAsString()));
   return status;
 }
 
 std::optional<absl::Duration> RetryDelayOf(const absl::Status& status) {
   const auto info = PayloadOf<google::rpc::RetryInfo>(status);
   if (!info.has_value()) return std::nullopt;
-  return absl::Seconds(info->retry_delay().seconds()) + absl::Nanoseconds(info->retry_delay().nanos());
+  return absl::Seconds(info->retry_delay().seconds()) +
+         absl::Nanoseconds(info->retry_delay().nanos());
 }
 
 grpc::Status ToGrpcStatus(const absl::Status& status) {
@@ -120,10 +127,12 @@ grpc::Status ToGrpcStatus(const absl::Status& status) {
 
   google::rpc::ErrorInfo error_info;
   const std::string reason = ReasonOf(status);
-  error_info.set_reason(Clean(reason.empty() ? absl::StatusCodeToString(status.code()) : reason, kMaxFieldBytes));
+  error_info.set_reason(
+      Clean(reason.empty() ? absl::StatusCodeToString(status.code()) : reason, kMaxFieldBytes));
   error_info.set_domain(std::string(kDomain));
   details.add_details()->PackFrom(error_info);
-  if (const auto retry = PayloadOf<google::rpc::RetryInfo>(status)) details.add_details()->PackFrom(*retry);
+  if (const auto retry = PayloadOf<google::rpc::RetryInfo>(status))
+    details.add_details()->PackFrom(*retry);
   if (auto bad_request = PayloadOf<google::rpc::BadRequest>(status)) {
     auto* packed = details.add_details();
     packed->PackFrom(*bad_request);
@@ -132,7 +141,8 @@ grpc::Status ToGrpcStatus(const absl::Status& status) {
       packed->PackFrom(*bad_request);
     }
   }
-  return grpc::Status(static_cast<grpc::StatusCode>(status.code()), details.message(), details.SerializeAsString());
+  return grpc::Status(static_cast<grpc::StatusCode>(status.code()), details.message(),
+                      details.SerializeAsString());
 }
 
 absl::Status FromGrpcStatus(const grpc::Status& status) {

@@ -1,8 +1,10 @@
 #pragma once
-// absl::Status <-> grpc::Status with google.rpc details, so that any gRPC client gets reason, fields and retry time.
+// absl::Status <-> grpc::Status with google.rpc details, so that any gRPC client gets reason,
+// fields and retry time.
 //
-// The details of one status, message included, stay below 4 KiB: Debian's gRPC drops trailing metadata of 8 KiB. What does not
-// fit is cut and said to be cut; long lists belong into response bodies.
+// The details of one status, message included, stay below 4 KiB: Debian's gRPC drops trailing
+// metadata of 8 KiB. What does not fit is cut and said to be cut; long lists belong into response
+// bodies.
 
 #include <optional>
 #include <string>
@@ -34,7 +36,8 @@ std::vector<FieldViolation> FieldViolationsOf(const absl::Status& status);
 absl::Status WithRetryDelay(absl::Status status, absl::Duration delay);
 std::optional<absl::Duration> RetryDelayOf(const absl::Status& status);
 
-// ErrorInfo carries ReasonOf(status), or the code's name, in domain "anneal"; BadRequest the first 20 violations.
+// ErrorInfo carries ReasonOf(status), or the code's name, in domain "anneal"; BadRequest the first
+// 20 violations.
 grpc::Status ToGrpcStatus(const absl::Status& status);
 // The other way round; details that are not ours or cannot be read are left out, never an error.
 absl::Status FromGrpcStatus(const grpc::Status& status);

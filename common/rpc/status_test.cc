@@ -21,10 +21,12 @@ google::rpc::Status DetailsOf(const grpc::Status& status) {
 }
 
 TEST(RpcStatusTest, ReasonFieldsAndRetryTimeSurviveTheWire) {
-  absl::Status status = InvalidFields({{"spec.training.epochs", "0 is below 1"}, {"spec.seed", "is negative"}});
+  absl::Status status =
+      InvalidFields({{"spec.training.epochs", "0 is below 1"}, {"spec.seed", "is negative"}});
   status = WithRetryDelay(WithReason(status, "SPEC_INVALID"), absl::Milliseconds(2500));
   const absl::Status back = FromGrpcStatus(ToGrpcStatus(status));
-  EXPECT_THAT(back, StatusIs(absl::StatusCode::kInvalidArgument, "spec.training.epochs: 0 is below 1 (and 1 more)"));
+  EXPECT_THAT(back, StatusIs(absl::StatusCode::kInvalidArgument,
+                             "spec.training.epochs: 0 is below 1 (and 1 more)"));
   EXPECT_EQ(ReasonOf(back), "SPEC_INVALID");
   EXPECT_EQ(RetryDelayOf(back), absl::Milliseconds(2500));
   ASSERT_THAT(FieldViolationsOf(back), SizeIs(2));
@@ -46,9 +48,10 @@ TEST(RpcStatusTest, OkIsOkAndAPlainErrorStillHasAReason) {
 
 TEST(RpcStatusTest, DetailsStayBelowFourKiBOnTheWire) {
   std::vector<FieldViolation> violations;
-  for (int i = 0; i < 1000; ++i) violations.push_back({std::string(5000, 'f'), std::string(5000, 'd')});
-  const grpc::Status status =
-      ToGrpcStatus(WithReason(Annotate(InvalidFields(violations), std::string(100'000, 'm')), "SPEC_INVALID"));
+  for (int i = 0; i < 1000; ++i)
+    violations.push_back({std::string(5000, 'f'), std::string(5000, 'd')});
+  const grpc::Status status = ToGrpcStatus(
+      WithReason(Annotate(InvalidFields(violations), std::string(100'000, 'm')), "SPEC_INVALID"));
   EXPECT_LT(status.error_details().size() * 4 / 3, 4096u);
   EXPECT_LE(status.error_message().size(), 1024u);
   EXPECT_THAT(status.error_message(), EndsWith("..."));
@@ -59,7 +62,8 @@ TEST(RpcStatusTest, DetailsStayBelowFourKiBOnTheWire) {
 TEST(RpcStatusTest, AtMostTwentyViolations) {
   std::vector<FieldViolation> violations;
   for (int i = 0; i < 30; ++i) violations.push_back({absl::StrCat("f", i), "bad"});
-  EXPECT_THAT(FieldViolationsOf(FromGrpcStatus(ToGrpcStatus(InvalidFields(violations)))), SizeIs(20));
+  EXPECT_THAT(FieldViolationsOf(FromGrpcStatus(ToGrpcStatus(InvalidFields(violations)))),
+              SizeIs(20));
 }
 
 TEST(RpcStatusTest, HostileTextBecomesValidUtf8AndIsCutBetweenCharacters) {
@@ -80,7 +84,9 @@ TEST(RpcStatusTest, ForeignDetailsAreLeftOut) {
   info.set_domain("elsewhere.example");
   info.set_reason("THEIRS");
   details.add_details()->PackFrom(info);
-  EXPECT_EQ(ReasonOf(FromGrpcStatus({grpc::StatusCode::ABORTED, "again", details.SerializeAsString()})), "");
+  EXPECT_EQ(
+      ReasonOf(FromGrpcStatus({grpc::StatusCode::ABORTED, "again", details.SerializeAsString()})),
+      "");
 }
 
 }  // namespace

@@ -26,9 +26,10 @@ BlobWriter::~BlobWriter() {
 absl::Status BlobWriter::Append(absl::string_view chunk) {
   const auto bytes = static_cast<int64_t>(chunk.size());
   if (bytes > spec_.size_bytes - received_) {
-    return WithReason(absl::OutOfRangeError(absl::StrCat("the file was announced with ", spec_.size_bytes, " bytes, but ",
-                                                         received_ + bytes, " have come")),
-                      "UPLOAD_TOO_LONG");
+    return WithReason(
+        absl::OutOfRangeError(absl::StrCat("the file was announced with ", spec_.size_bytes,
+                                           " bytes, but ", received_ + bytes, " have come")),
+        "UPLOAD_TOO_LONG");
   }
   ANNEAL_RETURN_IF_ERROR(file_->Append(chunk));
   hash_.Update(chunk);
@@ -38,16 +39,18 @@ absl::Status BlobWriter::Append(absl::string_view chunk) {
 
 absl::Status BlobWriter::Commit() {
   if (received_ < spec_.size_bytes) {
-    return WithReason(absl::OutOfRangeError(absl::StrCat("the upload ended after ", received_, " of ", spec_.size_bytes,
+    return WithReason(absl::OutOfRangeError(absl::StrCat("the upload ended after ", received_,
+                                                         " of ", spec_.size_bytes,
                                                          " bytes; go on from offset ", received_)),
                       "UPLOAD_INCOMPLETE");
   }
   const std::string digest = hash_.HexDigest();
   if (digest != spec_.sha256) {
     ANNEAL_RETURN_IF_ERROR(store_.root_.files().RemoveTree(store_.PartialPath(upload_)));
-    return WithReason(absl::DataLossError(absl::StrCat("the content has SHA-256 ", digest, ", but ", spec_.sha256,
-                                                       " was announced; upload it again from the start")),
-                      "HASH_MISMATCH");
+    return WithReason(
+        absl::DataLossError(absl::StrCat("the content has SHA-256 ", digest, ", but ", spec_.sha256,
+                                         " was announced; upload it again from the start")),
+        "HASH_MISMATCH");
   }
   ANNEAL_RETURN_IF_ERROR(file_->Sync());
   return store_.root_.Publish(store_.PartialPath(upload_), BlobPath(spec_.sha256));
@@ -65,22 +68,25 @@ absl::StatusOr<int64_t> ContentStore::ReceivedBytes(absl::string_view upload) {
   return info->size_bytes;
 }
 
-absl::StatusOr<std::unique_ptr<BlobWriter>> ContentStore::OpenWriter(absl::string_view upload, const BlobSpec& spec,
+absl::StatusOr<std::unique_ptr<BlobWriter>> ContentStore::OpenWriter(absl::string_view upload,
+                                                                     const BlobSpec& spec,
                                                                      int64_t offset) {
   std::unique_ptr<BlobWriter> writer;
   {
     absl::MutexLock lock(&mu_);
     if (!open_.insert(std::string(upload)).second) {
-      return WithReason(absl::AbortedError("another stream is writing this upload; try again when it has ended"),
-                        "UPLOAD_BUSY");
+      return WithReason(
+          absl::AbortedError("another stream is writing this upload; try again when it has ended"),
+          "UPLOAD_BUSY");
     }
     writer.reset(new BlobWriter(*this, std::string(upload), spec));
   }
   ANNEAL_ASSIGN_OR_RETURN(const int64_t received, ReceivedBytes(upload));
   if (offset < 0 || offset > received) {
-    return WithReason(absl::OutOfRangeError(absl::StrCat("offset ", offset, " is not within the ", received,
-                                                         " bytes that have come; go on from offset ", received)),
-                      "UPLOAD_OFFSET");
+    return WithReason(
+        absl::OutOfRangeError(absl::StrCat("offset ", offset, " is not within the ", received,
+                                           " bytes that have come; go on from offset ", received)),
+        "UPLOAD_OFFSET");
   }
   const std::string path = PartialPath(upload);
   ANNEAL_RETURN_IF_ERROR(root_.files().MakeFolders(root_.Absolute(kUploads)));
@@ -94,7 +100,8 @@ absl::Status ContentStore::HashPrefix(const std::string& path, int64_t bytes, Sh
   if (bytes == 0) return absl::OkStatus();
   ANNEAL_ASSIGN_OR_RETURN(auto file, root_.files().OpenForRead(path));
   for (int64_t at = 0; at < bytes;) {
-    ANNEAL_ASSIGN_OR_RETURN(const std::string part, file->ReadAt(at, std::min(kReadBytes, bytes - at)));
+    ANNEAL_ASSIGN_OR_RETURN(const std::string part,
+                            file->ReadAt(at, std::min(kReadBytes, bytes - at)));
     if (part.empty()) return absl::DataLossError(absl::StrCat(path, " is shorter than it was"));
     hash.Update(part);
     at += static_cast<int64_t>(part.size());
@@ -107,7 +114,9 @@ void ContentStore::Release(const std::string& upload) {
   open_.erase(upload);
 }
 
-absl::Status ContentStore::Discard(absl::string_view upload) { return root_.files().RemoveTree(PartialPath(upload)); }
+absl::Status ContentStore::Discard(absl::string_view upload) {
+  return root_.files().RemoveTree(PartialPath(upload));
+}
 
 absl::StatusOr<std::unique_ptr<ReadableFile>> ContentStore::OpenBlob(absl::string_view sha256) {
   return root_.files().OpenForRead(root_.Absolute(BlobPath(sha256)));

@@ -23,7 +23,8 @@ struct BlobSpec {
 
 class ContentStore;
 
-// One upload while it is being written. Guarded by its caller. Dropping it keeps what has come, to go on from later.
+// One upload while it is being written. Guarded by its caller. Dropping it keeps what has come, to
+// go on from later.
 class BlobWriter {
  public:
   ~BlobWriter();
@@ -33,8 +34,9 @@ class BlobWriter {
   int64_t received_bytes() const { return received_; }
   // OUT_OF_RANGE for a byte beyond the size that was announced; nothing of the chunk is kept then.
   absl::Status Append(absl::string_view chunk);
-  // Publishes the blob; it is durable when this returns. OUT_OF_RANGE if bytes are missing (they may still come), DATA_LOSS if
-  // the content has another hash (then all of it is thrown away). Call once.
+  // Publishes the blob; it is durable when this returns. OUT_OF_RANGE if bytes are missing (they
+  // may still come), DATA_LOSS if the content has another hash (then all of it is thrown away).
+  // Call once.
   absl::Status Commit();
 
  private:
@@ -49,10 +51,10 @@ class BlobWriter {
   int64_t received_ = 0;
 };
 
-// Purpose: keeps blobs/ and the partial files in tmp/uploads/. How far an upload has come is the size of its partial file and
-// nothing else, so there is no record that could disagree with it. Bytes that were written but not synced before a power loss may
-// come back wrong; the hash at the end finds that.
-// Owner: Coordinator. Thread-safe; one writer per upload at a time.
+// Purpose: keeps blobs/ and the partial files in tmp/uploads/. How far an upload has come is the
+// size of its partial file and nothing else, so there is no record that could disagree with it.
+// Bytes that were written but not synced before a power loss may come back wrong; the hash at the
+// end finds that. Owner: Coordinator. Thread-safe; one writer per upload at a time.
 class ContentStore {
  public:
   // `root` must outlive it and all its writers.
@@ -60,9 +62,11 @@ class ContentStore {
 
   // `upload` names the upload: any text. Bytes that have come so far; 0 if none have.
   absl::StatusOr<int64_t> ReceivedBytes(absl::string_view upload);
-  // Goes on from `offset`; what was there beyond it is written anew. Reads what is there once, for the hash. OUT_OF_RANGE if
-  // `offset` is beyond what has come, ABORTED while another writer has the upload.
-  absl::StatusOr<std::unique_ptr<BlobWriter>> OpenWriter(absl::string_view upload, const BlobSpec& spec, int64_t offset);
+  // Goes on from `offset`; what was there beyond it is written anew. Reads what is there once, for
+  // the hash. OUT_OF_RANGE if `offset` is beyond what has come, ABORTED while another writer has
+  // the upload.
+  absl::StatusOr<std::unique_ptr<BlobWriter>> OpenWriter(absl::string_view upload,
+                                                         const BlobSpec& spec, int64_t offset);
   // Throws the partial file away.
   absl::Status Discard(absl::string_view upload);
 

@@ -66,7 +66,8 @@ TEST_F(ContentStoreTest, GoesOnFromWhereItStopped) {
   }
   ContentStore store(*root_);
   EXPECT_THAT(store.ReceivedBytes("u"), IsOkAndHolds(10));
-  EXPECT_THAT(store.OpenWriter("u", spec_, 11), StatusIs(absl::StatusCode::kOutOfRange, HasSubstr("offset 10")));
+  EXPECT_THAT(store.OpenWriter("u", spec_, 11),
+              StatusIs(absl::StatusCode::kOutOfRange, HasSubstr("offset 10")));
   EXPECT_THAT(store.OpenWriter("u", spec_, -1), StatusIs(absl::StatusCode::kOutOfRange));
   // An overlap is written anew.
   ANNEAL_ASSERT_OK_AND_ASSIGN(auto writer, store.OpenWriter("u", spec_, 7));
@@ -87,7 +88,8 @@ TEST_F(ContentStoreTest, OneWriterPerUpload) {
 TEST_F(ContentStoreTest, WrongContentIsThrownAway) {
   ContentStore store(*root_);
   ANNEAL_ASSERT_OK_AND_ASSIGN(auto writer, store.OpenWriter("u", spec_, 0));
-  EXPECT_THAT(writer->Append(content_ + "x"), StatusIs(absl::StatusCode::kOutOfRange, HasSubstr("announced")));
+  EXPECT_THAT(writer->Append(content_ + "x"),
+              StatusIs(absl::StatusCode::kOutOfRange, HasSubstr("announced")));
   EXPECT_EQ(writer->received_bytes(), 0);
   ANNEAL_ASSERT_OK(writer->Append(std::string(content_.size(), 'x')));
   EXPECT_THAT(writer->Commit(), StatusIs(absl::StatusCode::kDataLoss, HasSubstr(spec_.sha256)));
@@ -96,7 +98,8 @@ TEST_F(ContentStoreTest, WrongContentIsThrownAway) {
   EXPECT_THAT(Blob(spec_.sha256), StatusIs(absl::StatusCode::kNotFound));
 }
 
-// A death at any operation leaves either no blob or the whole one, and the upload can be finished afterwards.
+// A death at any operation leaves either no blob or the whole one, and the upload can be finished
+// afterwards.
 TEST_F(ContentStoreTest, SurvivesADeathAtEveryOperation) {
   for (int n = 0;; ++n) {
     SCOPED_TRACE(n);
@@ -121,7 +124,8 @@ TEST_F(ContentStoreTest, SurvivesADeathAtEveryOperation) {
     } else if (after.ok()) {
       EXPECT_EQ(*after, content);
     } else {
-      ANNEAL_ASSERT_OK_AND_ASSIGN(const int64_t received, ContentStore(*root_).ReceivedBytes(upload));
+      ANNEAL_ASSERT_OK_AND_ASSIGN(const int64_t received,
+                                  ContentStore(*root_).ReceivedBytes(upload));
       ANNEAL_EXPECT_OK(attempt(received));
       EXPECT_THAT(Blob(spec.sha256), IsOkAndHolds(content));
     }

@@ -1,7 +1,9 @@
 #pragma once
-// Files as the storage root needs them, behind an interface so that tests can make any operation fail.
+// Files as the storage root needs them, behind an interface so that tests can make any operation
+// fail.
 //
-// Errors carry the path and the errno's code: NOT_FOUND, ALREADY_EXISTS, RESOURCE_EXHAUSTED (disk full), ...
+// Errors carry the path and the errno's code: NOT_FOUND, ALREADY_EXISTS, RESOURCE_EXHAUSTED (disk
+// full), ...
 
 #include <cstdint>
 #include <memory>
@@ -42,7 +44,8 @@ class FileSystem {
   virtual ~FileSystem() = default;
 
   // Opens `path`, making it if it is not there, and cuts it to its first `keep_bytes`.
-  virtual absl::StatusOr<std::unique_ptr<WritableFile>> OpenForAppend(const std::string& path, int64_t keep_bytes) = 0;
+  virtual absl::StatusOr<std::unique_ptr<WritableFile>> OpenForAppend(const std::string& path,
+                                                                      int64_t keep_bytes) = 0;
   virtual absl::StatusOr<std::unique_ptr<ReadableFile>> OpenForRead(const std::string& path) = 0;
   // Of the thing itself: a symbolic link is kOther.
   virtual absl::StatusOr<FileInfo> Stat(const std::string& path) = 0;
@@ -54,7 +57,8 @@ class FileSystem {
   virtual absl::Status Rename(const std::string& from, const std::string& to) = 0;
   // Not an error if there is nothing.
   virtual absl::Status RemoveTree(const std::string& path) = 0;
-  // A new file with the bytes of `from`, durable when it returns; shares blocks where the file system can.
+  // A new file with the bytes of `from`, durable when it returns; shares blocks where the file
+  // system can.
   virtual absl::Status CopyFile(const std::string& from, const std::string& to) = 0;
   // What an ordinary user may still write on the disk of `path`.
   virtual absl::StatusOr<int64_t> FreeBytes(const std::string& path) = 0;
@@ -64,6 +68,7 @@ class FileSystem {
 };
 
 // The whole of a file that has at most `max_bytes`.
-absl::StatusOr<std::string> ReadSmallFile(FileSystem& files, const std::string& path, int64_t max_bytes);
+absl::StatusOr<std::string> ReadSmallFile(FileSystem& files, const std::string& path,
+                                          int64_t max_bytes);
 
 }  // namespace anneal

@@ -30,7 +30,8 @@ std::string BlobPath(absl::string_view sha256) {
 }
 
 std::string ModelPath(absl::string_view project, absl::string_view id) {
-  ANNEAL_CHECK(IsSafeRelativePath(project) && IsSafeRelativePath(id) && !absl::StrContains(id, "/"));
+  ANNEAL_CHECK(IsSafeRelativePath(project) && IsSafeRelativePath(id) &&
+               !absl::StrContains(id, "/"));
   return absl::StrCat("models/", project, "/", id);
 }
 

@@ -1,5 +1,5 @@
 #pragma once
-// Where things lie in the storage root: the one folder that all nodes see. Paths are relative to it.
+// Where things lie in the storage root, the one folder that all nodes see. Paths are relative.
 //
 //   FORMAT                        version of this layout
 //   blobs/sha256/ab/<hash>        uploaded files by content
@@ -21,7 +21,8 @@ namespace anneal {
 
 // `sha256`: 64 lower-case hexadecimal digits.
 std::string BlobPath(absl::string_view sha256);
-// Model ids are the project's own, so the project is part of the path. Neither may be "." or "..", or hold a slash.
+// Model ids are the project's own, so the project is part of the path. Neither may be "." or "..",
+// or hold a slash.
 std::string ModelPath(absl::string_view project, absl::string_view id);
 std::string JobPath(absl::string_view job);
 std::string OutputPath(absl::string_view job);
@@ -31,7 +32,8 @@ std::string PreparedPath(absl::string_view job);
 std::string PreparedCachePath();
 
 bool IsSha256(absl::string_view text);
-// Whether `path` names something below the folder it is taken relative to: not empty, not absolute, no part that is empty, "." or
+// Whether `path` names something below the folder it is taken relative to: not empty, not absolute,
+// no part that is empty, "." or
 // "..", no NUL, at most 1024 bytes.
 bool IsSafeRelativePath(absl::string_view path);
 

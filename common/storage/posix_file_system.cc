@@ -62,7 +62,8 @@ absl::Status SyncFolder(const std::string& path) {
 
 class PosixWritableFile : public WritableFile {
  public:
-  PosixWritableFile(Descriptor file, std::string path) : file_(std::move(file)), path_(std::move(path)) {}
+  PosixWritableFile(Descriptor file, std::string path)
+      : file_(std::move(file)), path_(std::move(path)) {}
 
   absl::Status Append(absl::string_view bytes) override {
     while (!bytes.empty()) {
@@ -85,13 +86,15 @@ class PosixWritableFile : public WritableFile {
 
 class PosixReadableFile : public ReadableFile {
  public:
-  PosixReadableFile(Descriptor file, std::string path) : file_(std::move(file)), path_(std::move(path)) {}
+  PosixReadableFile(Descriptor file, std::string path)
+      : file_(std::move(file)), path_(std::move(path)) {}
 
   absl::StatusOr<std::string> ReadAt(int64_t offset, int64_t bytes) override {
     std::string out(static_cast<size_t>(bytes), '\0');
     size_t have = 0;
     while (have < out.size()) {
-      const ssize_t n = ::pread(file_.get(), out.data() + have, out.size() - have, offset + static_cast<int64_t>(have));
+      const ssize_t n = ::pread(file_.get(), out.data() + have, out.size() - have,
+                                offset + static_cast<int64_t>(have));
       if (n < 0 && errno == EINTR) continue;
       if (n < 0) return ErrnoStatus("read", path_);
       if (n == 0) break;
@@ -115,7 +118,8 @@ absl::Status CopyBytes(const Descriptor& from, const Descriptor& to, const std::
     if (n == 0) return absl::OkStatus();
     if (n < 0 && errno != EINTR) break;
   }
-  // Old kernels and some file systems cannot do either (EXDEV, EINVAL, ENOSYS, EOPNOTSUPP); the offsets stand where it stopped.
+  // Old kernels and some file systems cannot do either (EXDEV, EINVAL, ENOSYS, EOPNOTSUPP); the
+  // offsets stand where it stopped.
   std::string buffer(1 << 20, '\0');
   while (true) {
     const ssize_t n = ::read(from.get(), buffer.data(), buffer.size());
@@ -123,7 +127,8 @@ absl::Status CopyBytes(const Descriptor& from, const Descriptor& to, const std::
     if (n < 0 && errno == EINTR) continue;
     if (n < 0) return ErrnoStatus("read for copying to", path);
     for (ssize_t done = 0; done < n;) {
-      const ssize_t written = ::write(to.get(), buffer.data() + done, static_cast<size_t>(n - done));
+      const ssize_t written =
+          ::write(to.get(), buffer.data() + done, static_cast<size_t>(n - done));
       if (written < 0 && errno == EINTR) continue;
       if (written < 0) return ErrnoStatus("write", path);
       done += written;
@@ -133,7 +138,8 @@ absl::Status CopyBytes(const Descriptor& from, const Descriptor& to, const std::
 
 class PosixFileSystem : public FileSystem {
  public:
-  absl::StatusOr<std::unique_ptr<WritableFile>> OpenForAppend(const std::string& path, int64_t keep_bytes) override {
+  absl::StatusOr<std::unique_ptr<WritableFile>> OpenForAppend(const std::string& path,
+                                                              int64_t keep_bytes) override {
     ANNEAL_ASSIGN_OR_RETURN(Descriptor file, Open(path, O_WRONLY | O_CREAT | O_NOFOLLOW));
     if (::ftruncate(file.get(), keep_bytes) != 0) return ErrnoStatus("truncate", path);
     if (::lseek(file.get(), keep_bytes, SEEK_SET) < 0) return ErrnoStatus("seek in", path);
@@ -176,7 +182,8 @@ class PosixFileSystem : public FileSystem {
       return MakeFolders(folder);
     }
     struct stat info = {};
-    if (errno == EEXIST && ::stat(folder.c_str(), &info) == 0 && S_ISDIR(info.st_mode)) return absl::OkStatus();
+    if (errno == EEXIST && ::stat(folder.c_str(), &info) == 0 && S_ISDIR(info.st_mode))
+      return absl::OkStatus();
     return ErrnoStatus("make folder", folder);
   }
 
@@ -193,7 +200,8 @@ class PosixFileSystem : public FileSystem {
   absl::Status RemoveTree(const std::string& path) override {
     std::error_code error;
     std::filesystem::remove_all(path, error);
-    return error ? absl::ErrnoToStatus(error.value(), absl::StrCat("cannot remove ", path)) : absl::OkStatus();
+    return error ? absl::ErrnoToStatus(error.value(), absl::StrCat("cannot remove ", path))
+                 : absl::OkStatus();
   }
 
   absl::Status CopyFile(const std::string& from, const std::string& to) override {
@@ -217,7 +225,8 @@ FileSystem& FileSystem::Posix() {
   return files;
 }
 
-absl::StatusOr<std::string> ReadSmallFile(FileSystem& files, const std::string& path, int64_t max_bytes) {
+absl::StatusOr<std::string> ReadSmallFile(FileSystem& files, const std::string& path,
+                                          int64_t max_bytes) {
   ANNEAL_ASSIGN_OR_RETURN(auto file, files.OpenForRead(path));
   ANNEAL_ASSIGN_OR_RETURN(std::string bytes, file->ReadAt(0, max_bytes + 1));
   if (static_cast<int64_t>(bytes.size()) > max_bytes) {

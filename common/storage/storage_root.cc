@@ -16,14 +16,18 @@ constexpr int64_t kMaxFormatBytes = 64;
 constexpr absl::string_view kDayFormat = "%Y-%m-%d";
 constexpr absl::Duration kTrashTime = absl::Hours(24);
 
-std::string ParentOf(absl::string_view path) { return std::string(path.substr(0, path.rfind('/'))); }
+std::string ParentOf(absl::string_view path) {
+  return std::string(path.substr(0, path.rfind('/')));
+}
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<StorageRoot>> StorageRoot::Open(const std::string& path, FileSystem& files, Clock& clock,
+absl::StatusOr<std::unique_ptr<StorageRoot>> StorageRoot::Open(const std::string& path,
+                                                               FileSystem& files, Clock& clock,
                                                                Random& random) {
   if (path.empty() || path[0] != '/') {
-    return absl::InvalidArgumentError(absl::StrCat("the storage root '", path, "' must be an absolute path"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("the storage root '", path, "' must be an absolute path"));
   }
   ANNEAL_RETURN_IF_ERROR(files.MakeFolders(path));
   std::unique_ptr<StorageRoot> root(new StorageRoot(path, files, clock, random));
@@ -39,7 +43,8 @@ absl::Status StorageRoot::CheckOrWriteFormat() {
       // What another program may be writing at this moment, when several start at once.
       if (name == "tmp") continue;
       return absl::FailedPreconditionError(
-          absl::StrCat(path_, " holds '", name, "' but no FORMAT file: it is not a storage root; give an empty folder"));
+          absl::StrCat(path_, " holds '", name,
+                       "' but no FORMAT file: it is not a storage root; give an empty folder"));
     }
     ANNEAL_ASSIGN_OR_RETURN(const std::string temporary, NewTemporary("format"));
     ANNEAL_ASSIGN_OR_RETURN(auto file, files_.OpenForAppend(temporary, 0));
@@ -50,17 +55,22 @@ absl::Status StorageRoot::CheckOrWriteFormat() {
   ANNEAL_RETURN_IF_ERROR(text.status());
   absl::string_view rest = *text;
   int version = 0;
-  if (!absl::ConsumePrefix(&rest, kFormatPrefix) || !absl::SimpleAtoi(rest, &version) || version < 1) {
-    return absl::FailedPreconditionError(absl::StrCat(Absolute(kFormatFile), " is not 'anneal-storage N'"));
+  if (!absl::ConsumePrefix(&rest, kFormatPrefix) || !absl::SimpleAtoi(rest, &version) ||
+      version < 1) {
+    return absl::FailedPreconditionError(
+        absl::StrCat(Absolute(kFormatFile), " is not 'anneal-storage N'"));
   }
   if (version > kFormatVersion) {
-    return absl::FailedPreconditionError(absl::StrCat("the storage root ", path_, " has format ", version,
-                                                      ", this program knows up to ", kFormatVersion, ": use a newer anneal"));
+    return absl::FailedPreconditionError(absl::StrCat("the storage root ", path_, " has format ",
+                                                      version, ", this program knows up to ",
+                                                      kFormatVersion, ": use a newer anneal"));
   }
   return absl::OkStatus();
 }
 
-std::string StorageRoot::Absolute(absl::string_view relative) const { return absl::StrCat(path_, "/", relative); }
+std::string StorageRoot::Absolute(absl::string_view relative) const {
+  return absl::StrCat(path_, "/", relative);
+}
 
 absl::StatusOr<std::string> StorageRoot::NewTemporary(absl::string_view writer) {
   const std::string folder = Absolute(absl::StrCat("tmp/", writer));

@@ -16,9 +16,10 @@ namespace anneal {
 // Thread-safe. Several programs may have the same root open.
 class StorageRoot {
  public:
-  // Makes the root if it is not there or empty. FAILED_PRECONDITION if a newer program has written it, or if the folder holds
-  // other things. `files`, `clock` and `random` must outlive it.
-  static absl::StatusOr<std::unique_ptr<StorageRoot>> Open(const std::string& path, FileSystem& files, Clock& clock,
+  // Makes the root if it is not there or empty. FAILED_PRECONDITION if a newer program has written
+  // it, or if the folder holds other things. `files`, `clock` and `random` must outlive it.
+  static absl::StatusOr<std::unique_ptr<StorageRoot>> Open(const std::string& path,
+                                                           FileSystem& files, Clock& clock,
                                                            Random& random);
 
   const std::string& path() const { return path_; }
@@ -29,8 +30,9 @@ class StorageRoot {
   // A new path below tmp/ in a folder that exists, for something that will be published. Absolute.
   absl::StatusOr<std::string> NewTemporary(absl::string_view writer);
 
-  // Moves what was written at `temporary` (absolute, its files synced) to `relative`, making the folders above. A file that is
-  // there is replaced; a folder that is there is ALREADY_EXISTS. Durable when it returns.
+  // Moves what was written at `temporary` (absolute, its files synced) to `relative`, making the
+  // folders above. A file that is there is replaced; a folder that is there is ALREADY_EXISTS.
+  // Durable when it returns.
   absl::Status Publish(const std::string& temporary, absl::string_view relative);
 
   // Moves what is there to trash/<day>/. Not an error if there is nothing.

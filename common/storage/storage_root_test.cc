@@ -57,7 +57,8 @@ TEST_F(StorageRootTest, RefusesWhatIsNotItsOwn) {
   EXPECT_THAT(Open(folder_), StatusIs(kRefused, HasSubstr("newer")));
   Write(folder_ + "/FORMAT", "something\n");
   EXPECT_THAT(Open(folder_), StatusIs(kRefused, HasSubstr("FORMAT")));
-  EXPECT_THAT(Open("relative/root"), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("absolute")));
+  EXPECT_THAT(Open("relative/root"),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("absolute")));
 }
 
 TEST_F(StorageRootTest, PublishesFilesAndFoldersWhole) {
@@ -66,11 +67,13 @@ TEST_F(StorageRootTest, PublishesFilesAndFoldersWhole) {
   ANNEAL_ASSERT_OK(files_.MakeFolders(model));
   Write(model + "/config.json", "{}");
   ANNEAL_ASSERT_OK(root->Publish(model, ModelPath("default", "tiny")));
-  EXPECT_THAT(ReadSmallFile(files_, root->Absolute("models/default/tiny/config.json"), 10), IsOkAndHolds("{}"));
+  EXPECT_THAT(ReadSmallFile(files_, root->Absolute("models/default/tiny/config.json"), 10),
+              IsOkAndHolds("{}"));
 
   ANNEAL_ASSERT_OK_AND_ASSIGN(const std::string second, root->NewTemporary("import"));
   ANNEAL_ASSERT_OK(files_.MakeFolders(second));
-  EXPECT_THAT(root->Publish(second, ModelPath("default", "tiny")), StatusIs(absl::StatusCode::kAlreadyExists));
+  EXPECT_THAT(root->Publish(second, ModelPath("default", "tiny")),
+              StatusIs(absl::StatusCode::kAlreadyExists));
 }
 
 TEST_F(StorageRootTest, TrashIsKeptForADayAndThenDeleted) {
@@ -108,14 +111,17 @@ TEST_F(StorageRootTest, CopiesAreEqualAndNeverOverwrite) {
   Write(folder_ + "/from", text);
   ANNEAL_ASSERT_OK(files_.CopyFile(folder_ + "/from", folder_ + "/to"));
   EXPECT_THAT(ReadSmallFile(files_, folder_ + "/to", 4 << 20), IsOkAndHolds(text));
-  EXPECT_THAT(files_.CopyFile(folder_ + "/from", folder_ + "/to"), StatusIs(absl::StatusCode::kAlreadyExists));
-  EXPECT_THAT(files_.CopyFile(folder_ + "/none", folder_ + "/new"), StatusIs(absl::StatusCode::kNotFound));
+  EXPECT_THAT(files_.CopyFile(folder_ + "/from", folder_ + "/to"),
+              StatusIs(absl::StatusCode::kAlreadyExists));
+  EXPECT_THAT(files_.CopyFile(folder_ + "/none", folder_ + "/new"),
+              StatusIs(absl::StatusCode::kNotFound));
 }
 
 TEST(LayoutTest, OnlySafeNamesArePaths) {
   EXPECT_TRUE(IsSafeRelativePath("adapter/adapter_model.safetensors"));
   EXPECT_TRUE(IsSafeRelativePath("..a/b.."));
-  for (absl::string_view bad : {"", "/etc/passwd", "a/../../etc/passwd", "..", "a//b", "a/", "./a"}) {
+  for (absl::string_view bad :
+       {"", "/etc/passwd", "a/../../etc/passwd", "..", "a//b", "a/", "./a"}) {
     EXPECT_FALSE(IsSafeRelativePath(bad)) << bad;
   }
   EXPECT_FALSE(IsSafeRelativePath(absl::string_view("a\0b", 3)));

@@ -9,8 +9,9 @@
 
 namespace anneal {
 
-// Purpose: hands out what jobs have made. A job's artifacts are what its manifest lists, and nothing else in its folder can be
-// named. Owner: Coordinator. Thread-safe. Everything handed to it must outlive the server.
+// Purpose: hands out what jobs have made. A job's artifacts are what its manifest lists, and
+// nothing else in its folder can be named. Owner: Coordinator. Thread-safe. Everything handed to it
+// must outlive the server.
 class ArtifactServiceImpl final : public v1::ArtifactService::CallbackService {
  public:
   struct Parts {
@@ -21,7 +22,8 @@ class ArtifactServiceImpl final : public v1::ArtifactService::CallbackService {
   };
   explicit ArtifactServiceImpl(const Parts& parts) : parts_(parts) {}
 
-  grpc::ServerUnaryReactor* ListArtifacts(grpc::CallbackServerContext* context, const v1::ListArtifactsRequest* request,
+  grpc::ServerUnaryReactor* ListArtifacts(grpc::CallbackServerContext* context,
+                                          const v1::ListArtifactsRequest* request,
                                           v1::ListArtifactsResponse* response) override;
   grpc::ServerWriteReactor<v1::DownloadArtifactResponse>* DownloadArtifact(
       grpc::CallbackServerContext* context, const v1::DownloadArtifactRequest* request) override;

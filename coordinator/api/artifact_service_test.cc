@@ -31,10 +31,13 @@ class ArtifactServiceTest : public testing::ApiFixture {
   }
   ~ArtifactServiceTest() override { server_.reset(); }
 
-  std::string Output(const std::string& path) const { return root_->Absolute(absl::StrCat("outputs/", kJob, "/", path)); }
+  std::string Output(const std::string& path) const {
+    return root_->Absolute(absl::StrCat("outputs/", kJob, "/", path));
+  }
 
   static std::string Manifest(const std::string& path, size_t bytes) {
-    return absl::StrCat(R"({"version":1,"files":[{"path":")", path, R"(","bytes":)", bytes, R"(,"sha256":"ab"},)",
+    return absl::StrCat(R"({"version":1,"files":[{"path":")", path, R"(","bytes":)", bytes,
+                        R"(,"sha256":"ab"},)",
                         R"({"path":"adapter/adapter_config.json","bytes":2,"sha256":"cd"}]})");
   }
   // One job that has published `manifest`, and one that has not got so far.
@@ -50,17 +53,21 @@ class ArtifactServiceTest : public testing::ApiFixture {
                       {kOtherJob, std::make_shared<internal::JobRecord>(running)}});
   }
 
-  absl::StatusOr<v1::ListArtifactsResponse> List(const std::string& parent, const char* key = testing::kAdaKey) {
+  absl::StatusOr<v1::ListArtifactsResponse> List(const std::string& parent,
+                                                 const char* key = testing::kAdaKey) {
     v1::ListArtifactsRequest request;
     request.set_parent(parent);
     return Call(*stub_, &v1::ArtifactService::Stub::ListArtifacts, request, key);
   }
-  absl::StatusOr<std::string> Get(const std::string& name, int64_t offset = 0, const char* key = testing::kAdaKey) {
+  absl::StatusOr<std::string> Get(const std::string& name, int64_t offset = 0,
+                                  const char* key = testing::kAdaKey) {
     v1::DownloadArtifactRequest request;
     request.set_name(name);
     request.set_offset(offset);
     return Download<v1::DownloadArtifactResponse>(
-        offset, [&](grpc::ClientContext* context) { return stub_->DownloadArtifact(context, request); }, key);
+        offset,
+        [&](grpc::ClientContext* context) { return stub_->DownloadArtifact(context, request); },
+        key);
   }
 
   const std::string kLedger = std::string(2'500'000, 'l');
@@ -80,34 +87,43 @@ TEST_F(ArtifactServiceTest, ListsTheManifestByPath) {
 }
 
 TEST_F(ArtifactServiceTest, AJobWithoutOutputsHasNone) {
-  ANNEAL_ASSERT_OK_AND_ASSIGN(const v1::ListArtifactsResponse list, List(absl::StrCat("jobs/", kOtherJob)));
+  ANNEAL_ASSERT_OK_AND_ASSIGN(const v1::ListArtifactsResponse list,
+                              List(absl::StrCat("jobs/", kOtherJob)));
   EXPECT_THAT(list.artifacts(), SizeIs(0));
   EXPECT_EQ(list.folder_uri(), "");
-  EXPECT_THAT(Get(absl::StrCat("jobs/", kOtherJob, "/artifacts/ledger.jsonl")), StatusIs(absl::StatusCode::kNotFound));
+  EXPECT_THAT(Get(absl::StrCat("jobs/", kOtherJob, "/artifacts/ledger.jsonl")),
+              StatusIs(absl::StatusCode::kNotFound));
 }
 
 TEST_F(ArtifactServiceTest, SendsFilesFromAnyOffset) {
   EXPECT_THAT(Get(job_name_ + "/artifacts/ledger.jsonl"), IsOkAndHolds(kLedger));
   EXPECT_THAT(Get(job_name_ + "/artifacts/ledger.jsonl", 2'499'999), IsOkAndHolds("l"));
-  EXPECT_THAT(Get(job_name_ + "/artifacts/ledger.jsonl", 2'500'001), StatusIs(absl::StatusCode::kOutOfRange));
+  EXPECT_THAT(Get(job_name_ + "/artifacts/ledger.jsonl", 2'500'001),
+              StatusIs(absl::StatusCode::kOutOfRange));
   EXPECT_THAT(Get(job_name_ + "/artifacts/adapter/adapter_config.json"), IsOkAndHolds("{}"));
 }
 
 TEST_F(ArtifactServiceTest, OnlyWhatTheManifestListsCanBeNamed) {
-  for (const char* path : {"/artifacts/unlisted.txt", "/artifacts/manifest.json", "/artifacts/adapter"}) {
+  for (const char* path :
+       {"/artifacts/unlisted.txt", "/artifacts/manifest.json", "/artifacts/adapter"}) {
     EXPECT_THAT(Get(job_name_ + path), StatusIs(absl::StatusCode::kNotFound)) << path;
   }
-  for (const char* path : {"/artifacts/../../../etc/passwd", "/artifacts//etc/passwd", "/artifacts/", "/artifacts/./ledger.jsonl",
+  for (const char* path : {"/artifacts/../../../etc/passwd", "/artifacts//etc/passwd",
+                           "/artifacts/", "/artifacts/./ledger.jsonl",
                            "/artifacts/adapter/../unlisted.txt", "", "/other/ledger.jsonl"}) {
-    EXPECT_THAT(Get(job_name_ + path), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("name"))) << path;
+    EXPECT_THAT(Get(job_name_ + path),
+                StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("name")))
+        << path;
   }
-  EXPECT_THAT(Get("jobs/x/artifacts/../../etc/passwd"), StatusIs(absl::StatusCode::kInvalidArgument));
+  EXPECT_THAT(Get("jobs/x/artifacts/../../etc/passwd"),
+              StatusIs(absl::StatusCode::kInvalidArgument));
   EXPECT_THAT(List("jobs/../x"), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("parent")));
 }
 
 TEST_F(ArtifactServiceTest, OtherProjectsSeeNothing) {
   EXPECT_THAT(List(job_name_, kEveKey), StatusIs(absl::StatusCode::kNotFound));
-  EXPECT_THAT(Get(job_name_ + "/artifacts/ledger.jsonl", 0, kEveKey), StatusIs(absl::StatusCode::kNotFound));
+  EXPECT_THAT(Get(job_name_ + "/artifacts/ledger.jsonl", 0, kEveKey),
+              StatusIs(absl::StatusCode::kNotFound));
   EXPECT_THAT(List(job_name_, ""), StatusIs(absl::StatusCode::kUnauthenticated));
 }
 
@@ -116,15 +132,17 @@ TEST_F(ArtifactServiceTest, WhatWasChangedAfterwardsIsNotHandedOut) {
   EXPECT_THAT(Get(job_name_ + "/artifacts/ledger.jsonl"), StatusIs(absl::StatusCode::kDataLoss));
   std::filesystem::remove(Output("adapter/adapter_config.json"));
   std::filesystem::create_symlink("/etc/passwd", Output("adapter/adapter_config.json"));
-  EXPECT_THAT(Get(job_name_ + "/artifacts/adapter/adapter_config.json"), StatusIs(absl::StatusCode::kDataLoss));
+  EXPECT_THAT(Get(job_name_ + "/artifacts/adapter/adapter_config.json"),
+              StatusIs(absl::StatusCode::kDataLoss));
   WriteFile(Output("manifest.json"), Manifest("unlisted.txt", 6));
   EXPECT_THAT(List(job_name_), StatusIs(absl::StatusCode::kDataLoss, HasSubstr("manifest")));
 }
 
 TEST_F(ArtifactServiceTest, HostileManifestsAreRefused) {
   for (const std::string& bad :
-       {Manifest("../../../etc/passwd", 1), Manifest("/etc/passwd", 1), std::string("[]"), std::string("{"),
-        std::string(R"({"files":[{"path":"a"}]})"), std::string(R"({"files":[{"path":"a","bytes":-1,"sha256":""}]})")}) {
+       {Manifest("../../../etc/passwd", 1), Manifest("/etc/passwd", 1), std::string("[]"),
+        std::string("{"), std::string(R"({"files":[{"path":"a"}]})"),
+        std::string(R"({"files":[{"path":"a","bytes":-1,"sha256":""}]})")}) {
     PublishJobs(bad);
     EXPECT_FALSE(List(job_name_).ok()) << bad;
   }

@@ -24,13 +24,15 @@ struct DownloadSource {
   int64_t size_bytes = 0;
 };
 
-// One download. `Response` has `offset` and `data`. A chunk is read, on the pool, when gRPC has taken the one before, so a slow
-// reader costs one chunk of memory and no thread. Deletes itself when the call is over.
+// One download. `Response` has `offset` and `data`. A chunk is read, on the pool, when gRPC has
+// taken the one before, so a slow reader costs one chunk of memory and no thread. Deletes itself
+// when the call is over.
 template <typename Response>
 class DownloadReactor final : public grpc::ServerWriteReactor<Response> {
  public:
   // `open` runs on the pool and finds the file. An offset beyond its end is OUT_OF_RANGE.
-  static DownloadReactor* Start(TransferPool& pool, int64_t offset, std::function<absl::StatusOr<DownloadSource>()> open) {
+  static DownloadReactor* Start(TransferPool& pool, int64_t offset,
+                                std::function<absl::StatusOr<DownloadSource>()> open) {
     auto* reactor = new DownloadReactor(pool, offset);
     pool.Post([reactor, open = std::move(open)] { reactor->EndIfNotOk(reactor->Begin(open)); });
     return reactor;
@@ -49,7 +51,8 @@ class DownloadReactor final : public grpc::ServerWriteReactor<Response> {
     ANNEAL_ASSIGN_OR_RETURN(lease_, pool_.Acquire());
     ANNEAL_ASSIGN_OR_RETURN(source_, open());
     if (offset_ < 0 || offset_ > source_.size_bytes) {
-      return absl::OutOfRangeError(absl::StrCat("offset ", offset_, " is not within the file's ", source_.size_bytes, " bytes"));
+      return absl::OutOfRangeError(absl::StrCat("offset ", offset_, " is not within the file's ",
+                                                source_.size_bytes, " bytes"));
     }
     return SendNext();
   }
@@ -62,7 +65,8 @@ class DownloadReactor final : public grpc::ServerWriteReactor<Response> {
     const int64_t wanted = std::min<int64_t>(kMaxChunkBytes, source_.size_bytes - offset_);
     ANNEAL_ASSIGN_OR_RETURN(*response_.mutable_data(), source_.file->ReadAt(offset_, wanted));
     const auto bytes = static_cast<int64_t>(response_.data().size());
-    if (bytes != wanted) return absl::DataLossError(absl::StrCat("the file ends at ", offset_ + bytes, ", too early"));
+    if (bytes != wanted)
+      return absl::DataLossError(absl::StrCat("the file ends at ", offset_ + bytes, ", too early"));
     response_.set_offset(offset_);
     offset_ += bytes;
     this->StartWrite(&response_);
@@ -72,7 +76,8 @@ class DownloadReactor final : public grpc::ServerWriteReactor<Response> {
   void EndIfNotOk(const absl::Status& status) {
     if (!status.ok()) End(status);
   }
-  // The client may come again as soon as it hears of the end, so the lease goes first. The reactor may be gone afterwards.
+  // The client may come again as soon as it hears of the end, so the lease goes first. The reactor
+  // may be gone afterwards.
   void End(const absl::Status& status) {
     lease_ = TransferPool::Lease();
     this->Finish(ToGrpcStatus(status));

@@ -21,8 +21,10 @@ google::protobuf::Timestamp TimestampOf(absl::Time time) {
 }
 
 bool IsUploadId(absl::string_view text) {
-  constexpr absl::string_view kAllowed = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-";
-  return !text.empty() && text.size() <= kMaxUploadIdBytes && text.find_first_not_of(kAllowed) == absl::string_view::npos;
+  constexpr absl::string_view kAllowed =
+      "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-";
+  return !text.empty() && text.size() <= kMaxUploadIdBytes &&
+         text.find_first_not_of(kAllowed) == absl::string_view::npos;
 }
 
 bool IsDisplayName(absl::string_view text) {
@@ -53,18 +55,21 @@ v1::File FileFrom(const internal::FileRecord& record) {
 absl::Status FileLibrary::CheckHeader(const v1::UploadHeader& header) const {
   std::vector<FieldViolation> violations;
   if (!IsDisplayName(header.display_name())) {
-    violations.push_back({"header.display_name", absl::StrCat("is not a file name of 1 to ", kMaxDisplayNameBytes,
-                                                              " bytes without '/' and control characters")});
+    violations.push_back(
+        {"header.display_name", absl::StrCat("is not a file name of 1 to ", kMaxDisplayNameBytes,
+                                             " bytes without '/' and control characters")});
   }
   if (header.size_bytes() < 0 || header.size_bytes() > options_.max_file_bytes) {
-    violations.push_back({"header.size_bytes", absl::StrCat(header.size_bytes(), " is not within 0 and the limit of ",
-                                                            FormatBytes(options_.max_file_bytes))});
+    violations.push_back({"header.size_bytes",
+                          absl::StrCat(header.size_bytes(), " is not within 0 and the limit of ",
+                                       FormatBytes(options_.max_file_bytes))});
   }
   if (!IsSha256(header.sha256())) {
     violations.push_back({"header.sha256", "is not 64 lower-case hexadecimal digits"});
   }
   if (!IsUploadId(header.upload_id())) {
-    violations.push_back({"header.upload_id", absl::StrCat("is not 1 to ", kMaxUploadIdBytes, " characters [a-zA-Z0-9_-]")});
+    violations.push_back({"header.upload_id", absl::StrCat("is not 1 to ", kMaxUploadIdBytes,
+                                                           " characters [a-zA-Z0-9_-]")});
   }
   return violations.empty() ? absl::OkStatus() : InvalidFields(violations);
 }
@@ -73,23 +78,26 @@ absl::Status FileLibrary::CheckDiskHolds(int64_t more_bytes) const {
   ANNEAL_ASSIGN_OR_RETURN(const int64_t free, parts_.root.files().FreeBytes(parts_.root.path()));
   if (free - options_.min_free_bytes >= more_bytes) return absl::OkStatus();
   return WithReason(absl::ResourceExhaustedError(absl::StrCat(
-                        "the upload needs ", FormatBytes(more_bytes), " more, the storage has ", FormatBytes(free),
-                        " free of which ", FormatBytes(options_.min_free_bytes), " stay free; delete files or enlarge it")),
+                        "the upload needs ", FormatBytes(more_bytes), " more, the storage has ",
+                        FormatBytes(free), " free of which ", FormatBytes(options_.min_free_bytes),
+                        " stay free; delete files or enlarge it")),
                     "STORAGE_FULL");
 }
 
-absl::StatusOr<internal::UploadRecord> FileLibrary::FindOrRecordUpload(const std::string& project,
-                                                                       const v1::UploadHeader& header) {
-  absl::StatusOr<internal::UploadRecord> known = parts_.resources.GetUpload(project, header.upload_id());
+absl::StatusOr<internal::UploadRecord> FileLibrary::FindOrRecordUpload(
+    const std::string& project, const v1::UploadHeader& header) {
+  absl::StatusOr<internal::UploadRecord> known =
+      parts_.resources.GetUpload(project, header.upload_id());
   if (known.ok()) {
     if (known->sha256() == header.sha256() && known->size_bytes() == header.size_bytes() &&
         known->display_name() == header.display_name()) {
       return known;
     }
-    return WithReason(absl::AlreadyExistsError(absl::StrCat("upload id ", header.upload_id(), " names the upload of ",
-                                                            known->display_name(), " with SHA-256 ", known->sha256(),
-                                                            "; take a new id for another file")),
-                      "UPLOAD_ID_TAKEN");
+    return WithReason(
+        absl::AlreadyExistsError(absl::StrCat(
+            "upload id ", header.upload_id(), " names the upload of ", known->display_name(),
+            " with SHA-256 ", known->sha256(), "; take a new id for another file")),
+        "UPLOAD_ID_TAKEN");
   }
   if (!absl::IsNotFound(known.status())) return known.status();
   internal::UploadRecord upload;
@@ -103,9 +111,11 @@ absl::StatusOr<internal::UploadRecord> FileLibrary::FindOrRecordUpload(const std
   return upload;
 }
 
-absl::StatusOr<std::optional<internal::FileRecord>> FileLibrary::FindFinished(const internal::UploadRecord& upload) {
+absl::StatusOr<std::optional<internal::FileRecord>> FileLibrary::FindFinished(
+    const internal::UploadRecord& upload) {
   if (!upload.file_id().empty()) {
-    absl::StatusOr<internal::FileRecord> file = parts_.resources.GetFile(upload.project(), upload.file_id());
+    absl::StatusOr<internal::FileRecord> file =
+        parts_.resources.GetFile(upload.project(), upload.file_id());
     if (file.ok()) return *std::move(file);
     // Deleted since: the upload starts over.
     if (!absl::IsNotFound(file.status())) return file.status();
@@ -113,7 +123,8 @@ absl::StatusOr<std::optional<internal::FileRecord>> FileLibrary::FindFinished(co
   return parts_.resources.FindFile(upload.project(), upload.sha256(), upload.display_name());
 }
 
-absl::StatusOr<FileLibrary::Begun> FileLibrary::BeginUpload(const std::string& project, const v1::UploadHeader& header) {
+absl::StatusOr<FileLibrary::Begun> FileLibrary::BeginUpload(const std::string& project,
+                                                            const v1::UploadHeader& header) {
   ANNEAL_RETURN_IF_ERROR(CheckHeader(header));
   ANNEAL_ASSIGN_OR_RETURN(internal::UploadRecord upload, FindOrRecordUpload(project, header));
   ANNEAL_ASSIGN_OR_RETURN(const std::optional<internal::FileRecord> file, FindFinished(upload));
@@ -124,7 +135,8 @@ absl::StatusOr<FileLibrary::Begun> FileLibrary::BeginUpload(const std::string& p
   }
   ANNEAL_ASSIGN_OR_RETURN(
       std::unique_ptr<BlobWriter> writer,
-      contents_.OpenWriter(ContentKey(upload), {upload.size_bytes(), upload.sha256()}, header.offset()));
+      contents_.OpenWriter(ContentKey(upload), {upload.size_bytes(), upload.sha256()},
+                           header.offset()));
   ANNEAL_RETURN_IF_ERROR(CheckDiskHolds(upload.size_bytes() - header.offset()));
   begun.upload.reset(new Upload(*this, std::move(upload), std::move(writer)));
   return begun;
@@ -154,8 +166,10 @@ absl::StatusOr<v1::File> FileLibrary::RecordFile(internal::UploadRecord upload) 
   return FileFrom(*file);
 }
 
-absl::StatusOr<v1::Upload> FileLibrary::GetUpload(const std::string& project, const std::string& upload_id) {
-  ANNEAL_ASSIGN_OR_RETURN(const internal::UploadRecord record, parts_.resources.GetUpload(project, upload_id));
+absl::StatusOr<v1::Upload> FileLibrary::GetUpload(const std::string& project,
+                                                  const std::string& upload_id) {
+  ANNEAL_ASSIGN_OR_RETURN(const internal::UploadRecord record,
+                          parts_.resources.GetUpload(project, upload_id));
   v1::Upload upload;
   upload.set_upload_id(record.upload_id());
   ANNEAL_ASSIGN_OR_RETURN(const std::optional<internal::FileRecord> file, FindFinished(record));
@@ -169,7 +183,8 @@ absl::StatusOr<v1::Upload> FileLibrary::GetUpload(const std::string& project, co
   return upload;
 }
 
-absl::StatusOr<std::unique_ptr<ReadableFile>> FileLibrary::OpenContent(const internal::FileRecord& file) {
+absl::StatusOr<std::unique_ptr<ReadableFile>> FileLibrary::OpenContent(
+    const internal::FileRecord& file) {
   return contents_.OpenBlob(file.sha256());
 }
 

@@ -22,9 +22,9 @@ namespace anneal {
 // As the API shows it.
 v1::File FileFrom(const internal::FileRecord& record);
 
-// Purpose: uploads. Content first becomes durable under its hash, then the file is recorded, then the upload is marked complete; a
-// crash in between costs at most sending the content again, and never makes a second file.
-// Owner: Coordinator. Thread-safe. All calls touch the disk.
+// Purpose: uploads. Content first becomes durable under its hash, then the file is recorded, then
+// the upload is marked complete; a crash in between costs at most sending the content again, and
+// never makes a second file. Owner: Coordinator. Thread-safe. All calls touch the disk.
 class FileLibrary {
  public:
   struct Options {
@@ -43,7 +43,8 @@ class FileLibrary {
   class Upload {
    public:
     absl::Status Append(absl::string_view chunk) { return writer_->Append(chunk); }
-    // Makes the file. OUT_OF_RANGE (reason UPLOAD_INCOMPLETE) if bytes are missing; what has come is kept.
+    // Makes the file. OUT_OF_RANGE (reason UPLOAD_INCOMPLETE) if bytes are missing; what has come
+    // is kept.
     absl::StatusOr<v1::File> Finish();
 
    private:
@@ -62,10 +63,12 @@ class FileLibrary {
     std::unique_ptr<Upload> upload;
   };
 
-  FileLibrary(Parts parts, const Options& options) : parts_(parts), options_(options), contents_(parts.root) {}
+  FileLibrary(Parts parts, const Options& options)
+      : parts_(parts), options_(options), contents_(parts.root) {}
 
-  // INVALID_ARGUMENT lists everything wrong with the header; ALREADY_EXISTS if the upload id names another file;
-  // RESOURCE_EXHAUSTED (reason STORAGE_FULL) if the disk is too small; else as ContentStore::OpenWriter.
+  // INVALID_ARGUMENT lists everything wrong with the header; ALREADY_EXISTS if the upload id names
+  // another file; RESOURCE_EXHAUSTED (reason STORAGE_FULL) if the disk is too small; else as
+  // ContentStore::OpenWriter.
   absl::StatusOr<Begun> BeginUpload(const std::string& project, const v1::UploadHeader& header);
   absl::StatusOr<v1::Upload> GetUpload(const std::string& project, const std::string& upload_id);
 
@@ -75,9 +78,11 @@ class FileLibrary {
   absl::Status CheckHeader(const v1::UploadHeader& header) const;
   absl::Status CheckDiskHolds(int64_t more_bytes) const;
   // The record of this upload, made if it is new. Without file id unless that file is still there.
-  absl::StatusOr<internal::UploadRecord> FindOrRecordUpload(const std::string& project, const v1::UploadHeader& header);
+  absl::StatusOr<internal::UploadRecord> FindOrRecordUpload(const std::string& project,
+                                                            const v1::UploadHeader& header);
   // The file that this upload has become, or one with the same content and name.
-  absl::StatusOr<std::optional<internal::FileRecord>> FindFinished(const internal::UploadRecord& upload);
+  absl::StatusOr<std::optional<internal::FileRecord>> FindFinished(
+      const internal::UploadRecord& upload);
   absl::StatusOr<v1::File> RecordFile(internal::UploadRecord upload);
 
   const Parts parts_;

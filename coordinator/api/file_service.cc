@@ -32,7 +32,8 @@ absl::StatusOr<std::string> FileIdOf(absl::string_view name) {
 // One upload stream. Deletes itself when the call is over.
 class UploadReactor final : public grpc::ServerReadReactor<v1::UploadFileRequest> {
  public:
-  static UploadReactor* Start(FileLibrary& library, TransferPool& pool, absl::StatusOr<Caller> caller, v1::File* response) {
+  static UploadReactor* Start(FileLibrary& library, TransferPool& pool,
+                              absl::StatusOr<Caller> caller, v1::File* response) {
     auto* reactor = new UploadReactor(library, pool, response);
     const absl::Status status = reactor->Begin(std::move(caller));
     if (status.ok()) {
@@ -65,7 +66,8 @@ class UploadReactor final : public grpc::ServerReadReactor<v1::UploadFileRequest
       StartRead(&request_);
       return;
     }
-    // A client that hears of the end may come again at once; it must not find its own old stream in the way.
+    // A client that hears of the end may come again at once; it must not find its own old stream in
+    // the way.
     upload_.reset();
     lease_ = TransferPool::Lease();
     Finish(ToGrpcStatus(status));
@@ -74,7 +76,8 @@ class UploadReactor final : public grpc::ServerReadReactor<v1::UploadFileRequest
   absl::Status Take(const v1::UploadFileRequest& request) {
     if (request.has_header()) {
       if (upload_ != nullptr) return InvalidField("header", "comes once, first");
-      ANNEAL_ASSIGN_OR_RETURN(FileLibrary::Begun begun, library_.BeginUpload(project_, request.header()));
+      ANNEAL_ASSIGN_OR_RETURN(FileLibrary::Begun begun,
+                              library_.BeginUpload(project_, request.header()));
       upload_ = std::move(begun.upload);
       if (begun.file.has_value()) {
         *response_ = *std::move(begun.file);
@@ -84,7 +87,8 @@ class UploadReactor final : public grpc::ServerReadReactor<v1::UploadFileRequest
     }
     if (upload_ == nullptr) return InvalidField("header", "must come first");
     if (request.chunk().size() > static_cast<size_t>(kMaxChunkBytes)) {
-      return InvalidField("chunk", absl::StrCat("has ", request.chunk().size(), " bytes; at most ", kMaxChunkBytes));
+      return InvalidField("chunk", absl::StrCat("has ", request.chunk().size(), " bytes; at most ",
+                                                kMaxChunkBytes));
     }
     return upload_->Append(request.chunk());
   }
@@ -109,67 +113,86 @@ class UploadReactor final : public grpc::ServerReadReactor<v1::UploadFileRequest
 
 }  // namespace
 
-grpc::ServerReadReactor<v1::UploadFileRequest>* FileServiceImpl::UploadFile(grpc::CallbackServerContext* context,
-                                                                            v1::File* response) {
-  return UploadReactor::Start(parts_.library, parts_.pool, parts_.authenticator.CallerOf(*context), response);
+grpc::ServerReadReactor<v1::UploadFileRequest>* FileServiceImpl::UploadFile(
+    grpc::CallbackServerContext* context, v1::File* response) {
+  return UploadReactor::Start(parts_.library, parts_.pool, parts_.authenticator.CallerOf(*context),
+                              response);
 }
 
 grpc::ServerUnaryReactor* FileServiceImpl::GetUpload(grpc::CallbackServerContext* context,
-                                                     const v1::GetUploadRequest* request, v1::Upload* response) {
-  return AnswerOnPool(parts_.pool, parts_.authenticator, *context, [=, this](const Caller& caller) -> absl::Status {
-    ANNEAL_ASSIGN_OR_RETURN(*response, parts_.library.GetUpload(caller.project, request->upload_id()));
-    return absl::OkStatus();
-  });
+                                                     const v1::GetUploadRequest* request,
+                                                     v1::Upload* response) {
+  return AnswerOnPool(
+      parts_.pool, parts_.authenticator, *context, [=, this](const Caller& caller) -> absl::Status {
+        ANNEAL_ASSIGN_OR_RETURN(*response,
+                                parts_.library.GetUpload(caller.project, request->upload_id()));
+        return absl::OkStatus();
+      });
 }
 
-grpc::ServerUnaryReactor* FileServiceImpl::GetFile(grpc::CallbackServerContext* context, const v1::GetFileRequest* request,
+grpc::ServerUnaryReactor* FileServiceImpl::GetFile(grpc::CallbackServerContext* context,
+                                                   const v1::GetFileRequest* request,
                                                    v1::File* response) {
-  return AnswerOnPool(parts_.pool, parts_.authenticator, *context, [=, this](const Caller& caller) -> absl::Status {
-    ANNEAL_ASSIGN_OR_RETURN(const std::string id, FileIdOf(request->name()));
-    ANNEAL_ASSIGN_OR_RETURN(const internal::FileRecord record, parts_.resources.GetFile(caller.project, id));
-    *response = FileFrom(record);
-    return absl::OkStatus();
-  });
+  return AnswerOnPool(parts_.pool, parts_.authenticator, *context,
+                      [=, this](const Caller& caller) -> absl::Status {
+                        ANNEAL_ASSIGN_OR_RETURN(const std::string id, FileIdOf(request->name()));
+                        ANNEAL_ASSIGN_OR_RETURN(const internal::FileRecord record,
+                                                parts_.resources.GetFile(caller.project, id));
+                        *response = FileFrom(record);
+                        return absl::OkStatus();
+                      });
 }
 
 grpc::ServerUnaryReactor* FileServiceImpl::ListFiles(grpc::CallbackServerContext* context,
-                                                     const v1::ListFilesRequest* request, v1::ListFilesResponse* response) {
-  return AnswerOnPool(parts_.pool, parts_.authenticator, *context, [=, this](const Caller& caller) -> absl::Status {
-    if (!request->sha256().empty() && !IsSha256(request->sha256())) {
-      return InvalidField("sha256", "is not 64 lower-case hexadecimal digits");
-    }
-    const std::string filter = absl::StrCat("files/", caller.project, "/", request->sha256());
-    ANNEAL_ASSIGN_OR_RETURN(const PageRequest page, ParsePageRequest(request->page_size(), request->page_token(), filter));
-    // One more than is shown tells whether there is another page.
-    ANNEAL_ASSIGN_OR_RETURN(std::vector<internal::FileRecord> records,
-                            parts_.resources.ListFiles(caller.project, page.after_id, page.size + 1, request->sha256()));
-    if (records.size() > static_cast<size_t>(page.size)) {
-      records.pop_back();
-      response->set_next_page_token(MakePageToken(records.back().id(), filter));
-    }
-    for (const internal::FileRecord& record : records) *response->add_files() = FileFrom(record);
-    return absl::OkStatus();
-  });
+                                                     const v1::ListFilesRequest* request,
+                                                     v1::ListFilesResponse* response) {
+  return AnswerOnPool(
+      parts_.pool, parts_.authenticator, *context, [=, this](const Caller& caller) -> absl::Status {
+        if (!request->sha256().empty() && !IsSha256(request->sha256())) {
+          return InvalidField("sha256", "is not 64 lower-case hexadecimal digits");
+        }
+        const std::string filter = absl::StrCat("files/", caller.project, "/", request->sha256());
+        ANNEAL_ASSIGN_OR_RETURN(
+            const PageRequest page,
+            ParsePageRequest(request->page_size(), request->page_token(), filter));
+        // One more than is shown tells whether there is another page.
+        ANNEAL_ASSIGN_OR_RETURN(std::vector<internal::FileRecord> records,
+                                parts_.resources.ListFiles(caller.project, page.after_id,
+                                                           page.size + 1, request->sha256()));
+        if (records.size() > static_cast<size_t>(page.size)) {
+          records.pop_back();
+          response->set_next_page_token(MakePageToken(records.back().id(), filter));
+        }
+        for (const internal::FileRecord& record : records)
+          *response->add_files() = FileFrom(record);
+        return absl::OkStatus();
+      });
 }
 
 grpc::ServerUnaryReactor* FileServiceImpl::DeleteFile(grpc::CallbackServerContext* context,
-                                                      const v1::DeleteFileRequest* request, google::protobuf::Empty*) {
-  return AnswerOnPool(parts_.pool, parts_.authenticator, *context, [=, this](const Caller& caller) -> absl::Status {
-    ANNEAL_ASSIGN_OR_RETURN(const std::string id, FileIdOf(request->name()));
-    // The content stays: other files, also of other projects, may have the same.
-    return parts_.resources.DeleteFile(caller.project, id);
-  });
+                                                      const v1::DeleteFileRequest* request,
+                                                      google::protobuf::Empty*) {
+  return AnswerOnPool(parts_.pool, parts_.authenticator, *context,
+                      [=, this](const Caller& caller) -> absl::Status {
+                        ANNEAL_ASSIGN_OR_RETURN(const std::string id, FileIdOf(request->name()));
+                        // The content stays: other files, also of other projects, may have the
+                        // same.
+                        return parts_.resources.DeleteFile(caller.project, id);
+                      });
 }
 
-grpc::ServerWriteReactor<v1::DownloadFileResponse>* FileServiceImpl::DownloadFile(grpc::CallbackServerContext* context,
-                                                                                  const v1::DownloadFileRequest* request) {
+grpc::ServerWriteReactor<v1::DownloadFileResponse>* FileServiceImpl::DownloadFile(
+    grpc::CallbackServerContext* context, const v1::DownloadFileRequest* request) {
   return DownloadReactor<v1::DownloadFileResponse>::Start(
       parts_.pool, request->offset(),
-      [this, caller = parts_.authenticator.CallerOf(*context), name = request->name()]() -> absl::StatusOr<DownloadSource> {
+      [this, caller = parts_.authenticator.CallerOf(*context),
+       name = request->name()]() -> absl::StatusOr<DownloadSource> {
         ANNEAL_RETURN_IF_ERROR(caller.status());
         ANNEAL_ASSIGN_OR_RETURN(const std::string id, FileIdOf(name));
-        ANNEAL_ASSIGN_OR_RETURN(const internal::FileRecord record, parts_.resources.GetFile(caller->project, id));
-        ANNEAL_ASSIGN_OR_RETURN(std::unique_ptr<ReadableFile> file, parts_.library.OpenContent(record));
+        ANNEAL_ASSIGN_OR_RETURN(const internal::FileRecord record,
+                                parts_.resources.GetFile(caller->project, id));
+        ANNEAL_ASSIGN_OR_RETURN(std::unique_ptr<ReadableFile> file,
+                                parts_.library.OpenContent(record));
         return DownloadSource{std::move(file), record.size_bytes()};
       });
 }

@@ -9,8 +9,8 @@
 
 namespace anneal {
 
-// Purpose: files in and out. Owner: Coordinator. Thread-safe. Everything handed to it must outlive the server. Disk work is done on
-// the pool.
+// Purpose: files in and out. Owner: Coordinator. Thread-safe. Everything handed to it must outlive
+// the server. Disk work is done on the pool.
 class FileServiceImpl final : public v1::FileService::CallbackService {
  public:
   struct Parts {
@@ -23,16 +23,19 @@ class FileServiceImpl final : public v1::FileService::CallbackService {
 
   grpc::ServerReadReactor<v1::UploadFileRequest>* UploadFile(grpc::CallbackServerContext* context,
                                                              v1::File* response) override;
-  grpc::ServerUnaryReactor* GetUpload(grpc::CallbackServerContext* context, const v1::GetUploadRequest* request,
+  grpc::ServerUnaryReactor* GetUpload(grpc::CallbackServerContext* context,
+                                      const v1::GetUploadRequest* request,
                                       v1::Upload* response) override;
-  grpc::ServerUnaryReactor* GetFile(grpc::CallbackServerContext* context, const v1::GetFileRequest* request,
-                                    v1::File* response) override;
-  grpc::ServerUnaryReactor* ListFiles(grpc::CallbackServerContext* context, const v1::ListFilesRequest* request,
+  grpc::ServerUnaryReactor* GetFile(grpc::CallbackServerContext* context,
+                                    const v1::GetFileRequest* request, v1::File* response) override;
+  grpc::ServerUnaryReactor* ListFiles(grpc::CallbackServerContext* context,
+                                      const v1::ListFilesRequest* request,
                                       v1::ListFilesResponse* response) override;
-  grpc::ServerUnaryReactor* DeleteFile(grpc::CallbackServerContext* context, const v1::DeleteFileRequest* request,
+  grpc::ServerUnaryReactor* DeleteFile(grpc::CallbackServerContext* context,
+                                       const v1::DeleteFileRequest* request,
                                        google::protobuf::Empty* response) override;
-  grpc::ServerWriteReactor<v1::DownloadFileResponse>* DownloadFile(grpc::CallbackServerContext* context,
-                                                                   const v1::DownloadFileRequest* request) override;
+  grpc::ServerWriteReactor<v1::DownloadFileResponse>* DownloadFile(
+      grpc::CallbackServerContext* context, const v1::DownloadFileRequest* request) override;
 
  private:
   const Parts parts_;

@@ -38,16 +38,20 @@ class FileServiceTest : public testing::ApiFixture {
   }
 
   // Sends the header, then `content` from the header's offset up to `end`, in chunks.
-  absl::StatusOr<v1::File> Upload(const v1::UploadHeader& header, const std::string& content, size_t chunk_bytes = 1000,
-                                  size_t end = std::string::npos, const char* key = testing::kAdaKey) {
+  absl::StatusOr<v1::File> Upload(const v1::UploadHeader& header, const std::string& content,
+                                  size_t chunk_bytes = 1000, size_t end = std::string::npos,
+                                  const char* key = testing::kAdaKey) {
     std::vector<v1::UploadFileRequest> requests(1);
     *requests[0].mutable_header() = header;
-    for (size_t at = static_cast<size_t>(header.offset()); at < std::min(end, content.size()); at += chunk_bytes) {
-      requests.emplace_back().set_chunk(content.substr(at, std::min(chunk_bytes, std::min(end, content.size()) - at)));
+    for (size_t at = static_cast<size_t>(header.offset()); at < std::min(end, content.size());
+         at += chunk_bytes) {
+      requests.emplace_back().set_chunk(
+          content.substr(at, std::min(chunk_bytes, std::min(end, content.size()) - at)));
     }
     return Send(requests, key);
   }
-  absl::StatusOr<v1::File> Send(const std::vector<v1::UploadFileRequest>& requests, const char* key = testing::kAdaKey) {
+  absl::StatusOr<v1::File> Send(const std::vector<v1::UploadFileRequest>& requests,
+                                const char* key = testing::kAdaKey) {
     grpc::ClientContext context;
     PrepareCall(context, key, absl::Seconds(30));
     v1::File file;
@@ -59,19 +63,23 @@ class FileServiceTest : public testing::ApiFixture {
     ANNEAL_RETURN_IF_ERROR(FromGrpcStatus(stream->Finish()));
     return file;
   }
-  absl::StatusOr<v1::Upload> GetUpload(const std::string& upload_id, const char* key = testing::kAdaKey) {
+  absl::StatusOr<v1::Upload> GetUpload(const std::string& upload_id,
+                                       const char* key = testing::kAdaKey) {
     v1::GetUploadRequest request;
     request.set_upload_id(upload_id);
     return Call(*stub_, &Stub_::GetUpload, request, key);
   }
-  absl::StatusOr<std::string> DownloadFile(const std::string& name, int64_t offset = 0, const char* key = testing::kAdaKey) {
+  absl::StatusOr<std::string> DownloadFile(const std::string& name, int64_t offset = 0,
+                                           const char* key = testing::kAdaKey) {
     v1::DownloadFileRequest request;
     request.set_name(name);
     request.set_offset(offset);
     return Download<v1::DownloadFileResponse>(
-        offset, [&](grpc::ClientContext* context) { return stub_->DownloadFile(context, request); }, key);
+        offset, [&](grpc::ClientContext* context) { return stub_->DownloadFile(context, request); },
+        key);
   }
-  absl::StatusOr<v1::ListFilesResponse> List(int size, const std::string& token, const std::string& sha256 = "",
+  absl::StatusOr<v1::ListFilesResponse> List(int size, const std::string& token,
+                                             const std::string& sha256 = "",
                                              const char* key = testing::kAdaKey) {
     v1::ListFilesRequest request;
     request.set_page_size(size);
@@ -94,7 +102,8 @@ class FileServiceTest : public testing::ApiFixture {
 TEST_F(FileServiceTest, GoesInAndComesOutUnchanged) {
   std::string content(3'500'000, 'x');
   for (size_t i = 0; i < content.size(); i += 7) content[i] = static_cast<char>(i);
-  ANNEAL_ASSERT_OK_AND_ASSIGN(const v1::File file, Upload(HeaderFor(content, "u1"), content, kMaxChunkBytes));
+  ANNEAL_ASSERT_OK_AND_ASSIGN(const v1::File file,
+                              Upload(HeaderFor(content, "u1"), content, kMaxChunkBytes));
   EXPECT_EQ(file.size_bytes(), 3'500'000);
   EXPECT_EQ(file.sha256(), Sha256Hex(content));
   EXPECT_EQ(file.display_name(), "train.jsonl");
@@ -131,11 +140,14 @@ TEST_F(FileServiceTest, TheSameFileIsOneFile) {
   ANNEAL_ASSERT_OK_AND_ASSIGN(const v1::File again, Upload(HeaderFor(content, "u1"), content));
   EXPECT_EQ(again.name(), first.name());
   // The header alone is enough.
-  ANNEAL_ASSERT_OK_AND_ASSIGN(const v1::File other_id, Upload(HeaderFor(content, "u2"), content, 1000, 0));
+  ANNEAL_ASSERT_OK_AND_ASSIGN(const v1::File other_id,
+                              Upload(HeaderFor(content, "u2"), content, 1000, 0));
   EXPECT_EQ(other_id.name(), first.name());
   // Another project has its own, and must send the content to get it.
-  EXPECT_THAT(Upload(HeaderFor(content, "u1"), content, 1000, 0, kEveKey), StatusIs(absl::StatusCode::kOutOfRange));
-  ANNEAL_ASSERT_OK_AND_ASSIGN(const v1::File eves, Upload(HeaderFor(content, "u1"), content, 1000, 9, kEveKey));
+  EXPECT_THAT(Upload(HeaderFor(content, "u1"), content, 1000, 0, kEveKey),
+              StatusIs(absl::StatusCode::kOutOfRange));
+  ANNEAL_ASSERT_OK_AND_ASSIGN(const v1::File eves,
+                              Upload(HeaderFor(content, "u1"), content, 1000, 9, kEveKey));
   EXPECT_NE(eves.name(), first.name());
   EXPECT_THAT(List(0, "")->files(), SizeIs(1));
 }
@@ -161,7 +173,8 @@ TEST_F(FileServiceTest, RefusesWrongContent) {
   v1::UploadHeader header = HeaderFor("right", "u1");
   EXPECT_THAT(Upload(header, "wrong"), StatusIs(absl::StatusCode::kDataLoss, HasSubstr("SHA-256")));
   EXPECT_EQ(GetUpload("u1")->received_bytes(), 0);
-  EXPECT_THAT(Upload(header, "rightful"), StatusIs(absl::StatusCode::kOutOfRange, HasSubstr("announced with 5")));
+  EXPECT_THAT(Upload(header, "rightful"),
+              StatusIs(absl::StatusCode::kOutOfRange, HasSubstr("announced with 5")));
   ANNEAL_EXPECT_OK(Upload(header, "right"));
 }
 
@@ -190,7 +203,8 @@ TEST_F(FileServiceTest, ListsEverythingWrongWithAHeader) {
   EXPECT_THAT(FieldViolationsOf(status), SizeIs(4));
   header = HeaderFor("x", "u");
   header.set_size_bytes(int64_t{65} << 20);
-  EXPECT_THAT(Upload(header, "x"), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("64.0 MiB")));
+  EXPECT_THAT(Upload(header, "x"),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("64.0 MiB")));
 }
 
 TEST_F(FileServiceTest, KeepsTheDiskFromFilling) {
@@ -214,16 +228,21 @@ TEST_F(FileServiceTest, OtherProjectsSeeNothing) {
   EXPECT_THAT(Delete(file.name(), kEveKey), StatusIs(kNone));
   EXPECT_THAT(GetUpload("u1", kEveKey), StatusIs(kNone));
   EXPECT_THAT(List(0, "", "", kEveKey)->files(), SizeIs(0));
-  EXPECT_THAT(DownloadFile(file.name(), 0, "no-such-key-0123456789"), StatusIs(absl::StatusCode::kUnauthenticated));
-  EXPECT_THAT(Upload(HeaderFor("abc", "u9"), "abc", 9, 9, ""), StatusIs(absl::StatusCode::kUnauthenticated));
+  EXPECT_THAT(DownloadFile(file.name(), 0, "no-such-key-0123456789"),
+              StatusIs(absl::StatusCode::kUnauthenticated));
+  EXPECT_THAT(Upload(HeaderFor("abc", "u9"), "abc", 9, 9, ""),
+              StatusIs(absl::StatusCode::kUnauthenticated));
 }
 
 TEST_F(FileServiceTest, NamesAreCheckedBeforeTheyAreUsed) {
-  for (const char* name : {"", "files/", "files/../../etc/passwd", "files/01hf7yat00", "/etc/passwd", "models/x"}) {
-    EXPECT_THAT(DownloadFile(name), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("name"))) << name;
+  for (const char* name :
+       {"", "files/", "files/../../etc/passwd", "files/01hf7yat00", "/etc/passwd", "models/x"}) {
+    EXPECT_THAT(DownloadFile(name), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("name")))
+        << name;
     EXPECT_THAT(Delete(name), StatusIs(absl::StatusCode::kInvalidArgument)) << name;
   }
-  EXPECT_THAT(DownloadFile("files/01hf7yat000000000000000000"), StatusIs(absl::StatusCode::kNotFound));
+  EXPECT_THAT(DownloadFile("files/01hf7yat000000000000000000"),
+              StatusIs(absl::StatusCode::kNotFound));
 }
 
 TEST_F(FileServiceTest, ListsInPagesNewestFirst) {
@@ -244,8 +263,10 @@ TEST_F(FileServiceTest, ListsInPagesNewestFirst) {
   EXPECT_EQ(pages, 3);
   ANNEAL_ASSERT_OK_AND_ASSIGN(const v1::ListFilesResponse found, List(0, "", Sha256Hex("3")));
   EXPECT_THAT(found.files(), SizeIs(1));
-  EXPECT_THAT(List(2, List(2, "")->next_page_token(), Sha256Hex("3")), StatusIs(absl::StatusCode::kInvalidArgument));
-  EXPECT_THAT(List(2, "", "xyz"), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("sha256")));
+  EXPECT_THAT(List(2, List(2, "")->next_page_token(), Sha256Hex("3")),
+              StatusIs(absl::StatusCode::kInvalidArgument));
+  EXPECT_THAT(List(2, "", "xyz"),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("sha256")));
 }
 
 TEST_F(FileServiceTest, StreamsOverTheBudgetAreToldToComeBack) {

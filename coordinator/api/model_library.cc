@@ -21,7 +21,8 @@ constexpr size_t kMaxModelIdBytes = 63;
 
 // A model id from a folder's name: "SmolLM2 135M" -> "smollm2-135m".
 std::string IdFromFolder(const std::string& path) {
-  std::string id = absl::AsciiStrToLower(path.substr(path.rfind('/') + 1)).substr(0, kMaxModelIdBytes);
+  std::string id =
+      absl::AsciiStrToLower(path.substr(path.rfind('/') + 1)).substr(0, kMaxModelIdBytes);
   for (char& c : id) {
     const bool kept = absl::ascii_isalnum(static_cast<unsigned char>(c)) || c == '.' || c == '_';
     if (!kept) c = '-';
@@ -53,26 +54,32 @@ v1::Model ModelFrom(const internal::ModelRecord& record) {
   return model;
 }
 
-absl::StatusOr<ModelLibrary::Wanted> ModelLibrary::CheckRequest(const std::string& project,
-                                                                const v1::ImportModelRequest& request) const {
+absl::StatusOr<ModelLibrary::Wanted> ModelLibrary::CheckRequest(
+    const std::string& project, const v1::ImportModelRequest& request) const {
   if (!spec::IsFileUri(request.source_uri())) {
-    return InvalidField("source_uri", "is not of the form file:///absolute/folder (without . or .. in it)");
+    return InvalidField("source_uri",
+                        "is not of the form file:///absolute/folder (without . or .. in it)");
   }
   if (!IsSourceId(request.source_id())) {
-    return InvalidField("source_id", absl::StrCat("is over ", kMaxSourceIdBytes, " bytes or holds control characters"));
+    return InvalidField("source_id", absl::StrCat("is over ", kMaxSourceIdBytes,
+                                                  " bytes or holds control characters"));
   }
   Wanted wanted{.project = project, .source_id = request.source_id()};
   wanted.source = spec::PathOfFileUri(request.source_uri());
   wanted.id = request.model_id().empty() ? IdFromFolder(wanted.source) : request.model_id();
   if (!spec::IsModelId(wanted.id)) {
-    return InvalidField("model_id", absl::StrCat("'", wanted.id, "' is not [a-z0-9][a-z0-9._-]{0,62}; give one that is"));
+    return InvalidField(
+        "model_id",
+        absl::StrCat("'", wanted.id, "' is not [a-z0-9][a-z0-9._-]{0,62}; give one that is"));
   }
   return wanted;
 }
 
-absl::StatusOr<v1::Model> ModelLibrary::Import(const std::string& project, const v1::ImportModelRequest& request) {
+absl::StatusOr<v1::Model> ModelLibrary::Import(const std::string& project,
+                                               const v1::ImportModelRequest& request) {
   ANNEAL_ASSIGN_OR_RETURN(const Wanted wanted, CheckRequest(project, request));
-  ANNEAL_ASSIGN_OR_RETURN(const ModelDirectory source, ReadAllowedModel(parts_.allowed_roots, wanted.source));
+  ANNEAL_ASSIGN_OR_RETURN(const ModelDirectory source,
+                          ReadAllowedModel(parts_.allowed_roots, wanted.source));
 
   const absl::StatusOr<internal::ModelRecord> known = parts_.resources.GetModel(project, wanted.id);
   if (known.ok()) {
@@ -96,7 +103,8 @@ absl::StatusOr<v1::Model> ModelLibrary::Import(const std::string& project, const
 absl::Status ModelLibrary::CheckSameModel(const internal::ModelRecord& known, const Wanted& wanted,
                                           const ModelDirectory& source) {
   ANNEAL_ASSIGN_OR_RETURN(const std::string hash, ModelContentHash(source, parts_.source_hashes));
-  if (hash == known.content_hash() && wanted.source_id == known.source_id()) return absl::OkStatus();
+  if (hash == known.content_hash() && wanted.source_id == known.source_id())
+    return absl::OkStatus();
   return WithReason(
       absl::AlreadyExistsError(absl::StrCat("models/", wanted.id, " is there with other ",
                                             hash == known.content_hash() ? "source_id" : "content",
@@ -104,7 +112,8 @@ absl::Status ModelLibrary::CheckSameModel(const internal::ModelRecord& known, co
       "MODEL_ID_TAKEN");
 }
 
-absl::StatusOr<internal::ModelRecord> ModelLibrary::CopyAndPublish(const Wanted& wanted, const ModelDirectory& source,
+absl::StatusOr<internal::ModelRecord> ModelLibrary::CopyAndPublish(const Wanted& wanted,
+                                                                   const ModelDirectory& source,
                                                                    const std::string& temporary) {
   ANNEAL_RETURN_IF_ERROR(CopyFiles(source, temporary));
   // What counts is the copy, whatever has happened to the source meanwhile.
@@ -120,8 +129,8 @@ absl::StatusOr<internal::ModelRecord> ModelLibrary::CopyAndPublish(const Wanted&
   record.set_source_id(wanted.source_id);
   record.set_max_positions(static_cast<int32_t>(copy.config.max_positions));
   record.set_has_chat_template(copy.has_chat_template);
-  *record.mutable_create_time() =
-      google::protobuf::util::TimeUtil::NanosecondsToTimestamp(absl::ToUnixNanos(parts_.clock.TimeNow()));
+  *record.mutable_create_time() = google::protobuf::util::TimeUtil::NanosecondsToTimestamp(
+      absl::ToUnixNanos(parts_.clock.TimeNow()));
 
   const std::string path = ModelPath(wanted.project, wanted.id);
   ANNEAL_RETURN_IF_ERROR(parts_.root.MoveToTrash(path));
@@ -129,18 +138,21 @@ absl::StatusOr<internal::ModelRecord> ModelLibrary::CopyAndPublish(const Wanted&
   return record;
 }
 
-absl::Status ModelLibrary::CopyFiles(const ModelDirectory& source, const std::string& target) const {
+absl::Status ModelLibrary::CopyFiles(const ModelDirectory& source,
+                                     const std::string& target) const {
   FileSystem& files = parts_.root.files();
   ANNEAL_ASSIGN_OR_RETURN(const int64_t free, files.FreeBytes(parts_.root.path()));
   if (free < source.size_bytes) {
-    return WithReason(absl::ResourceExhaustedError(absl::StrCat("the model has ", FormatBytes(source.size_bytes),
-                                                                ", the storage only ", FormatBytes(free), " free")),
+    return WithReason(absl::ResourceExhaustedError(
+                          absl::StrCat("the model has ", FormatBytes(source.size_bytes),
+                                       ", the storage only ", FormatBytes(free), " free")),
                       "STORAGE_FULL");
   }
   ANNEAL_RETURN_IF_ERROR(files.MakeFolders(target));
   for (const ModelFile& file : source.files) {
     // Once more, since links can change.
-    ANNEAL_ASSIGN_OR_RETURN(const std::string real, parts_.allowed_roots.Resolve(absl::StrCat(source.path, "/", file.name)));
+    ANNEAL_ASSIGN_OR_RETURN(const std::string real, parts_.allowed_roots.Resolve(
+                                                        absl::StrCat(source.path, "/", file.name)));
     ANNEAL_RETURN_IF_ERROR(files.CopyFile(real, absl::StrCat(target, "/", file.name)));
   }
   return absl::OkStatus();

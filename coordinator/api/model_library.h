@@ -18,9 +18,10 @@ namespace anneal {
 // As the API shows it.
 v1::Model ModelFrom(const internal::ModelRecord& record);
 
-// Purpose: imports and deletes models. An imported directory never changes: it is copied aside, checked and hashed as it is there,
-// published by rename, and only then recorded. What a crash leaves without a record goes to the trash when its id is used again.
-// Owner: Coordinator. Guarded by its caller, so that two imports never race for an id. Slow: reads every byte of a model.
+// Purpose: imports and deletes models. An imported directory never changes: it is copied aside,
+// checked and hashed as it is there, published by rename, and only then recorded. What a crash
+// leaves without a record goes to the trash when its id is used again. Owner: Coordinator. Guarded
+// by its caller, so that two imports never race for an id. Slow: reads every byte of a model.
 class ModelLibrary {
  public:
   struct Parts {
@@ -33,10 +34,11 @@ class ModelLibrary {
   };
   explicit ModelLibrary(const Parts& parts) : parts_(parts) {}
 
-  // INVALID_ARGUMENT for a bad request or a directory that is no model we can train, with what to do; PERMISSION_DENIED outside
-  // the allowed roots; ALREADY_EXISTS if the id names a model of other content or source. Importing the same again returns the
-  // first.
-  absl::StatusOr<v1::Model> Import(const std::string& project, const v1::ImportModelRequest& request);
+  // INVALID_ARGUMENT for a bad request or a directory that is no model we can train, with what to
+  // do; PERMISSION_DENIED outside the allowed roots; ALREADY_EXISTS if the id names a model of
+  // other content or source. Importing the same again returns the first.
+  absl::StatusOr<v1::Model> Import(const std::string& project,
+                                   const v1::ImportModelRequest& request);
 
   absl::Status Delete(const std::string& project, const std::string& id);
 
@@ -48,10 +50,13 @@ class ModelLibrary {
     std::string id;
     std::string source_id;
   };
-  absl::StatusOr<Wanted> CheckRequest(const std::string& project, const v1::ImportModelRequest& request) const;
-  absl::Status CheckSameModel(const internal::ModelRecord& known, const Wanted& wanted, const ModelDirectory& source);
+  absl::StatusOr<Wanted> CheckRequest(const std::string& project,
+                                      const v1::ImportModelRequest& request) const;
+  absl::Status CheckSameModel(const internal::ModelRecord& known, const Wanted& wanted,
+                              const ModelDirectory& source);
   absl::Status CopyFiles(const ModelDirectory& source, const std::string& target) const;
-  absl::StatusOr<internal::ModelRecord> CopyAndPublish(const Wanted& wanted, const ModelDirectory& source,
+  absl::StatusOr<internal::ModelRecord> CopyAndPublish(const Wanted& wanted,
+                                                       const ModelDirectory& source,
                                                        const std::string& temporary);
 
   const Parts parts_;

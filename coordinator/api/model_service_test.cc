@@ -20,7 +20,8 @@ using ::testing::AllOf;
 using ::testing::HasSubstr;
 using ::testing::SizeIs;
 
-constexpr char kConfigJson[] = R"({"model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 8,
+constexpr char kConfigJson[] =
+    R"({"model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 8,
   "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1, "vocab_size": 32,
   "max_position_embeddings": 64, "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "tie_word_embeddings": true,
   "hidden_act": "silu", "torch_dtype": "float32", "eos_token_id": 2})";
@@ -37,7 +38,9 @@ class ModelServiceTest : public testing::ApiFixture {
   ~ModelServiceTest() override { server_.reset(); }
 
   std::string Source() const { return folder_ + "/shared/Tiny Llama"; }
-  std::string Imported(const std::string& path) const { return root_->Absolute("models/vision/" + path); }
+  std::string Imported(const std::string& path) const {
+    return root_->Absolute("models/vision/" + path);
+  }
 
   void WriteModel(const std::string& folder) {
     WriteFile(folder + "/config.json", kConfigJson);
@@ -48,16 +51,19 @@ class ModelServiceTest : public testing::ApiFixture {
     for (const ExpectedTensor& tensor : AllTensors(*ParseModelConfig(*ParseJson(kConfigJson)))) {
       specs.push_back({tensor.name, DType::kF32, tensor.shape});
     }
-    ANNEAL_ASSERT_OK_AND_ASSIGN(auto writer, SafetensorsWriter::Create(folder + "/model.safetensors", specs, {}));
+    ANNEAL_ASSERT_OK_AND_ASSIGN(
+        auto writer, SafetensorsWriter::Create(folder + "/model.safetensors", specs, {}));
     for (const TensorSpec& spec : specs) {
       int64_t count = 1;
       for (int64_t extent : spec.shape) count *= extent;
-      ANNEAL_ASSERT_OK(writer->Append<float>(spec.name, std::vector<float>(static_cast<size_t>(count), 0.5f)));
+      ANNEAL_ASSERT_OK(
+          writer->Append<float>(spec.name, std::vector<float>(static_cast<size_t>(count), 0.5f)));
     }
     ANNEAL_ASSERT_OK(writer->Finish());
   }
 
-  absl::StatusOr<v1::Model> Import(const std::string& folder, const std::string& id = "", const std::string& source_id = "",
+  absl::StatusOr<v1::Model> Import(const std::string& folder, const std::string& id = "",
+                                   const std::string& source_id = "",
                                    const char* key = testing::kAdaKey) {
     v1::ImportModelRequest request;
     request.set_source_uri("file://" + folder);
@@ -70,7 +76,8 @@ class ModelServiceTest : public testing::ApiFixture {
     request.set_name(name);
     return Call(*stub_, &Stub::GetModel, request, key);
   }
-  absl::StatusOr<v1::ListModelsResponse> List(int size, const std::string& token, const char* key = testing::kAdaKey) {
+  absl::StatusOr<v1::ListModelsResponse> List(int size, const std::string& token,
+                                              const char* key = testing::kAdaKey) {
     v1::ListModelsRequest request;
     request.set_page_size(size);
     request.set_page_token(token);
@@ -102,7 +109,8 @@ TEST_F(ModelServiceTest, ImportsChecksAndDescribes) {
   EXPECT_EQ(model.size_bytes(), source.size_bytes);
   EXPECT_THAT(ModelContentHash(source, hashes_), IsOkAndHolds(model.content_hash()));
 
-  ANNEAL_ASSERT_OK_AND_ASSIGN(const ModelDirectory copy, ReadModelDirectory(Imported("tiny-llama")));
+  ANNEAL_ASSERT_OK_AND_ASSIGN(const ModelDirectory copy,
+                              ReadModelDirectory(Imported("tiny-llama")));
   EXPECT_THAT(ModelContentHash(copy, hashes_), IsOkAndHolds(model.content_hash()));
   EXPECT_FALSE(fs::exists(Imported("tiny-llama/README.md")));
   EXPECT_EQ(Get("models/tiny-llama")->content_hash(), model.content_hash());
@@ -114,7 +122,8 @@ TEST_F(ModelServiceTest, TheSameImportReturnsTheFirst) {
   ANNEAL_ASSERT_OK_AND_ASSIGN(const v1::Model first, Import(Source(), "m"));
   ANNEAL_ASSERT_OK_AND_ASSIGN(const v1::Model again, Import(Source(), "m"));
   EXPECT_EQ(again.create_time().nanos(), first.create_time().nanos());
-  EXPECT_THAT(Import(Source(), "m", "other/source"), StatusIs(absl::StatusCode::kAlreadyExists, HasSubstr("source_id")));
+  EXPECT_THAT(Import(Source(), "m", "other/source"),
+              StatusIs(absl::StatusCode::kAlreadyExists, HasSubstr("source_id")));
   WriteFile(Source() + "/tokenizer.json", "[]");
   const absl::Status taken = Import(Source(), "m").status();
   EXPECT_THAT(taken, StatusIs(absl::StatusCode::kAlreadyExists, HasSubstr("content")));
@@ -142,9 +151,11 @@ TEST_F(ModelServiceTest, RefusesBadRequests) {
   EXPECT_THAT(Import("relative"), StatusIs(kBad, HasSubstr("source_uri")));
   EXPECT_THAT(Import(Source(), "m", std::string(300, 's')), StatusIs(kBad, HasSubstr("source_id")));
   EXPECT_THAT(Import("/etc"), StatusIs(absl::StatusCode::kPermissionDenied, HasSubstr("allowed")));
-  EXPECT_THAT(Import(folder_ + "/shared/none"), StatusIs(absl::StatusCode::kNotFound, HasSubstr("none")));
+  EXPECT_THAT(Import(folder_ + "/shared/none"),
+              StatusIs(absl::StatusCode::kNotFound, HasSubstr("none")));
   fs::remove(Source() + "/tokenizer.json");
-  EXPECT_THAT(Import(Source()), StatusIs(kBad, AllOf(HasSubstr("lacks tokenizer.json"), HasSubstr("save_pretrained"))));
+  EXPECT_THAT(Import(Source()), StatusIs(kBad, AllOf(HasSubstr("lacks tokenizer.json"),
+                                                     HasSubstr("save_pretrained"))));
   for (const char* name : {"", "models/", "models/../x", "models/a/b", "files/x"}) {
     EXPECT_THAT(Get(name), StatusIs(kBad, HasSubstr("name"))) << name;
     EXPECT_THAT(Delete(name), StatusIs(kBad)) << name;
@@ -154,13 +165,15 @@ TEST_F(ModelServiceTest, RefusesBadRequests) {
 
 TEST_F(ModelServiceTest, LinksMayNotLeadOutside) {
   WriteFile(folder_ + "/private/tokenizer_config.json", R"({"secret": 1})");
-  fs::create_symlink(folder_ + "/private/tokenizer_config.json", Source() + "/tokenizer_config.json");
+  fs::create_symlink(folder_ + "/private/tokenizer_config.json",
+                     Source() + "/tokenizer_config.json");
   EXPECT_THAT(Import(Source(), "m"), StatusIs(absl::StatusCode::kPermissionDenied));
   // Not even read: an error about this config would quote it.
   WriteFile(folder_ + "/private/config.json", R"({"model_type": "secret"})");
   fs::remove(Source() + "/config.json");
   fs::create_symlink(folder_ + "/private/config.json", Source() + "/config.json");
-  EXPECT_THAT(Import(Source(), "m"), StatusIs(absl::StatusCode::kPermissionDenied, ::testing::Not(HasSubstr("secret"))));
+  EXPECT_THAT(Import(Source(), "m"),
+              StatusIs(absl::StatusCode::kPermissionDenied, ::testing::Not(HasSubstr("secret"))));
   EXPECT_FALSE(fs::exists(Imported("m")));
   fs::remove(Source() + "/config.json");
   WriteFile(Source() + "/config.json", kConfigJson);
@@ -197,7 +210,8 @@ TEST_F(ModelServiceTest, ListsInPagesById) {
   ANNEAL_ASSERT_OK_AND_ASSIGN(const v1::ListModelsResponse first, List(2, ""));
   ASSERT_THAT(first.models(), SizeIs(2));
   EXPECT_EQ(first.models(0).name(), "models/a");
-  ANNEAL_ASSERT_OK_AND_ASSIGN(const v1::ListModelsResponse second, List(2, first.next_page_token()));
+  ANNEAL_ASSERT_OK_AND_ASSIGN(const v1::ListModelsResponse second,
+                              List(2, first.next_page_token()));
   ASSERT_THAT(second.models(), SizeIs(1));
   EXPECT_EQ(second.models(0).name(), "models/c");
   EXPECT_EQ(second.next_page_token(), "");

@@ -23,7 +23,8 @@ absl::Status CheckLinks(const AllowedRoots& allowed_roots, const std::string& di
 
 }  // namespace
 
-absl::StatusOr<ModelDirectory> ReadAllowedModel(const AllowedRoots& allowed_roots, const std::string& path) {
+absl::StatusOr<ModelDirectory> ReadAllowedModel(const AllowedRoots& allowed_roots,
+                                                const std::string& path) {
   ANNEAL_ASSIGN_OR_RETURN(const std::string real, allowed_roots.Resolve(path));
   ANNEAL_RETURN_IF_ERROR(CheckLinks(allowed_roots, real));
   return ReadModelDirectory(real);

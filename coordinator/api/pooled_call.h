@@ -13,8 +13,10 @@
 
 namespace anneal {
 
-// Finds out who calls, runs `work` on the pool, and finishes the call with what it returns. Request and response live until then.
-inline grpc::ServerUnaryReactor* AnswerOnPool(TransferPool& pool, const Authenticator& authenticator,
+// Finds out who calls, runs `work` on the pool, and finishes the call with what it returns. Request
+// and response live until then.
+inline grpc::ServerUnaryReactor* AnswerOnPool(TransferPool& pool,
+                                              const Authenticator& authenticator,
                                               grpc::CallbackServerContext& context,
                                               std::function<absl::Status(const Caller&)> work) {
   grpc::ServerUnaryReactor* reactor = context.DefaultReactor();
@@ -23,7 +25,9 @@ inline grpc::ServerUnaryReactor* AnswerOnPool(TransferPool& pool, const Authenti
     reactor->Finish(ToGrpcStatus(caller.status()));
     return reactor;
   }
-  pool.Post([reactor, caller = *std::move(caller), work = std::move(work)] { reactor->Finish(ToGrpcStatus(work(caller))); });
+  pool.Post([reactor, caller = *std::move(caller), work = std::move(work)] {
+    reactor->Finish(ToGrpcStatus(work(caller)));
+  });
   return reactor;
 }
 

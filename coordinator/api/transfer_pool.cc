@@ -9,7 +9,8 @@
 namespace anneal {
 
 TransferPool::TransferPool(const Options& options) : max_streams_(options.max_streams) {
-  for (int i = 0; i < options.threads; ++i) threads_.emplace_back(absl::StrCat("transfer-", i), [this] { Run(); });
+  for (int i = 0; i < options.threads; ++i)
+    threads_.emplace_back(absl::StrCat("transfer-", i), [this] { Run(); });
 }
 
 TransferPool::~TransferPool() {
@@ -20,8 +21,8 @@ TransferPool::~TransferPool() {
 absl::StatusOr<TransferPool::Lease> TransferPool::Acquire() {
   absl::MutexLock lock(&mu_);
   if (streams_ == max_streams_) {
-    const absl::Status busy = absl::ResourceExhaustedError(
-        absl::StrCat("all ", max_streams_, " transfers that may run at a time are taken; try again"));
+    const absl::Status busy = absl::ResourceExhaustedError(absl::StrCat(
+        "all ", max_streams_, " transfers that may run at a time are taken; try again"));
     return WithRetryDelay(WithReason(busy, "TOO_MANY_TRANSFERS"), absl::Seconds(1));
   }
   ++streams_;
@@ -39,7 +40,8 @@ void TransferPool::Post(std::function<void()> task) {
 }
 
 void TransferPool::Run() {
-  const auto awake = [this]() ABSL_SHARED_LOCKS_REQUIRED(mu_) { return stopping_ || !tasks_.empty(); };
+  const auto awake = [this]()
+                         ABSL_SHARED_LOCKS_REQUIRED(mu_) { return stopping_ || !tasks_.empty(); };
   while (true) {
     std::function<void()> task;
     {

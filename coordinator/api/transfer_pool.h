@@ -1,5 +1,6 @@
 #pragma once
-// Threads and memory for bytes that come and go, apart from the control loop and from gRPC's own few threads.
+// Threads and memory for bytes that come and go, apart from the control loop and from gRPC's own
+// few threads.
 
 #include <deque>
 #include <functional>
@@ -13,8 +14,9 @@
 
 namespace anneal {
 
-// Purpose: runs disk work of API calls, and bounds how many streams hold a message in memory at a time (one each, at most 4 MiB).
-// Owner: Coordinator. Thread-safe. Must outlive the server whose calls use it; tasks left at destruction are still run.
+// Purpose: runs disk work of API calls, and bounds how many streams hold a message in memory at a
+// time (one each, at most 4 MiB). Owner: Coordinator. Thread-safe. Must outlive the server whose
+// calls use it; tasks left at destruction are still run.
 class TransferPool {
  public:
   struct Options {
@@ -45,7 +47,8 @@ class TransferPool {
   // RESOURCE_EXHAUSTED with a retry time when all are taken.
   absl::StatusOr<Lease> Acquire();
 
-  // Runs `task` soon, on one of the threads. One stream posts one task at a time, so its tasks run in order.
+  // Runs `task` soon, on one of the threads. One stream posts one task at a time, so its tasks run
+  // in order.
   void Post(std::function<void()> task);
 
  private:

@@ -11,8 +11,9 @@
 
 namespace anneal::testing {
 
-// Passes everything on to `base` until the given number of changing operations is used up; from then on every call fails with
-// UNAVAILABLE, as if the process were gone. An append that fails first writes half of its bytes. Guarded by its caller.
+// Passes everything on to `base` until the given number of changing operations is used up; from
+// then on every call fails with UNAVAILABLE, as if the process were gone. An append that fails
+// first writes half of its bytes. Guarded by its caller.
 class FaultyFileSystem : public FileSystem {
  public:
   explicit FaultyFileSystem(FileSystem& base) : base_(base) {}
@@ -20,7 +21,8 @@ class FaultyFileSystem : public FileSystem {
   void FailAfter(int operations) { left_ = operations; }
   bool failed() const { return left_ < 0; }
 
-  absl::StatusOr<std::unique_ptr<WritableFile>> OpenForAppend(const std::string& path, int64_t keep_bytes) override {
+  absl::StatusOr<std::unique_ptr<WritableFile>> OpenForAppend(const std::string& path,
+                                                              int64_t keep_bytes) override {
     if (!Use()) return Dead();
     auto file = base_.OpenForAppend(path, keep_bytes);
     if (!file.ok()) return file.status();
@@ -38,11 +40,15 @@ class FaultyFileSystem : public FileSystem {
     if (failed()) return Dead();
     return base_.List(folder);
   }
-  absl::Status MakeFolders(const std::string& folder) override { return Use() ? base_.MakeFolders(folder) : Dead(); }
+  absl::Status MakeFolders(const std::string& folder) override {
+    return Use() ? base_.MakeFolders(folder) : Dead();
+  }
   absl::Status Rename(const std::string& from, const std::string& to) override {
     return Use() ? base_.Rename(from, to) : Dead();
   }
-  absl::Status RemoveTree(const std::string& path) override { return Use() ? base_.RemoveTree(path) : Dead(); }
+  absl::Status RemoveTree(const std::string& path) override {
+    return Use() ? base_.RemoveTree(path) : Dead();
+  }
   absl::Status CopyFile(const std::string& from, const std::string& to) override {
     return Use() ? base_.CopyFile(from, to) : Dead();
   }
@@ -56,7 +62,8 @@ class FaultyFileSystem : public FileSystem {
  private:
   class File : public WritableFile {
    public:
-    File(FaultyFileSystem& owner, std::unique_ptr<WritableFile> base) : owner_(owner), base_(std::move(base)) {}
+    File(FaultyFileSystem& owner, std::unique_ptr<WritableFile> base)
+        : owner_(owner), base_(std::move(base)) {}
     absl::Status Append(absl::string_view bytes) override {
       const bool alive = !owner_.failed();
       if (owner_.Use()) return base_->Append(bytes);

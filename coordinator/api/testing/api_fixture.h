@@ -1,5 +1,6 @@
 #pragma once
-// A real gRPC server on a free port over a real catalog and storage root in a temporary folder, with callers of two projects.
+// A real gRPC server on a free port over a real catalog and storage root in a temporary folder,
+// with callers of two projects.
 
 #include <cstdlib>
 #include <memory>
@@ -21,8 +22,8 @@
 
 namespace anneal::testing {
 
-inline constexpr char kAdaKey[] = "ada-key-0123456789abcdef";      // project "vision"
-inline constexpr char kEveKey[] = "eve-key-0123456789abcdef";      // project "other"
+inline constexpr char kAdaKey[] = "ada-key-0123456789abcdef";  // project "vision"
+inline constexpr char kEveKey[] = "eve-key-0123456789abcdef";  // project "other"
 
 // A test makes its service from these parts and calls Serve with it.
 class ApiFixture : public ::testing::Test {
@@ -40,14 +41,16 @@ class ApiFixture : public ::testing::Test {
   }
 
   void Serve(grpc::Service& service) {
-    ANNEAL_ASSERT_OK_AND_ASSIGN(server_, RpcServer::Start({.address = "127.0.0.1:0"}, {&service}, metrics_, clock_));
+    ANNEAL_ASSERT_OK_AND_ASSIGN(
+        server_, RpcServer::Start({.address = "127.0.0.1:0"}, {&service}, metrics_, clock_));
     ANNEAL_ASSERT_OK_AND_ASSIGN(channel_, MakeChannel({.target = server_->address()}));
   }
 
   // One unary call of `stub.*method`.
   template <typename Stub, typename Request, typename Response>
   static absl::StatusOr<Response> Call(Stub& stub,
-                                       grpc::Status (Stub::*method)(grpc::ClientContext*, const Request&, Response*),
+                                       grpc::Status (Stub::*method)(grpc::ClientContext*,
+                                                                    const Request&, Response*),
                                        const Request& request, const char* key = kAdaKey) {
     grpc::ClientContext context;
     PrepareCall(context, key, absl::Seconds(30));
@@ -57,9 +60,11 @@ class ApiFixture : public ::testing::Test {
     return response;
   }
 
-  // The bytes of a download stream, checking that the chunks follow each other and are no larger than they may be.
+  // The bytes of a download stream, checking that the chunks follow each other and are no larger
+  // than they may be.
   template <typename Response, typename Start>
-  static absl::StatusOr<std::string> Download(int64_t offset, Start start, const char* key = kAdaKey) {
+  static absl::StatusOr<std::string> Download(int64_t offset, Start start,
+                                              const char* key = kAdaKey) {
     grpc::ClientContext context;
     PrepareCall(context, key, absl::Seconds(30));
     auto stream = start(&context);
@@ -86,7 +91,8 @@ class ApiFixture : public ::testing::Test {
   FaultyFileSystem files_{FileSystem::Posix()};
   MetricRegistry registry_;
   RpcMetrics metrics_{registry_};
-  const ApiKeyAuthenticator authenticator_{{{kAdaKey, {"vision", "ada"}}, {kEveKey, {"other", "eve"}}}};
+  const ApiKeyAuthenticator authenticator_{
+      {{kAdaKey, {"vision", "ada"}}, {kEveKey, {"other", "eve"}}}};
   Catalog catalog_{clock_};
   std::unique_ptr<StorageRoot> root_;
   std::unique_ptr<ResourceStore> resources_;
