@@ -12,8 +12,9 @@ using internal::Observed;
 
 // One Sync call. Made and destroyed by the link's thread; gRPC calls the On methods from its own threads.
 //
-// All state is guarded by the link's lock. A hold keeps the call from ending while others may still write: gRPC reports the end
-// (OnDone) only after Finish, when the link no longer points here.
+// All state is guarded by the link's lock. WriteIfIdle, broken and writing assert that it is held, because the analysis does not
+// see that `link_.mu_` is their caller's `mu_`. A hold keeps the call from ending while others may still write: gRPC reports the
+// end (OnDone) only after Finish, when the link no longer points here.
 class CoordinatorLink::Stream : public grpc::ClientBidiReactor<Observed, Desired> {
  public:
   explicit Stream(CoordinatorLink& link) : link_(link) {}
@@ -36,15 +37,22 @@ class CoordinatorLink::Stream : public grpc::ClientBidiReactor<Observed, Desired
   }
 
   // Sends the link's newest state unless a write is under way.
-  void WriteIfIdle() ABSL_EXCLUSIVE_LOCKS_REQUIRED(link_.mu_) {
+  void WriteIfIdle() {
+    link_.mu_.AssertHeld();
     if (writing_ || broken_ || !link_.unsent_) return;
     writing_ = true;
     link_.unsent_ = false;
     outgoing_ = *link_.observed_;
     StartWrite(&outgoing_);
   }
-  bool broken() const ABSL_SHARED_LOCKS_REQUIRED(link_.mu_) { return broken_; }
-  bool writing() const ABSL_SHARED_LOCKS_REQUIRED(link_.mu_) { return writing_; }
+  bool broken() const {
+    link_.mu_.AssertReaderHeld();
+    return broken_;
+  }
+  bool writing() const {
+    link_.mu_.AssertReaderHeld();
+    return writing_;
+  }
 
   void OnReadDone(bool ok) override {
     if (!ok) return Break();
