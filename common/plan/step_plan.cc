@@ -73,9 +73,14 @@ PlannedStep StepPlan::At(int64_t step) const {
   for (int64_t i = begin; i < end; ++i) {
     batch.push_back(order.At(i));
     planned.tokens += rows_[batch.back()].tokens;
-    planned.supervised_tokens += rows_[batch.back()].supervised_tokens;
   }
   planned.shard_rows = DealRows(batch, rows_, options_.logical_shards);
+  for (const std::vector<int64_t>& shard : planned.shard_rows) {
+    int64_t supervised = 0;
+    for (int64_t row : shard) supervised += rows_[row].supervised_tokens;
+    planned.shard_supervised_tokens.push_back(supervised);
+    planned.supervised_tokens += supervised;
+  }
   return planned;
 }
 

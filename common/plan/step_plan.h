@@ -26,6 +26,7 @@ struct PlannedStep {
   int64_t step = 0;   // from 1
   int32_t epoch = 0;  // from 0
   std::vector<std::vector<int64_t>> shard_rows;  // [logical_shards]; a shard may be empty
+  std::vector<int64_t> shard_supervised_tokens;  // [logical_shards]
   int64_t tokens = 0;
   int64_t supervised_tokens = 0;
 };

@@ -81,16 +81,18 @@ TEST(StepPlanTest, UsesEachRowOncePerEpochAndKnowsItsTokens) {
             const PlannedStep step = plan.At(epoch * plan.steps_per_epoch() + i);
             EXPECT_EQ(step.epoch, epoch);
             ASSERT_EQ(step.shard_rows.size(), shards);
-            int64_t tokens = 0, supervised = 0, count = 0;
-            for (const auto& shard : step.shard_rows) {
-              for (int64_t row : shard) {
+            int64_t tokens = 0, supervised = 0, expected_supervised = 0, count = 0;
+            for (int32_t shard = 0; shard < shards; ++shard) {
+              supervised += step.shard_supervised_tokens[shard];
+              for (int64_t row : step.shard_rows[shard]) {
                 used.insert(row);
                 tokens += sizes[row].tokens;
-                supervised += sizes[row].supervised_tokens;
+                expected_supervised += sizes[row].supervised_tokens;
                 ++count;
               }
             }
             EXPECT_EQ(step.tokens, tokens);
+            EXPECT_EQ(supervised, expected_supervised);
             EXPECT_EQ(step.supervised_tokens, supervised);
             EXPECT_EQ(count, i < plan.steps_per_epoch() ? batch : rows - (i - 1) * batch);
           }

@@ -1,0 +1,85 @@
+#pragma once
+// One optimizer step, from rows to new values.
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "common/plan/step_plan.h"
+#include "common/protocol/messages.h"
+#include "worker/trainer/collective/communicator.h"
+#include "worker/trainer/collective/fixed_order_reducer.h"
+#include "worker/trainer/data/batch_assembler.h"
+#include "worker/trainer/data/ledger.h"
+#include "worker/trainer/engine/phase_timer.h"
+#include "worker/trainer/engine/tree_accumulator.h"
+#include "worker/trainer/model/decoder.h"
+#include "worker/trainer/shard/adamw.h"
+#include "worker/trainer/shard/flat_layout.h"
+
+namespace anneal::trainer {
+
+enum class Reduction {
+  kFixedOrder,  // the same bits for every world size
+  kFast,        // the backend's own order
+};
+
+struct TrainStepOptions {
+  uint64_t seed = 0;  // of dropout
+  double max_grad_norm = 0;  // 0 = no clipping
+  Reduction reduction = Reduction::kFixedOrder;
+};
+
+struct StepOutcome {
+  LedgerEntry entry;  // the same on all ranks
+  // Whether any rank asked to stop before or while this step ran; the same on all ranks, so that they leave together.
+  bool stop = false;
+};
+
+// Runs the steps of one rank on what the Trainer owns. All ranks run the same steps in the same order. After an error the
+// values are as they were before the step and the communicator may be broken. Guarded by its caller.
+class TrainStep {
+ public:
+  // All references must outlive it.
+  struct Parts {
+    Decoder& decoder;
+    const FlatLayout& layout;
+    FlatBuffers& values;  // bound to the decoder
+    AdamW& optimizer;
+    const BatchAssembler& assembler;
+    Communicator& communicator;
+    Accelerator& accelerator;
+    PhaseTimer& timer;
+  };
+  TrainStep(const Parts& parts, const TrainStepOptions& options);
+
+  // Adds the seconds of each phase to `phases`. A loss or gradient that is not finite is FAILED_PRECONDITION with reason
+  // NON_FINITE_LOSS, on all ranks, before anything was updated.
+  absl::StatusOr<StepOutcome> Run(const PlannedStep& planned, double learning_rate, bool want_stop,
+                                  protocol::RankReport& phases);
+
+ private:
+  // The contiguous shards that this rank computes: [first, last).
+  struct ShardRange {
+    int first, last;
+  };
+  ShardRange OwnShards(const PlannedStep& planned) const;
+  absl::StatusOr<std::vector<std::vector<MicroBatch>>> Fetch(const PlannedStep& planned) const;
+  std::vector<double> ForwardBackward(const std::vector<std::vector<MicroBatch>>& shards, double loss_scale,
+                                      protocol::RankReport& phases);
+  absl::Status ReduceGradient(const PlannedStep& planned, FlatBuffers& gradient);
+  // Sum of all shards' losses, in shard order, and whether any rank wants to stop.
+  struct Agreed {
+    double loss_sum;
+    bool stop;
+  };
+  absl::StatusOr<Agreed> ShareLosses(const std::vector<double>& own_losses, bool want_stop, int64_t step);
+
+  const Parts parts_;
+  const TrainStepOptions options_;
+  FixedOrderReducer reducer_;
+  TreeAccumulator accumulator_;
+};
+
+}  // namespace anneal::trainer

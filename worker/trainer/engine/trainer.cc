@@ -1,0 +1,225 @@
+#include "worker/trainer/engine/trainer.h"
+
+#include <unistd.h>
+
+#include <cstdio>
+#include <utility>
+
+#include "absl/numeric/bits.h"
+#include "absl/strings/str_cat.h"
+#include "common/base/file.h"
+#include "common/base/log.h"
+#include "common/base/status.h"
+#include "worker/trainer/engine/torch_errors.h"
+
+namespace anneal::trainer {
+namespace {
+
+constexpr absl::Duration kRankReportInterval = absl::Seconds(1);
+constexpr int64_t kCpuAlignmentBytes = 64;
+constexpr int64_t kCudaAlignmentBytes = 256;
+
+// Field 2 of /proc/self/statm (proc(5)): resident pages.
+int64_t ResidentBytes() {
+  long long total = 0, resident = 0;
+  std::FILE* file = std::fopen("/proc/self/statm", "re");
+  if (file == nullptr) return 0;
+  const int read = std::fscanf(file, "%lld %lld", &total, &resident);
+  std::fclose(file);
+  return read == 2 ? resident * sysconf(_SC_PAGESIZE) : 0;
+}
+
+}  // namespace
+
+absl::Status CheckTask(const protocol::TrainTask& task) {
+  const auto bad = [](const auto&... parts) { return absl::InvalidArgumentError(absl::StrCat("train task: ", parts...)); };
+  if (task.world_size < 1 || task.rank < 0 || task.rank >= task.world_size) {
+    return bad("rank ", task.rank, " of world_size ", task.world_size);
+  }
+  if (task.logical_shards < 1 || !absl::has_single_bit(static_cast<uint32_t>(task.logical_shards))) {
+    return bad("logical_shards ", task.logical_shards, " is not a power of two");
+  }
+  if (task.logical_shards % task.world_size != 0) {
+    return bad("world_size ", task.world_size, " does not divide logical_shards ", task.logical_shards);
+  }
+  if (task.microbatch_tokens < 1) return bad("microbatch_tokens ", task.microbatch_tokens, " is below 1");
+  if (task.evaluation_max_rows < 1) return bad("evaluation_max_rows ", task.evaluation_max_rows, " is below 1");
+  if (!(task.learning_rate > 0)) return bad("learning_rate ", task.learning_rate, " is not above 0");
+  if (!(task.warmup_ratio >= 0 && task.warmup_ratio <= 1)) return bad("warmup_ratio ", task.warmup_ratio);
+  if (!(task.max_grad_norm >= 0)) return bad("max_grad_norm ", task.max_grad_norm, " is below 0");
+  if (task.reduction != "FIXED_ORDER" && task.reduction != "FAST") return bad("reduction '", task.reduction, "'");
+  if (task.precision != "FP32" && task.precision != "BF16") return bad("precision '", task.precision, "'");
+  if (task.output_dir.empty()) return bad("output_dir is empty");
+  return ParseScheduleShape(task.schedule).status();
+}
+
+Trainer::Trainer(protocol::TrainTask task, Surroundings surroundings)
+    : task_(std::move(task)), around_(std::move(surroundings)) {}
+Trainer::~Trainer() = default;
+
+absl::Status Trainer::Run() {
+  return CatchTorch(absl::StrCat("train rank ", task_.rank), [&]() -> absl::Status {
+    ANNEAL_RETURN_IF_ERROR(CheckTask(task_));
+    ANNEAL_RETURN_IF_ERROR(Load());
+    ANNEAL_RETURN_IF_ERROR(Evaluate(0));
+    ANNEAL_RETURN_IF_ERROR(TrainAllSteps());
+    ANNEAL_RETURN_IF_ERROR(PublishOutputs());
+    ReportRank(/*now=*/true);
+    return absl::OkStatus();
+  });
+}
+
+absl::Status Trainer::Load() {
+  around_.host.SetPhase("load");
+  timer_.emplace(around_.clock, around_.accelerator);
+  if (is_first_rank()) {
+    ANNEAL_ASSIGN_OR_RETURN(outputs_, OutputFolder::Create(task_.output_dir, task_.generation));
+    ANNEAL_ASSIGN_OR_RETURN(ledger_, LedgerWriter::Create(outputs_->path() + "/ledger.jsonl"));
+  }
+  ANNEAL_ASSIGN_OR_RETURN(decoder_, around_.load_decoder(task_, around_.accelerator));
+  ANNEAL_RETURN_IF_ERROR(OpenData());
+  ANNEAL_RETURN_IF_ERROR(InitialiseValues());
+  const auto reduction = task_.reduction == "FAST" ? Reduction::kFast : Reduction::kFixedOrder;
+  train_step_.emplace(
+      TrainStep::Parts{*decoder_, *layout_, *values_, *optimizer_, *assembler_, around_.communicator, around_.accelerator,
+                       *timer_},
+      TrainStepOptions{.seed = task_.seed, .max_grad_norm = task_.max_grad_norm, .reduction = reduction});
+  if (validation_data_ != nullptr) {
+    ANNEAL_ASSIGN_OR_RETURN(
+        evaluator_, Evaluator::Create(*validation_data_, *decoder_, around_.communicator, around_.accelerator,
+                                      {.max_rows = task_.evaluation_max_rows,
+                                       .microbatch_tokens = task_.microbatch_tokens}));
+  }
+  timer_->Lap(phases_.load_seconds);
+  ANNEAL_LOG(INFO) << "loaded" << Field("trainable_parameters", layout_->parameters())
+                   << Field("steps", plan_->total_steps()) << Field("rows", plan_->rows())
+                   << Field("seconds", phases_.load_seconds)
+                   << Field("numerics", around_.accelerator.NumericFingerprint());
+  return absl::OkStatus();
+}
+
+absl::Status Trainer::OpenData() {
+  const auto open = [&](const std::string& path) -> absl::StatusOr<std::unique_ptr<PreparedDataset>> {
+    ANNEAL_ASSIGN_OR_RETURN(auto data, PreparedDataset::Open(path));
+    const ModelConfig& model = decoder_->config();
+    if (data->info().vocab_size > model.vocab_size || data->info().longest_example > model.max_positions) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          path, " was prepared for another model: it has ", data->info().vocab_size, " token ids and rows of up to ",
+          data->info().longest_example, " tokens, the model ", model.vocab_size, " and ", model.max_positions));
+    }
+    return data;
+  };
+  ANNEAL_ASSIGN_OR_RETURN(train_data_, open(task_.train_data));
+  if (!task_.validation_data.empty()) {
+    ANNEAL_ASSIGN_OR_RETURN(validation_data_, open(task_.validation_data));
+  }
+
+  std::vector<RowSize> rows;
+  for (int64_t i = 0; i < train_data_->size(); ++i) {
+    rows.push_back({static_cast<int32_t>(train_data_->length(i)),
+                    static_cast<int32_t>(train_data_->supervised_tokens(i))});
+  }
+  ANNEAL_ASSIGN_OR_RETURN(plan_, StepPlan::Create(std::move(rows), {.seed = task_.seed,
+                                                                    .batch_size = task_.batch_size,
+                                                                    .logical_shards = task_.logical_shards,
+                                                                    .epochs = task_.epochs,
+                                                                    .max_steps = task_.max_steps}));
+  ANNEAL_ASSIGN_OR_RETURN(const ScheduleShape shape, ParseScheduleShape(task_.schedule));
+  schedule_.emplace(shape, task_.learning_rate, task_.warmup_ratio, plan_->total_steps());
+  assembler_.emplace([this](int64_t row) { return train_data_->Example(row); }, task_.microbatch_tokens);
+  return absl::OkStatus();
+}
+
+absl::Status Trainer::InitialiseValues() {
+  const at::Device device = around_.accelerator.device();
+  layout_.emplace(decoder_->units(), task_.logical_shards, device.is_cpu() ? kCpuAlignmentBytes : kCudaAlignmentBytes);
+  values_.emplace(*layout_, device);
+  optimizer_.emplace(*layout_,
+                     AdamWOptions{task_.adam_beta1, task_.adam_beta2, task_.adam_epsilon, task_.weight_decay}, device);
+  for (int unit = 0; unit < values_->units(); ++unit) {
+    if (values_->views(unit).empty()) continue;
+    ANNEAL_RETURN_IF_ERROR(decoder_->InitialValues(unit, task_.seed, values_->views(unit)));
+    decoder_->Bind(unit, values_->views(unit));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Trainer::TrainAllSteps() {
+  bool stop = false;
+  while (!stop && step_ < plan_->total_steps()) {
+    ANNEAL_ASSIGN_OR_RETURN(stop, TrainOneStep(step_ + 1));
+    const bool last = stop || step_ == plan_->total_steps();
+    const bool due = task_.evaluate_every_steps > 0 && step_ % task_.evaluate_every_steps == 0;
+    if (last || due) ANNEAL_RETURN_IF_ERROR(Evaluate(step_));
+  }
+  if (stop) ANNEAL_LOG(INFO) << "finishing early, as told" << Field("step", step_);
+  return absl::OkStatus();
+}
+
+absl::StatusOr<bool> Trainer::TrainOneStep(int64_t step) {
+  around_.host.SetPhase("train");
+  const absl::Duration start = around_.clock.MonotonicNow();
+  const PlannedStep planned = plan_->At(step);
+  ANNEAL_ASSIGN_OR_RETURN(
+      const StepOutcome outcome,
+      train_step_->Run(planned, schedule_->At(step), around_.host.finish_requested(), phases_));
+  step_ = step;
+  ReportRank(/*now=*/false);
+  if (!is_first_rank()) return outcome.stop;
+
+  ANNEAL_RETURN_IF_ERROR(ledger_->Append(outcome.entry));
+  const protocol::StepReport report{
+      .step = step,
+      .total_steps = plan_->total_steps(),
+      .epoch = plan_->EpochsAfter(step),
+      .train_loss = outcome.entry.loss,
+      .learning_rate = outcome.entry.learning_rate,
+      .grad_norm = outcome.entry.grad_norm,
+      .tokens = planned.tokens,
+      .supervised_tokens = planned.supervised_tokens,
+      .step_seconds = absl::ToDoubleSeconds(around_.clock.MonotonicNow() - start),
+      .unix_time = absl::ToDoubleSeconds(around_.clock.TimeNow() - absl::UnixEpoch()),
+  };
+  record_.Add(report);
+  ANNEAL_RETURN_IF_ERROR(around_.host.SendReport({.step = report}));
+  return outcome.stop;
+}
+
+absl::Status Trainer::Evaluate(int64_t step) {
+  if (evaluator_ == nullptr) return absl::OkStatus();
+  around_.host.SetPhase("evaluate");
+  ANNEAL_ASSIGN_OR_RETURN(protocol::EvaluationReport report, evaluator_->Run(step));
+  report.seconds = timer_->Lap(phases_.evaluate_seconds);
+  ReportRank(/*now=*/true);
+  if (!is_first_rank()) return absl::OkStatus();
+  record_.Add(report);
+  return around_.host.SendReport({.evaluation = report});
+}
+
+absl::Status Trainer::PublishOutputs() {
+  if (!is_first_rank()) return absl::OkStatus();
+  around_.host.SetPhase("export");
+  const std::string& dir = outputs_->path();
+  protocol::ResultReport result = record_.Result();
+  ANNEAL_ASSIGN_OR_RETURN(result.primary, around_.export_values(task_, *decoder_, *layout_, *values_, dir));
+  ANNEAL_RETURN_IF_ERROR(WriteFileAtomically(dir + "/metrics.csv", record_.MetricsCsv()));
+  ANNEAL_RETURN_IF_ERROR(WriteFileAtomically(dir + "/report.json", record_.ReportJson()));
+  ANNEAL_RETURN_IF_ERROR(WriteFileAtomically(dir + "/resolved_job.json", task_.resolved_job_json));
+  if (!task_.data_report.empty()) {
+    ANNEAL_ASSIGN_OR_RETURN(const std::string data_report, ReadSmallFile(task_.data_report));
+    ANNEAL_RETURN_IF_ERROR(WriteFileAtomically(dir + "/data_report.json", data_report));
+  }
+  ANNEAL_ASSIGN_OR_RETURN(result.manifest_sha256, outputs_->Publish());
+  result.output_dir = task_.output_dir;
+  return around_.host.SendReport({.result = result});
+}
+
+void Trainer::ReportRank(bool now) {
+  const absl::Duration time = around_.clock.MonotonicNow();
+  if (!now && time - last_rank_report_ < kRankReportInterval) return;
+  last_rank_report_ = time;
+  phases_.resident_bytes = ResidentBytes();
+  around_.host.SetRankReport(phases_);
+}
+
+}  // namespace anneal::trainer

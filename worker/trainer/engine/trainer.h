@@ -1,0 +1,90 @@
+#pragma once
+// One rank of one job, from the task to the published outputs.
+
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "common/base/clock.h"
+#include "common/format/prepared_dataset.h"
+#include "common/plan/learning_rate.h"
+#include "common/plan/step_plan.h"
+#include "common/protocol/messages.h"
+#include "worker/trainer/collective/communicator.h"
+#include "worker/trainer/engine/accelerator.h"
+#include "worker/trainer/engine/evaluator.h"
+#include "worker/trainer/engine/output_folder.h"
+#include "worker/trainer/engine/run_record.h"
+#include "worker/trainer/engine/train_step.h"
+#include "worker/trainer/engine/trainer_host.h"
+#include "worker/trainer/model/decoder.h"
+
+namespace anneal::trainer {
+
+using LoadDecoder = std::function<absl::StatusOr<std::unique_ptr<Decoder>>(const protocol::TrainTask&, Accelerator&)>;
+// Writes the trained values below `output_dir` in Hugging Face form; returns "adapter" or "model", the folder to use.
+using ExportValues = std::function<absl::StatusOr<std::string>(const protocol::TrainTask&, Decoder&, const FlatLayout&,
+                                                               const FlatBuffers&, const std::string& output_dir)>;
+
+// Refuses a task whose parts do not fit together. INVALID_ARGUMENT names the field.
+absl::Status CheckTask(const protocol::TrainTask& task);
+
+// Run() once; the object then only keeps what it made. All ranks of a job make the same calls on their communicators, because
+// everything that steers them is in the task, in the data, or agreed on in a step. Owner: main. Guarded by its caller.
+class Trainer {
+ public:
+  // All references must outlive it. Paths in `task` are absolute.
+  struct Surroundings {
+    Accelerator& accelerator;
+    Communicator& communicator;
+    TrainerHost& host;
+    Clock& clock;
+    LoadDecoder load_decoder;
+    ExportValues export_values;
+  };
+  Trainer(protocol::TrainTask task, Surroundings surroundings);
+  ~Trainer();
+
+  absl::Status Run();
+
+ private:
+  absl::Status Load();
+  absl::Status OpenData();
+  absl::Status InitialiseValues();
+  absl::Status TrainAllSteps();
+  // Returns whether the ranks have agreed to stop here.
+  absl::StatusOr<bool> TrainOneStep(int64_t step);
+  absl::Status Evaluate(int64_t step);
+  absl::Status PublishOutputs();
+  void ReportRank(bool now);
+  bool is_first_rank() const { return task_.rank == 0; }
+
+  const protocol::TrainTask task_;
+  const Surroundings around_;
+
+  // Made by Load, in this order.
+  std::unique_ptr<Decoder> decoder_;
+  std::unique_ptr<PreparedDataset> train_data_, validation_data_;
+  std::optional<StepPlan> plan_;
+  std::optional<LearningRateSchedule> schedule_;
+  std::optional<BatchAssembler> assembler_;
+  std::optional<FlatLayout> layout_;
+  std::optional<FlatBuffers> values_;
+  std::optional<AdamW> optimizer_;
+  std::optional<PhaseTimer> timer_;
+  std::optional<TrainStep> train_step_;
+  std::unique_ptr<Evaluator> evaluator_;  // null without validation data
+  // Rank 0 only.
+  std::unique_ptr<OutputFolder> outputs_;
+  std::unique_ptr<LedgerWriter> ledger_;
+
+  int64_t step_ = 0;  // finished
+  RunRecord record_;
+  protocol::RankReport phases_;
+  absl::Duration last_rank_report_ = absl::ZeroDuration();
+};
+
+}  // namespace anneal::trainer
