@@ -201,7 +201,7 @@ absl::Status Trainer::PublishOutputs() {
   around_.host.SetPhase("export");
   const std::string& dir = outputs_->path();
   protocol::ResultReport result = record_.Result();
-  ANNEAL_ASSIGN_OR_RETURN(result.primary, around_.export_values(task_, *decoder_, *layout_, *values_, dir));
+  ANNEAL_ASSIGN_OR_RETURN(result.primary, around_.export_values(task_, around_.accelerator, *decoder_, *values_, dir));
   ANNEAL_RETURN_IF_ERROR(WriteFileAtomically(dir + "/metrics.csv", record_.MetricsCsv()));
   ANNEAL_RETURN_IF_ERROR(WriteFileAtomically(dir + "/report.json", record_.ReportJson()));
   ANNEAL_RETURN_IF_ERROR(WriteFileAtomically(dir + "/resolved_job.json", task_.resolved_job_json));

@@ -26,8 +26,8 @@ namespace anneal::trainer {
 
 using LoadDecoder = std::function<absl::StatusOr<std::unique_ptr<Decoder>>(const protocol::TrainTask&, Accelerator&)>;
 // Writes the trained values below `output_dir` in Hugging Face form; returns "adapter" or "model", the folder to use.
-using ExportValues = std::function<absl::StatusOr<std::string>(const protocol::TrainTask&, Decoder&, const FlatLayout&,
-                                                               const FlatBuffers&, const std::string& output_dir)>;
+using ExportValues = std::function<absl::StatusOr<std::string>(
+    const protocol::TrainTask&, Accelerator&, Decoder&, const FlatBuffers&, const std::string& output_dir)>;
 
 // Refuses a task whose parts do not fit together. INVALID_ARGUMENT names the field.
 absl::Status CheckTask(const protocol::TrainTask& task);

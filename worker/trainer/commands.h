@@ -1,0 +1,10 @@
+#pragma once
+// The subcommands of anneal-trainer. Each parses its own arguments, says on standard error what is wrong, and returns the
+// process's exit code: 0 done, 1 failed, 2 wrong arguments or input, 3 stopped.
+
+namespace anneal::trainer {
+
+// Trains one rank of one job: for a worker (--socket), or by itself (--task).
+int RunCommand(int argc, char** argv);
+
+}  // namespace anneal::trainer

@@ -1,0 +1,57 @@
+// anneal-trainer: one rank of a fine-tuning job, and the tools that need the same model code.
+
+#include <c10/util/Logging.h>
+#include <signal.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <string>
+
+#include "worker/trainer/commands.h"
+
+namespace {
+
+// Libraries read these when they are loaded, so the program starts itself again with them. MKL_CBWR=AUTO makes matrix products
+// independent of the alignment of their arguments; the workspace does the same for cuBLAS.
+void EnsureEnvironment(char** argv) {
+  if (std::getenv("MKL_CBWR") != nullptr) return;
+  setenv("MKL_CBWR", "AUTO", /*overwrite=*/0);
+  setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8", /*overwrite=*/0);
+  execv("/proc/self/exe", argv);
+  std::perror("anneal-trainer: restart with MKL_CBWR=AUTO");
+  std::exit(1);
+}
+
+struct Command {
+  const char* name;
+  int (*run)(int argc, char** argv);
+  const char* help;
+};
+constexpr Command kCommands[] = {
+    {"run", anneal::trainer::RunCommand, "train one rank of a job (the default)"},
+};
+
+int Usage() {
+  std::fprintf(stderr, "usage: anneal-trainer [COMMAND] [ARGUMENTS]; --help after a command shows its arguments\n");
+  for (const Command& command : kCommands) std::fprintf(stderr, "  %-10s %s\n", command.name, command.help);
+  return 2;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  EnsureEnvironment(argv);
+  signal(SIGPIPE, SIG_IGN);
+  // Our errors are sentences for people; torch would add a page of addresses to each.
+  c10::SetStackTraceFetcher([]() -> std::string { return ""; });
+
+  if (argc < 2) return Usage();
+  if (argv[1][0] == '-' && std::strcmp(argv[1], "--help") != 0) return anneal::trainer::RunCommand(argc, argv);
+  for (const Command& command : kCommands) {
+    if (std::strcmp(argv[1], command.name) == 0) return command.run(argc - 1, argv + 1);
+  }
+  return Usage();
+}

@@ -1,0 +1,268 @@
+#include <ATen/Parallel.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+
+#include "CLI/CLI.hpp"
+#include "absl/base/thread_annotations.h"
+#include "absl/strings/str_cat.h"
+#include "absl/synchronization/mutex.h"
+#include "common/base/clock.h"
+#include "common/base/file.h"
+#include "common/base/log.h"
+#include "common/base/status.h"
+#include "common/format/json.h"
+#include "common/protocol/child_channel.h"
+#include "common/protocol/messages.h"
+#include "worker/trainer/collective/solo_communicator.h"
+#include "worker/trainer/collective/tcp_store.h"
+#include "worker/trainer/commands.h"
+#include "worker/trainer/engine/accelerator_loader.h"
+#include "worker/trainer/engine/stop_watcher.h"
+#include "worker/trainer/engine/trainer.h"
+#include "worker/trainer/engine/trainer_host.h"
+#include "worker/trainer/export/exporter.h"
+
+namespace anneal::trainer {
+namespace {
+
+constexpr absl::Duration kStartTimeout = absl::Minutes(1);
+constexpr absl::Duration kJoinTimeout = absl::Minutes(5);  // of all ranks, whose nodes may be slow to start
+constexpr absl::Duration kFilePollInterval = absl::Milliseconds(20);
+constexpr int kExitFailed = 1, kExitBadInput = 2, kExitStopped = 3;
+
+struct Options {
+  std::string socket;
+  std::string task_file, storage_root, run_dir, rendezvous, rendezvous_file;
+  std::optional<int> rank;
+};
+
+// How ranks learn where rank 0's store listens, besides what the trainer itself needs of its surroundings.
+class Host : public TrainerHost {
+ public:
+  virtual absl::Status AnnounceRendezvous(const std::string& address) = 0;
+  virtual absl::StatusOr<std::string> AwaitRendezvous() = 0;
+};
+
+class WorkerHost : public Host {
+ public:
+  explicit WorkerHost(protocol::ChildChannel& channel) : channel_(channel) {}
+
+  bool finish_requested() override { return channel_.stop_requested() == protocol::StopMode::kFinish; }
+  void SetPhase(absl::string_view phase) override { channel_.SetPhase(phase); }
+  void SetRankReport(const protocol::RankReport& report) override { channel_.SetRankReport(report); }
+  absl::Status SendReport(const protocol::Report& report) override { return channel_.SendReport(report); }
+  absl::Status AnnounceRendezvous(const std::string& address) override {
+    channel_.SetRendezvous(address);
+    return absl::OkStatus();
+  }
+  absl::StatusOr<std::string> AwaitRendezvous() override { return channel_.WaitForRendezvous(kJoinTimeout); }
+
+ private:
+  protocol::ChildChannel& channel_;
+};
+
+// Without a worker: reports go to standard output, one JSON object a line.
+class ConsoleHost : public Host {
+ public:
+  explicit ConsoleHost(const Options& options) : options_(options) {}
+
+  bool finish_requested() override { return false; }
+  void SetPhase(absl::string_view) override {}
+  void SetRankReport(const protocol::RankReport&) override {}
+  absl::Status SendReport(const protocol::Report& report) override {
+    std::printf("%s\n", DumpJson(ToJson(report)).c_str());
+    std::fflush(stdout);
+    return absl::OkStatus();
+  }
+  absl::Status AnnounceRendezvous(const std::string& address) override {
+    if (!options_.rendezvous_file.empty()) return WriteFileAtomically(options_.rendezvous_file, address);
+    std::printf("{\"rendezvous\":\"%s\"}\n", address.c_str());
+    std::fflush(stdout);
+    return absl::OkStatus();
+  }
+  absl::StatusOr<std::string> AwaitRendezvous() override {
+    if (!options_.rendezvous.empty()) return options_.rendezvous;
+    Clock& clock = Clock::Real();
+    const absl::Duration deadline = clock.MonotonicNow() + kJoinTimeout;
+    while (true) {
+      absl::StatusOr<std::string> address = ReadSmallFile(options_.rendezvous_file);
+      if (!absl::IsNotFound(address.status()) || clock.MonotonicNow() > deadline) return address;
+      clock.Sleep(kFilePollInterval);
+    }
+  }
+
+ private:
+  const Options& options_;
+};
+
+// The process's last words, said once: by main when the run has ended, or by the stop watcher before that.
+class LastWords {
+ public:
+  explicit LastWords(std::string run_dir) : run_dir_(std::move(run_dir)) {}
+
+  // The first caller's record is written; a later one waits for the first to end the process.
+  void Say(const protocol::ExitRecord& record) {
+    {
+      absl::MutexLock lock(&mu_);
+      const auto never = [] { return false; };
+      if (std::exchange(said_, true)) mu_.Await(absl::Condition(&never));
+      if (record.status_code != 0) {
+        ANNEAL_LOG(ERROR) << "failed" << Field("reason", record.reason) << Field("message", record.message);
+      }
+    }
+    if (run_dir_.empty()) return;
+    const absl::Status written = protocol::WriteExitRecord(run_dir_, record);
+    if (!written.ok()) ANNEAL_LOG(ERROR) << "no exit record" << Field("error", written.ToString());
+  }
+
+ private:
+  const std::string run_dir_;
+  absl::Mutex mu_;
+  bool said_ ABSL_GUARDED_BY(mu_) = false;
+};
+
+protocol::ExitRecord RecordOf(const absl::Status& status) {
+  const std::string reason = ReasonOf(status);
+  return {.status_code = static_cast<int>(status.code()),
+          .reason = status.ok() || !reason.empty() ? reason : absl::StatusCodeToString(status.code()),
+          .message = std::string(status.message())};
+}
+
+absl::StatusOr<protocol::TrainTask> ReadTask(const Json& json, const std::string& storage_root) {
+  ANNEAL_ASSIGN_OR_RETURN(protocol::TrainTask task, protocol::TrainTaskFromJson(json));
+  for (std::string* path :
+       {&task.model_dir, &task.train_data, &task.validation_data, &task.data_report, &task.output_dir}) {
+    if (!path->empty()) *path = protocol::ResolvePath(storage_root, *path);
+  }
+  return task;
+}
+
+absl::StatusOr<std::unique_ptr<TcpStore>> JoinRendezvous(const protocol::TrainTask& task, Host& host) {
+  if (task.rank == 0) {
+    ANNEAL_ASSIGN_OR_RETURN(auto store, TcpStore::Serve(task.data_address));
+    ANNEAL_RETURN_IF_ERROR(host.AnnounceRendezvous(store->address()));
+    return store;
+  }
+  ANNEAL_ASSIGN_OR_RETURN(const std::string address, host.AwaitRendezvous());
+  return TcpStore::Connect(address, kJoinTimeout);
+}
+
+absl::StatusOr<std::unique_ptr<Decoder>> LoadModel(const protocol::TrainTask& task, Accelerator& accelerator) {
+  return Decoder::Load(task.model_dir,
+                       {.device = accelerator.device(),
+                        .compute_type = task.precision == "BF16" ? at::kBFloat16 : at::kFloat,
+                        .lora = task.lora},
+                       accelerator.kernels());
+}
+
+absl::StatusOr<std::string> ExportValues(const protocol::TrainTask& task, Accelerator& accelerator, Decoder& decoder,
+                                         const FlatBuffers& values, const std::string& output_dir) {
+  UnitValues by_unit;
+  for (int unit = 0; unit < values.units(); ++unit) {
+    by_unit.emplace_back(values.views(unit).begin(), values.views(unit).end());
+  }
+  const auto load_plain = [&](const std::string& model_dir) {
+    protocol::TrainTask plain = task;
+    plain.model_dir = model_dir;
+    plain.lora.reset();
+    return LoadModel(plain, accelerator);
+  };
+  return ExportTrained(task, decoder, by_unit, load_plain, output_dir);
+}
+
+absl::Status RunTask(const protocol::TrainTask& task, Host& host) {
+  SetLogTag(absl::StrCat("trainer job=", task.job, " generation=", task.generation, " rank=", task.rank));
+  ANNEAL_RETURN_IF_ERROR(CheckTask(task));
+  host.SetPhase("join");
+  ANNEAL_ASSIGN_OR_RETURN(const auto accelerator, LoadAccelerator(task.device, {.device_uuid = task.device_uuid}));
+  at::set_num_threads(task.threads);
+  std::unique_ptr<TcpStore> store;
+  std::unique_ptr<Communicator> communicator = MakeSoloCommunicator();
+  if (task.world_size > 1) {
+    ANNEAL_ASSIGN_OR_RETURN(store, JoinRendezvous(task, host));
+    ANNEAL_ASSIGN_OR_RETURN(communicator,
+                            accelerator->Connect({.rank = task.rank,
+                                                  .world_size = task.world_size,
+                                                  .data_address = task.data_address,
+                                                  .timeout = absl::Seconds(task.collective_timeout_seconds)},
+                                                 *store));
+  }
+  return Trainer(task, {*accelerator, *communicator, host, Clock::Real(), LoadModel, ExportValues}).Run();
+}
+
+// Leaves without destructors after a failure: other ranks may be gone, and tearing a broken communicator down would wait for them.
+int Leave(const absl::Status& status, LastWords& last_words) {
+  last_words.Say(RecordOf(status));
+  if (status.ok()) return 0;
+  std::fflush(nullptr);
+  _exit(absl::IsInvalidArgument(status) || absl::IsNotFound(status) ? kExitBadInput : kExitFailed);
+}
+
+[[noreturn]] void LeaveStopped(LastWords& last_words) {
+  last_words.Say({.status_code = static_cast<int>(absl::StatusCode::kCancelled),
+                  .reason = "STOPPED",
+                  .message = "told to stop; nothing was published"});
+  _exit(kExitStopped);
+}
+
+int RunForWorker(const std::string& socket) {
+  LastWords last_words(socket.substr(0, socket.rfind('/')));
+  auto channel = protocol::ChildChannel::Listen(socket);
+  if (!channel.ok()) return Leave(channel.status(), last_words);
+  const StopWatcher watcher([&] { return (*channel)->stop_requested() == protocol::StopMode::kNow; },
+                            [&] { LeaveStopped(last_words); });
+  WorkerHost host(**channel);
+  const absl::Status status = [&]() -> absl::Status {
+    ANNEAL_ASSIGN_OR_RETURN(const protocol::Start start, (*channel)->WaitForStart(kStartTimeout));
+    ANNEAL_ASSIGN_OR_RETURN(const protocol::TrainTask task, ReadTask(start.task, start.storage_root));
+    return RunTask(task, host);
+  }();
+  return Leave(status, last_words);
+}
+
+int RunAlone(const Options& options) {
+  LastWords last_words(options.run_dir);
+  const StopWatcher watcher([] { return false; }, [&] { LeaveStopped(last_words); });
+  ConsoleHost host(options);
+  const absl::Status status = [&]() -> absl::Status {
+    ANNEAL_ASSIGN_OR_RETURN(const Json json, ReadJsonFile(options.task_file));
+    ANNEAL_ASSIGN_OR_RETURN(protocol::TrainTask task, ReadTask(json, options.storage_root));
+    if (options.rank.has_value()) task.rank = *options.rank;
+    return RunTask(task, host);
+  }();
+  return Leave(status, last_words);
+}
+
+}  // namespace
+
+int RunCommand(int argc, char** argv) {
+  Options options;
+  CLI::App app("Train one rank of a job.", "anneal-trainer run");
+  CLI::Option* socket = app.add_option("--socket", options.socket, "listen here for a worker's orders");
+  CLI::Option* task = app.add_option("--task", options.task_file, "without a worker: the task (JSON, TrainTask)");
+  app.add_option("--storage-root", options.storage_root, "what relative paths in the task start from")->needs(task);
+  app.add_option("--rank", options.rank, "instead of the task's")->needs(task);
+  app.add_option("--run-dir", options.run_dir, "gets exit.json")->needs(task);
+  app.add_option("--rendezvous", options.rendezvous, "address that rank 0 printed; for the other ranks")->needs(task);
+  app.add_option("--rendezvous-file", options.rendezvous_file, "rank 0 writes its address here, the others wait for it")
+      ->needs(task);
+  socket->excludes(task);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? 0 : kExitBadInput;
+  }
+  if (options.socket.empty() && options.task_file.empty()) {
+    std::fprintf(stderr, "anneal-trainer run: --socket or --task is needed\n");
+    return kExitBadInput;
+  }
+  StopWatcher::BlockSignals();
+  return options.task_file.empty() ? RunForWorker(options.socket) : RunAlone(options);
+}
+
+}  // namespace anneal::trainer
