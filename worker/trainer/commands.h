@@ -6,5 +6,9 @@ namespace anneal::trainer {
 
 // Trains one rank of one job: for a worker (--socket), or by itself (--task).
 int RunCommand(int argc, char** argv);
+// A model's logits for rows of token ids, into a file.
+int LogitsCommand(int argc, char** argv);
+// A model's answer to a prompt.
+int GenerateCommand(int argc, char** argv);
 
 }  // namespace anneal::trainer

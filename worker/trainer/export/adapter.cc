@@ -146,4 +146,18 @@ absl::StatusOr<UnitValues> ReadAdapterValues(const std::string& adapter_dir,
   return values;
 }
 
+absl::StatusOr<std::unique_ptr<Decoder>> LoadWithAdapter(const std::string& model_dir,
+                                                         const std::string& adapter_dir,
+                                                         Kernels& kernels) {
+  DecoderOptions options;
+  if (adapter_dir.empty()) return Decoder::Load(model_dir, options, kernels);
+  ANNEAL_ASSIGN_OR_RETURN(options.lora, ReadAdapterConfig(adapter_dir));
+  ANNEAL_ASSIGN_OR_RETURN(std::unique_ptr<Decoder> decoder,
+                          Decoder::Load(model_dir, options, kernels));
+  ANNEAL_ASSIGN_OR_RETURN(const UnitValues values,
+                          ReadAdapterValues(adapter_dir, decoder->units()));
+  for (size_t u = 0; u < values.size(); ++u) decoder->Bind(static_cast<int>(u), values[u]);
+  return decoder;
+}
+
 }  // namespace anneal::trainer

@@ -2,7 +2,7 @@
 // LoRA adapters in PEFT's form: adapter_config.json and adapter_model.safetensors, as peft 0.21
 // saves them and vLLM serves them.
 
-#include <span>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -29,5 +29,11 @@ absl::StatusOr<protocol::LoraOptions> ReadAdapterConfig(const std::string& adapt
 // shape, and nothing besides.
 absl::StatusOr<UnitValues> ReadAdapterValues(const std::string& adapter_dir,
                                              const std::vector<ParameterUnit>& units);
+
+// A decoder to read answers from, in fp32 on the CPU: the model with the adapter's values bound, or
+// as it is if `adapter_dir` is empty. `kernels` must outlive it.
+absl::StatusOr<std::unique_ptr<Decoder>> LoadWithAdapter(const std::string& model_dir,
+                                                         const std::string& adapter_dir,
+                                                         Kernels& kernels);
 
 }  // namespace anneal::trainer

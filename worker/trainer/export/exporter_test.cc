@@ -112,10 +112,8 @@ TEST_F(ExporterTest, AnAdapterHasPeftsNamesAndReadsBack) {
                               ReadAdapterConfig(out_ + "/adapter"));
   EXPECT_EQ(lora.rank, 4);
   EXPECT_EQ(lora.alpha, 8);
-  ANNEAL_ASSERT_OK_AND_ASSIGN(const auto again, Decoder::Load(base_, {.lora = lora}, *kernels_));
-  ANNEAL_ASSERT_OK_AND_ASSIGN(const UnitValues stored,
-                              ReadAdapterValues(out_ + "/adapter", again->units()));
-  for (size_t u = 0; u < stored.size(); ++u) again->Bind(static_cast<int>(u), stored[u]);
+  ANNEAL_ASSERT_OK_AND_ASSIGN(const auto again,
+                              LoadWithAdapter(base_, out_ + "/adapter", *kernels_));
   EXPECT_TRUE(again->Logits(TinyBatch(model_.config)).equal(logits));
 }
 

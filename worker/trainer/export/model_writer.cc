@@ -1,8 +1,6 @@
 #include "worker/trainer/export/model_writer.h"
 
-#include <algorithm>
 #include <filesystem>
-#include <set>
 #include <vector>
 
 #include "absl/strings/match.h"
@@ -12,7 +10,7 @@
 #include "common/base/status.h"
 #include "common/format/json.h"
 #include "common/format/model_directory.h"
-#include "common/text/text_model.h"
+#include "worker/trainer/export/end_of_turn.h"
 #include "worker/trainer/export/tensor_file.h"
 
 namespace anneal::trainer {
@@ -36,17 +34,7 @@ absl::Status WriteConfig(const std::string& base_dir, at::ScalarType dtype,
   return WriteJson(absl::StrCat(out_dir, "/", kConfig), config);
 }
 
-// The ids in `value`, which is null, an id, or a list of ids.
-void CollectIds(const Json& value, std::vector<int64_t>& ids) {
-  for (const Json& id : value.is_array() ? value : Json::array({value})) {
-    if (!id.is_number_integer()) continue;
-    if (std::find(ids.begin(), ids.end(), id.get<int64_t>()) == ids.end())
-      ids.push_back(id.get<int64_t>());
-  }
-}
-
-// A server stops at the tokens listed here: what the base lists, and the tokenizer's eos token,
-// which ends a chat turn.
+// A server stops at the tokens listed here.
 absl::Status WriteGenerationConfig(const std::string& base_dir, const ModelConfig& config,
                                    const std::string& out_dir) {
   Json generation = Json::object();
@@ -56,11 +44,7 @@ absl::Status WriteGenerationConfig(const std::string& base_dir, const ModelConfi
     if (!generation.is_object())
       return absl::InvalidArgumentError(absl::StrCat(base_path, " is not a JSON object"));
   }
-  std::vector<int64_t> ids;
-  if (generation.contains("eos_token_id")) CollectIds(generation["eos_token_id"], ids);
-  CollectIds(Json(config.eos_token_ids), ids);
-  ANNEAL_ASSIGN_OR_RETURN(const TextModel text, LoadTextModel(base_dir, absl::UnixEpoch()));
-  if (text.eos_token_id >= 0) CollectIds(Json(text.eos_token_id), ids);
+  ANNEAL_ASSIGN_OR_RETURN(const std::vector<int64_t> ids, EndOfTurnTokens(base_dir, config));
   if (!ids.empty()) generation["eos_token_id"] = ids;
   return WriteJson(absl::StrCat(out_dir, "/", kGenerationConfig), generation);
 }
