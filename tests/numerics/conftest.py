@@ -1,0 +1,69 @@
+"""Runs the trainer's own programs on tiny random models and hands their numbers to the tests."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file
+
+sys.path.insert(0, str(Path(os.environ["ANNEAL_SOURCE_DIR"]) / "tests" / "testing"))
+
+BIN = Path(os.environ["ANNEAL_BIN_DIR"])
+torch.set_num_threads(1)
+
+
+def run(program, *arguments):
+    done = subprocess.run([BIN / program, *map(str, arguments)], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+class Programs:
+    """The trainer's programs with files in one folder."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def write_json(self, name, value):
+        path = self.folder / name
+        path.write_text(json.dumps(value))
+        return path
+
+    def logits(self, model, rows, adapter=None):
+        """Our logits of each row, [tokens, vocabulary] each."""
+        out = self.folder / "logits.safetensors"
+        tokens = self.write_json("tokens.json", {"rows": rows})
+        run("anneal-trainer", "logits", "--model", model, "--tokens", tokens, "--out", out,
+            *(["--adapter", adapter] if adapter else []))
+        packed = torch.from_numpy(load_file(out)["logits"])
+        return list(packed.split([len(row) for row in rows]))
+
+    def prepare(self, model, data):
+        """The prepared data set of `data` as (path, list of (token ids, loss weights))."""
+        out = self.folder / "prepared"
+        run("anneal-prepare", "run", "--task", self.write_json("prepare.json", {
+            "job": "j", "model_dir": str(model), "train_files": [{"path": str(data), "display_name": data.name}],
+            "max_length": 128, "output_dir": str(out)}))
+        arrays = load_file(out / "train.safetensors")
+        starts = arrays["example_offsets"]
+        rows = [(arrays["token_ids"][a:b].astype(np.int64), arrays["loss_weight"][a:b].astype(bool))
+                for a, b in zip(starts[:-1], starts[1:])]
+        return out / "train.safetensors", rows
+
+    def train(self, model, train_data, **task):
+        """Runs a whole job in one process; returns its outputs folder and ledger."""
+        out = self.folder / "outputs"
+        settings = {"job": "j", "generation": 1, "model_dir": str(model), "train_data": str(train_data),
+                    "output_dir": str(out), "resolved_job_json": "{}", "microbatch_tokens": 64, "logical_shards": 4}
+        run("anneal-trainer", "run", "--task", self.write_json("train.json", {**settings, **task}))
+        return out, [json.loads(line) for line in (out / "ledger.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture
+def programs(tmp_path):
+    return Programs(tmp_path)

@@ -1,0 +1,28 @@
+"""The trainer's initial adapter values, from their definition (worker/trainer/kernels/philox.h) instead of its code."""
+
+import hashlib
+
+import numpy as np
+
+
+def philox4x32(key, counters):
+    """Philox4x32-10 (Salmon et al., SC 2011): counters [n, 4] of uint32 -> [n, 4]."""
+    c = [counters[:, i].astype(np.uint64) for i in range(4)]
+    k = [np.uint64(key[0]), np.uint64(key[1])]
+    low = np.uint64(0xFFFFFFFF)
+    for _ in range(10):
+        p0, p1 = c[0] * np.uint64(0xD2511F53), c[2] * np.uint64(0xCD9E8D57)
+        c = [(p1 >> np.uint64(32)) ^ c[1] ^ k[0], p1 & low, (p0 >> np.uint64(32)) ^ c[3] ^ k[1], p0 & low]
+        k = [(k[0] + np.uint64(0x9E3779B9)) & low, (k[1] + np.uint64(0xBB67AE85)) & low]
+    return np.stack(c, axis=1).astype(np.uint32)
+
+
+def initial_lora_a(seed, name, shape):
+    """Uniform in +-1/sqrt(in_features), keyed by seed and tensor name."""
+    digest = hashlib.sha256(f"{seed}/0/{name}".encode()).hexdigest()
+    key = (int(digest[0:8], 16), int(digest[8:16], 16))
+    count = shape[0] * shape[1]
+    counters = np.zeros(((count + 3) // 4, 4), np.uint32)
+    counters[:, 0] = np.arange(len(counters))
+    uniform = (philox4x32(key, counters).reshape(-1)[:count] >> 8) * 2.0**-24
+    return ((2 * uniform - 1) / np.sqrt(shape[1])).astype(np.float32).reshape(shape)
