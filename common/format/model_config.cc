@@ -102,6 +102,9 @@ absl::Status RefuseVariants(const Json& json) {
       !factor.is_null() && factor != 1.0) {
     return Unsupported("partial_rotary_factor", factor, "1.0");
   }
+  if (const Json& rate = FieldOf(json, "attention_dropout"); !rate.is_null() && rate != 0.0) {
+    return Unsupported("attention_dropout", rate, "0.0");
+  }
   // Splits products over the feature dimension and rounds otherwise, but means the same.
   ANNEAL_ASSIGN_OR_RETURN(const int64_t parallel, ReadCount(json, "pretraining_tp", kMaxExtent, 1));
   if (parallel != 1) return Unsupported("pretraining_tp", parallel, "1");

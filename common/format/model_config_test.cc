@@ -78,6 +78,7 @@ TEST(ModelConfigTest, RefusesWhatItWouldComputeOtherwise) {
   ExpectRefused("rope_parameters", {{"rope_theta", -1}}, "rope_parameters: rope_theta = -1");
   ExpectRefused("partial_rotary_factor", 0.5, "partial_rotary_factor = 0.5");
   ExpectRefused("quantization_config", {{"bits", 4}}, "quantization_config");
+  ExpectRefused("attention_dropout", 0.1, "attention_dropout = 0.1");
   ExpectRefused("pretraining_tp", 2, "pretraining_tp = 2");
   ExpectRefused("torch_dtype", "int8", "torch_dtype = \"int8\"");
 }
