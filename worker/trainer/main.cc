@@ -32,6 +32,8 @@ struct Command {
 };
 constexpr Command kCommands[] = {
     {"run", anneal::trainer::RunCommand, "train one rank of a job (the default)"},
+    {"logits", anneal::trainer::LogitsCommand, "write a model's logits for rows of token ids"},
+    {"generate", anneal::trainer::GenerateCommand, "answer a prompt with a model and an adapter"},
 };
 
 int Usage() {
