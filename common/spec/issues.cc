@@ -11,10 +11,12 @@
 namespace anneal::spec {
 namespace {
 
-// Beyond this a suggestion helps nobody, and the quadratic distance of a hostile key would cost time.
+// Beyond this a suggestion helps nobody, and the quadratic distance of a hostile key would cost
+// time.
 constexpr size_t kMaxSuggestionWord = 64;
 
-// Optimal string alignment distance: insertions, deletions, substitutions and swaps of neighbours (Boytsov 2011, section 2.2).
+// Optimal string alignment distance: insertions, deletions, substitutions and swaps of neighbours
+// (Boytsov 2011, section 2.2).
 size_t EditDistance(absl::string_view a, absl::string_view b) {
   std::vector<std::vector<size_t>> d(a.size() + 1, std::vector<size_t>(b.size() + 1));
   for (size_t i = 0; i <= a.size(); ++i) d[i][0] = i;
@@ -31,7 +33,8 @@ size_t EditDistance(absl::string_view a, absl::string_view b) {
   return d[a.size()][b.size()];
 }
 
-// UTF-8 passes; control characters, which could move a terminal's cursor or forge a line, are shown as \xNN.
+// UTF-8 passes; control characters, which could move a terminal's cursor or forge a line, are shown
+// as \xNN.
 std::string Printable(absl::string_view text) {
   std::string out;
   for (char c : text) {
@@ -58,19 +61,20 @@ absl::string_view SeverityName(v1::Issue::Severity severity) {
 
 }  // namespace
 
-v1::Issue& IssueList::AddError(absl::string_view code, absl::string_view field, absl::string_view message,
-                               absl::string_view hint) {
+v1::Issue& IssueList::AddError(absl::string_view code, absl::string_view field,
+                               absl::string_view message, absl::string_view hint) {
   has_errors_ = true;
   return Add(v1::Issue::SEVERITY_ERROR, code, field, message, hint);
 }
 
-v1::Issue& IssueList::AddWarning(absl::string_view code, absl::string_view field, absl::string_view message,
-                                 absl::string_view hint) {
+v1::Issue& IssueList::AddWarning(absl::string_view code, absl::string_view field,
+                                 absl::string_view message, absl::string_view hint) {
   return Add(v1::Issue::SEVERITY_WARNING, code, field, message, hint);
 }
 
-v1::Issue& IssueList::Add(v1::Issue::Severity severity, absl::string_view code, absl::string_view field,
-                          absl::string_view message, absl::string_view hint) {
+v1::Issue& IssueList::Add(v1::Issue::Severity severity, absl::string_view code,
+                          absl::string_view field, absl::string_view message,
+                          absl::string_view hint) {
   v1::Issue& issue = issues_.emplace_back();
   issue.set_severity(severity);
   issue.set_code(std::string(code));
@@ -81,8 +85,9 @@ v1::Issue& IssueList::Add(v1::Issue::Severity severity, absl::string_view code, 
 }
 
 bool HasErrors(const std::vector<v1::Issue>& issues) {
-  return std::any_of(issues.begin(), issues.end(),
-                     [](const v1::Issue& issue) { return issue.severity() == v1::Issue::SEVERITY_ERROR; });
+  return std::any_of(issues.begin(), issues.end(), [](const v1::Issue& issue) {
+    return issue.severity() == v1::Issue::SEVERITY_ERROR;
+  });
 }
 
 std::string FormatIssue(const v1::Issue& issue) {

@@ -32,12 +32,13 @@ class IssueList {
 
 bool HasErrors(const std::vector<v1::Issue>& issues);
 
-// "job.yaml:3:5: error: training.epoch: unknown field (did you mean epochs?)", control characters escaped: an issue may quote
-// a hostile file. One line; no line end.
+// "job.yaml:3:5: error: training.epoch: unknown field (did you mean epochs?)", control characters
+// escaped: an issue may quote a hostile file. One line; no line end.
 std::string FormatIssue(const v1::Issue& issue);
 
-// The candidate that a person most likely meant by `word`: the fewest edits (optimal string alignment distance, case
-// ignored), at most a third of the word's length and at least one. Empty if none is that near.
+// The candidate that a person most likely meant by `word`: the fewest edits (optimal string
+// alignment distance, case ignored), at most a third of the word's length and at least one. Empty
+// if none is that near.
 std::string ClosestMatch(absl::string_view word, const std::vector<std::string>& candidates);
 
 // "did you mean epochs?" or, with no near candidate, "known here: a, b, c".

@@ -33,7 +33,8 @@ Json EnumToJson(const FieldDescriptor& field, int number) {
 }
 
 Json StringToJson(const FieldDescriptor& field, const std::string& value) {
-  return field.type() == FieldDescriptor::TYPE_BYTES ? Json(absl::Base64Escape(value)) : Json(value);
+  return field.type() == FieldDescriptor::TYPE_BYTES ? Json(absl::Base64Escape(value))
+                                                     : Json(value);
 }
 
 // Doubles for floats would show digits that the float never had.
@@ -107,7 +108,8 @@ Json MapToJson(const Message& message, const FieldDescriptor& field) {
   for (int i = 0; i < reflection.FieldSize(message, &field); ++i) {
     const Message& entry = reflection.GetRepeatedMessage(message, &field, i);
     const Json key_json = ScalarToJson(entry, key);
-    sorted[key_json.is_string() ? key_json.get<std::string>() : key_json.dump()] = ScalarToJson(entry, value);
+    sorted[key_json.is_string() ? key_json.get<std::string>() : key_json.dump()] =
+        ScalarToJson(entry, value);
   }
   for (auto& [name, json] : sorted) out[name] = std::move(json);
   return out;
@@ -135,9 +137,11 @@ Json AnyToJson(const google::protobuf::Any& any) {
   Json out = Json::object();
   out["@type"] = any.type_url();
   const std::string name = any.type_url().substr(any.type_url().rfind('/') + 1);
-  const auto* descriptor = google::protobuf::DescriptorPool::generated_pool()->FindMessageTypeByName(name);
+  const auto* descriptor =
+      google::protobuf::DescriptorPool::generated_pool()->FindMessageTypeByName(name);
   if (descriptor != nullptr) {
-    const Message* prototype = google::protobuf::MessageFactory::generated_factory()->GetPrototype(descriptor);
+    const Message* prototype =
+        google::protobuf::MessageFactory::generated_factory()->GetPrototype(descriptor);
     std::unique_ptr<Message> inner(prototype->New());
     if (inner->ParseFromString(any.value())) {
       Json fields = MessageToJson(*inner);
@@ -183,11 +187,13 @@ Json FieldToJson(const Message& message, const FieldDescriptor& field) {
 }
 
 Json MessageToJson(const Message& message) {
-  if (const auto* time = dynamic_cast<const google::protobuf::Timestamp*>(&message)) return TimestampToJson(*time);
+  if (const auto* time = dynamic_cast<const google::protobuf::Timestamp*>(&message))
+    return TimestampToJson(*time);
   if (const auto* duration = dynamic_cast<const google::protobuf::Duration*>(&message)) {
     return DurationToJson(*duration);
   }
-  if (const auto* any = dynamic_cast<const google::protobuf::Any*>(&message)) return AnyToJson(*any);
+  if (const auto* any = dynamic_cast<const google::protobuf::Any*>(&message))
+    return AnyToJson(*any);
   Json out = Json::object();
   const auto& descriptor = *message.GetDescriptor();
   for (int i = 0; i < descriptor.field_count(); ++i) {
@@ -198,6 +204,8 @@ Json MessageToJson(const Message& message) {
   return out;
 }
 
-void ForEachLeaf(const Message& message, const LeafVisitor& visit) { ForEachLeafBelow(message, "", visit); }
+void ForEachLeaf(const Message& message, const LeafVisitor& visit) {
+  ForEachLeafBelow(message, "", visit);
+}
 
 }  // namespace anneal::spec

@@ -17,8 +17,10 @@ constexpr size_t kMaxReferenceBytes = 4096;
 bool IsLowerAlphanumeric(char c) { return absl::ascii_islower(c) || absl::ascii_isdigit(c); }
 
 std::string FileUriProblem(absl::string_view uri) {
-  if (uri.size() > kMaxReferenceBytes) return absl::StrCat("a path is at most ", kMaxReferenceBytes, " bytes long");
-  return absl::StrCat("'", uri, "' is not of the form file:///absolute/path (without . or .. in it)");
+  if (uri.size() > kMaxReferenceBytes)
+    return absl::StrCat("a path is at most ", kMaxReferenceBytes, " bytes long");
+  return absl::StrCat("'", uri,
+                      "' is not of the form file:///absolute/path (without . or .. in it)");
 }
 
 }  // namespace
@@ -31,13 +33,18 @@ bool IsModelId(absl::string_view id) {
   return true;
 }
 
-bool IsModelName(absl::string_view name) { return absl::ConsumePrefix(&name, "models/") && IsModelId(name); }
-
-bool IsJobModelName(absl::string_view name) {
-  return absl::ConsumePrefix(&name, "jobs/") && absl::ConsumeSuffix(&name, "/artifacts/model") && IsUlid(name);
+bool IsModelName(absl::string_view name) {
+  return absl::ConsumePrefix(&name, "models/") && IsModelId(name);
 }
 
-bool IsFileName(absl::string_view name) { return absl::ConsumePrefix(&name, "files/") && IsUlid(name); }
+bool IsJobModelName(absl::string_view name) {
+  return absl::ConsumePrefix(&name, "jobs/") && absl::ConsumeSuffix(&name, "/artifacts/model") &&
+         IsUlid(name);
+}
+
+bool IsFileName(absl::string_view name) {
+  return absl::ConsumePrefix(&name, "files/") && IsUlid(name);
+}
 
 bool IsFileUri(absl::string_view uri) {
   if (uri.size() > kMaxReferenceBytes) return false;
@@ -51,14 +58,16 @@ bool IsFileUri(absl::string_view uri) {
 }
 
 std::string ModelReferenceProblem(absl::string_view reference) {
-  if (absl::StartsWith(reference, "file:")) return IsFileUri(reference) ? "" : FileUriProblem(reference);
+  if (absl::StartsWith(reference, "file:"))
+    return IsFileUri(reference) ? "" : FileUriProblem(reference);
   if (IsModelName(reference) || IsJobModelName(reference)) return "";
   return absl::StrCat("'", reference.substr(0, 128),
                       "' is none of models/{model}, jobs/{job}/artifacts/model, file:///folder");
 }
 
 std::string FileReferenceProblem(absl::string_view reference) {
-  if (absl::StartsWith(reference, "file:")) return IsFileUri(reference) ? "" : FileUriProblem(reference);
+  if (absl::StartsWith(reference, "file:"))
+    return IsFileUri(reference) ? "" : FileUriProblem(reference);
   if (IsFileName(reference)) return "";
   return absl::StrCat("'", reference.substr(0, 128), "' is neither files/{file} nor file:///path");
 }

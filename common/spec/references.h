@@ -1,5 +1,6 @@
 #pragma once
-// How a job spec names models and files. Pure text rules; whether a thing exists is the coordinator's to know.
+// How a job spec names models and files. Pure text rules; whether a thing exists is the
+// coordinator's to know.
 
 #include <string>
 
@@ -22,7 +23,8 @@ bool IsFileUri(absl::string_view uri);
 std::string ModelReferenceProblem(absl::string_view reference);
 std::string FileReferenceProblem(absl::string_view reference);
 
-// The path of a file URI; percent signs are taken literally, as everywhere in this service. `uri` must be a file URI.
+// The path of a file URI; percent signs are taken literally, as everywhere in this service. `uri`
+// must be a file URI.
 std::string PathOfFileUri(absl::string_view uri);
 
 }  // namespace anneal::spec

@@ -1,16 +1,14 @@
 #include "common/spec/resolve.h"
 
 #include <algorithm>
-#include <cmath>
 #include <limits>
 #include <set>
 #include <utility>
 
 #include "absl/strings/match.h"
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
+#include "common/spec/field_rules.h"
 #include "common/spec/issues.h"
 #include "common/spec/message_json.h"
 #include "common/spec/references.h"
@@ -21,11 +19,8 @@ namespace {
 using google::protobuf::FieldDescriptor;
 using google::protobuf::Message;
 
-constexpr char kMissing[] = "MISSING_FIELD";
-constexpr char kOutOfRange[] = "OUT_OF_RANGE";
 constexpr char kBadReference[] = "BAD_REFERENCE";
 constexpr char kConflict[] = "CONFLICT";
-constexpr char kTooLong[] = "TOO_LONG";
 constexpr char kTooMany[] = "TOO_MANY";
 
 constexpr int kMaxDisplayNameCharacters = 128;
@@ -38,25 +33,6 @@ constexpr int kMaxSlots = 4096;
 constexpr int kDefaultMaxLength = 2048;
 constexpr int kMinLogicalShards = 4;
 constexpr char kAllLinear[] = "all-linear";
-
-// Characters of valid UTF-8 (protobuf refuses other strings).
-int CharacterCount(absl::string_view text) {
-  return static_cast<int>(
-      std::count_if(text.begin(), text.end(), [](char c) { return (static_cast<uint8_t>(c) & 0xC0) != 0x80; }));
-}
-
-std::string FirstCharacters(absl::string_view text, int count) {
-  size_t end = 0;
-  while (end < text.size()) {
-    if ((static_cast<uint8_t>(text[end]) & 0xC0) != 0x80 && count-- == 0) break;
-    ++end;
-  }
-  return std::string(text.substr(0, end));
-}
-
-bool HasControlCharacter(absl::string_view text) {
-  return std::any_of(text.begin(), text.end(), [](char c) { return static_cast<uint8_t>(c) < 0x20 || c == 0x7f; });
-}
 
 bool IsPowerOfTwo(int64_t value) { return value > 0 && (value & (value - 1)) == 0; }
 
@@ -77,32 +53,10 @@ absl::string_view LastComponent(absl::string_view path) {
   return path.substr(path.rfind('/') + 1);
 }
 
-void Assign(Message* parent, const FieldDescriptor* field, int64_t value) {
-  const auto* reflection = parent->GetReflection();
-  switch (field->cpp_type()) {
-    case FieldDescriptor::CPPTYPE_INT32:
-      return reflection->SetInt32(parent, field, static_cast<int32_t>(value));
-    case FieldDescriptor::CPPTYPE_INT64:
-      return reflection->SetInt64(parent, field, value);
-    case FieldDescriptor::CPPTYPE_UINT64:
-      return reflection->SetUInt64(parent, field, static_cast<uint64_t>(value));
-    case FieldDescriptor::CPPTYPE_BOOL:
-      return reflection->SetBool(parent, field, value != 0);
-    case FieldDescriptor::CPPTYPE_DOUBLE:
-      return reflection->SetDouble(parent, field, static_cast<double>(value));
-    default:
-      return reflection->SetEnumValue(parent, field, static_cast<int>(value));
-  }
-}
-void Assign(Message* parent, const FieldDescriptor* field, double value) {
-  parent->GetReflection()->SetDouble(parent, field, value);
-}
-
 // One pass over a spec, section by section. `spec_` starts as the user's and ends complete.
 class Resolver {
  public:
-  Resolver(const v1::JobSpec& spec, const ResolveInputs& inputs) : inputs_(inputs) {
-    spec_ = *out_.mutable_spec() = spec;
+  Resolver(const v1::JobSpec& spec, const ResolveInputs& inputs) : inputs_(inputs), spec_(spec) {
     ForEachLeaf(spec, [this](const std::string& path, const Message&, const FieldDescriptor&) {
       (*out_.mutable_origins())[path] = kOriginUser;
     });
@@ -126,58 +80,30 @@ class Resolver {
   }
 
  private:
-  // Sets `parent`.`name` and notes where it came from, unless the user did. `path` is the parent's, with a final dot.
-  template <typename T>
-  void Default(Message* parent, absl::string_view path, const std::string& name, T value,
-               const char* origin = kOriginDefault) {
-    const FieldDescriptor* field = parent->GetDescriptor()->FindFieldByName(name);
-    if (!parent->GetReflection()->HasField(*parent, field)) Replace(parent, path, name, value, origin);
-  }
-  template <typename T>
-  void Replace(Message* parent, absl::string_view path, const std::string& name, T value, const char* origin) {
-    Assign(parent, parent->GetDescriptor()->FindFieldByName(name), value);
-    (*out_.mutable_origins())[absl::StrCat(path, name)] = origin;
-  }
-
-  void CheckRange(absl::string_view field, int64_t value, int64_t min, int64_t max) {
-    if (value >= min && value <= max) return;
-    const std::string range = max == std::numeric_limits<int64_t>::max() ? absl::StrCat("at least ", min)
-                                                                         : absl::StrCat(min, " to ", max);
-    issues_.AddError(kOutOfRange, field, absl::StrCat(value, " is out of range: ", range));
-  }
-  // `holds` is written so that NaN fails it.
-  void CheckDouble(absl::string_view field, double value, bool holds, absl::string_view range) {
-    if (holds && std::isfinite(value)) return;
-    issues_.AddError(kOutOfRange, field, absl::StrCat(value, " is out of range: ", range));
-  }
-  // Values of newer enums, or garbage from the wire.
-  void CheckEnum(const Message& parent, absl::string_view path, const std::string& name) {
-    const FieldDescriptor* field = parent.GetDescriptor()->FindFieldByName(name);
-    const int value = parent.GetReflection()->GetEnumValue(parent, field);
-    if (field->enum_type()->FindValueByNumber(value) != nullptr) return;
-    issues_.AddError("UNKNOWN_VALUE", absl::StrCat(path, name), absl::StrCat(value, " is not a value of this field"),
-                     "client and coordinator may be of different versions");
-  }
-
   void Model() {
     if (spec_.model().empty()) {
-      issues_.AddError(kMissing, "model", "no base model is named", "list models with `anneal models`");
+      issues_.AddError(kMissing, "model", "no base model is named",
+                       "list models with `anneal models`");
       return;
     }
     const std::string problem = ModelReferenceProblem(spec_.model());
     if (!problem.empty()) {
-      issues_.AddError(kBadReference, "model", problem,
-                       IsModelId(spec_.model()) ? absl::StrCat("did you mean models/", spec_.model(), "?") : "");
+      issues_.AddError(
+          kBadReference, "model", problem,
+          IsModelId(spec_.model()) ? absl::StrCat("did you mean models/", spec_.model(), "?") : "");
     }
     if (inputs_.model != nullptr && !inputs_.model->has_chat_template) {
-      issues_.AddWarning("NO_CHAT_TEMPLATE", "model", "the model has no chat template: rows with messages will be refused",
+      issues_.AddWarning("NO_CHAT_TEMPLATE", "model",
+                         "the model has no chat template: rows with messages will be refused",
                          "use prompt/completion or text rows, or an instruction-tuned model");
     }
   }
 
-  void CheckFiles(absl::string_view field, const google::protobuf::RepeatedPtrField<std::string>& files) {
+  void CheckFiles(absl::string_view field,
+                  const google::protobuf::RepeatedPtrField<std::string>& files) {
     if (files.size() > kMaxDataFiles) {
-      issues_.AddError(kTooMany, field, absl::StrCat(files.size(), " files; at most ", kMaxDataFiles));
+      issues_.AddError(kTooMany, field,
+                       absl::StrCat(files.size(), " files; at most ", kMaxDataFiles));
       return;
     }
     for (int i = 0; i < files.size(); ++i) {
@@ -186,7 +112,8 @@ class Resolver {
       if (!problem.empty()) {
         issues_.AddError(kBadReference, path, problem, "upload a file with `anneal files upload`");
       } else if (!seen_files_.insert(files[i]).second) {
-        issues_.AddWarning("DUPLICATE_FILE", path, absl::StrCat(files[i], " is named more than once"));
+        issues_.AddWarning("DUPLICATE_FILE", path,
+                           absl::StrCat(files[i], " is named more than once"));
       }
     }
   }
@@ -194,33 +121,40 @@ class Resolver {
   void Data() {
     v1::DataSpec& data = *spec_.mutable_data();
     if (data.train().empty()) {
-      issues_.AddError(kMissing, "data.train", "no training file is named", "give at least one file of JSON lines");
+      issues_.AddError(kMissing, "data.train", "no training file is named",
+                       "give at least one file of JSON lines");
     }
     CheckFiles("data.train", data.train());
     CheckFiles("data.validation.files", data.validation().files());
     v1::ValidationSpec& validation = *data.mutable_validation();
     if (!validation.files().empty() && validation.has_fraction()) {
-      issues_.AddError(kConflict, "data.validation", "files and fraction exclude each other", "keep one of them");
+      issues_.AddError(kConflict, "data.validation", "files and fraction exclude each other",
+                       "keep one of them");
     } else if (validation.files().empty()) {
-      Default(&validation, "data.validation.", "fraction", kDefaultValidationFraction);
+      fields_.Default(&validation, "data.validation.", "fraction", kDefaultValidationFraction,
+                      kOriginDefault);
       const double fraction = validation.fraction();
-      CheckDouble("data.validation.fraction", fraction, fraction >= 0 && fraction <= 0.5, "0 (none) to 0.5");
+      fields_.CheckDouble("data.validation.fraction", fraction, fraction >= 0 && fraction <= 0.5,
+                          "0 (none) to 0.5");
     }
     const int64_t positions = inputs_.model != nullptr ? inputs_.model->max_positions : 0;
     if (positions > 0 && positions < kDefaultMaxLength) {
-      Default(&data, "data.", "max_length", positions, kOriginModel);
+      fields_.Default(&data, "data.", "max_length", positions, kOriginModel);
     }
-    Default(&data, "data.", "max_length", int64_t{kDefaultMaxLength});
-    CheckRange("data.max_length", data.max_length(), 8, 1048576);
+    fields_.Default(&data, "data.", "max_length", int64_t{kDefaultMaxLength}, kOriginDefault);
+    fields_.CheckRange("data.max_length", data.max_length(), 8, 1048576);
     if (positions > 0 && data.max_length() > positions) {
-      issues_.AddError(kOutOfRange, "data.max_length",
-                       absl::StrCat(data.max_length(), " is more than the model's ", positions, " positions"),
-                       absl::StrCat("use at most ", positions));
+      issues_.AddError(
+          kOutOfRange, "data.max_length",
+          absl::StrCat(data.max_length(), " is more than the model's ", positions, " positions"),
+          absl::StrCat("use at most ", positions));
     }
-    Default(&data, "data.", "over_length", int64_t{v1::DataSpec::OVER_LENGTH_REJECT});
-    Default(&data, "data.", "train_on", int64_t{v1::DataSpec::TRAIN_ON_ASSISTANT});
-    CheckEnum(data, "data.", "over_length");
-    CheckEnum(data, "data.", "train_on");
+    fields_.Default(&data, "data.", "over_length", int64_t{v1::DataSpec::OVER_LENGTH_REJECT},
+                    kOriginDefault);
+    fields_.Default(&data, "data.", "train_on", int64_t{v1::DataSpec::TRAIN_ON_ASSISTANT},
+                    kOriginDefault);
+    fields_.CheckEnum(data, "data.", "over_length");
+    fields_.CheckEnum(data, "data.", "train_on");
   }
 
   void DisplayName() {
@@ -229,35 +163,29 @@ class Resolver {
       if (!spec_.data().train().empty()) {
         const std::string& file = spec_.data().train(0);
         const auto known = inputs_.file_display_names.find(file);
-        absl::string_view stem = LastComponent(known != inputs_.file_display_names.end() ? known->second : file);
+        absl::string_view stem =
+            LastComponent(known != inputs_.file_display_names.end() ? known->second : file);
         absl::ConsumeSuffix(&stem, ".jsonl");
         absl::StrAppend(&name, "-", stem);
       }
       spec_.set_display_name(FirstCharacters(name, kMaxDisplayNameCharacters));
       (*out_.mutable_origins())["display_name"] = kOriginDefault;
     }
-    CheckText("display_name", spec_.display_name(), kMaxDisplayNameCharacters);
-  }
-
-  void CheckText(absl::string_view field, const std::string& text, int max_characters) {
-    if (CharacterCount(text) > max_characters) {
-      issues_.AddError(kTooLong, field,
-                       absl::StrCat(CharacterCount(text), " characters; at most ", max_characters));
-    }
-    if (HasControlCharacter(text)) issues_.AddError("BAD_TEXT", field, "contains a control character");
+    fields_.CheckText("display_name", spec_.display_name(), kMaxDisplayNameCharacters);
   }
 
   void MethodOptions() {
     v1::Method& method = *spec_.mutable_method();
     if (method.has_full()) return;
     v1::LoraMethod& lora = *method.mutable_lora();
-    Default(&lora, "method.lora.", "rank", int64_t{16});
-    Default(&lora, "method.lora.", "alpha", 32.0);
-    Default(&lora, "method.lora.", "dropout", 0.0);
-    Default(&lora, "method.lora.", "use_rslora", int64_t{false});
-    CheckRange("method.lora.rank", lora.rank(), 1, 1024);
-    CheckDouble("method.lora.alpha", lora.alpha(), lora.alpha() > 0, "above 0");
-    CheckDouble("method.lora.dropout", lora.dropout(), lora.dropout() >= 0 && lora.dropout() < 1, "0 to below 1");
+    fields_.Default(&lora, "method.lora.", "rank", int64_t{16}, kOriginDefault);
+    fields_.Default(&lora, "method.lora.", "alpha", 32.0, kOriginDefault);
+    fields_.Default(&lora, "method.lora.", "dropout", 0.0, kOriginDefault);
+    fields_.Default(&lora, "method.lora.", "use_rslora", int64_t{false}, kOriginDefault);
+    fields_.CheckRange("method.lora.rank", lora.rank(), 1, 1024);
+    fields_.CheckDouble("method.lora.alpha", lora.alpha(), lora.alpha() > 0, "above 0");
+    fields_.CheckDouble("method.lora.dropout", lora.dropout(),
+                        lora.dropout() >= 0 && lora.dropout() < 1, "0 to below 1");
     if (lora.target_modules().empty()) {
       lora.add_target_modules(kAllLinear);
       (*out_.mutable_origins())["method.lora.target_modules"] = kOriginDefault;
@@ -268,7 +196,8 @@ class Resolver {
   void TargetModules(const google::protobuf::RepeatedPtrField<std::string>& targets) {
     constexpr char kField[] = "method.lora.target_modules";
     if (targets.size() > kMaxTargetModules) {
-      issues_.AddError(kTooMany, kField, absl::StrCat(targets.size(), " modules; at most ", kMaxTargetModules));
+      issues_.AddError(kTooMany, kField,
+                       absl::StrCat(targets.size(), " modules; at most ", kMaxTargetModules));
       return;
     }
     std::set<std::string> suffixes;
@@ -283,12 +212,14 @@ class Resolver {
         issues_.AddError(kMissing, path, "is empty");
       } else if (targets[i] == kAllLinear) {
         if (targets.size() > 1) {
-          issues_.AddError(kConflict, path, "all-linear covers every module; it stands alone", "drop the others");
+          issues_.AddError(kConflict, path, "all-linear covers every module; it stands alone",
+                           "drop the others");
         }
       } else if (!suffixes.empty() && !NamesModule(targets[i])) {
         std::vector<std::string> candidates(suffixes.begin(), suffixes.end());
         candidates.push_back(kAllLinear);
-        issues_.AddError("UNKNOWN_MODULE", path, absl::StrCat("the model has no linear layer '", targets[i], "'"),
+        issues_.AddError("UNKNOWN_MODULE", path,
+                         absl::StrCat("the model has no linear layer '", targets[i], "'"),
                          SuggestionHint(targets[i], candidates));
       }
     }
@@ -305,95 +236,118 @@ class Resolver {
   void Resources() {
     v1::ResourceSpec& resources = *spec_.mutable_resources();
     const ClusterFacts& cluster = inputs_.cluster;
-    CheckEnum(resources, "resources.", "accelerator");
+    fields_.CheckEnum(resources, "resources.", "accelerator");
     if (resources.accelerator() == v1::ResourceSpec::ACCELERATOR_UNSPECIFIED ||
         resources.accelerator() == v1::ResourceSpec::ACCELERATOR_AUTO) {
-      Replace(&resources, "resources.", "accelerator",
-              int64_t{cluster.gpu_slots > 0 ? v1::ResourceSpec::ACCELERATOR_GPU : v1::ResourceSpec::ACCELERATOR_CPU},
-              kOriginCluster);
+      fields_.Replace(&resources, "resources.", "accelerator",
+                      int64_t{cluster.gpu_slots > 0 ? v1::ResourceSpec::ACCELERATOR_GPU
+                                                    : v1::ResourceSpec::ACCELERATOR_CPU},
+                      kOriginCluster);
     }
     const bool gpu = on_gpu();
-    Default(&resources, "resources.", "slots", int64_t{1});
-    CheckRange("resources.slots", resources.slots(), 1, kMaxSlots);
+    fields_.Default(&resources, "resources.", "slots", int64_t{1}, kOriginDefault);
+    fields_.CheckRange("resources.slots", resources.slots(), 1, kMaxSlots);
     const int64_t threads = gpu ? cluster.threads_per_gpu_slot : cluster.threads_per_cpu_slot;
-    if (threads > 0) Default(&resources, "resources.", "threads_per_slot", threads, kOriginCluster);
-    Default(&resources, "resources.", "threads_per_slot", int64_t{1});
-    CheckRange("resources.threads_per_slot", resources.threads_per_slot(), 1, 1024);
+    if (threads > 0)
+      fields_.Default(&resources, "resources.", "threads_per_slot", threads, kOriginCluster);
+    fields_.Default(&resources, "resources.", "threads_per_slot", int64_t{1}, kOriginDefault);
+    fields_.CheckRange("resources.threads_per_slot", resources.threads_per_slot(), 1, 1024);
 
     const int64_t present = gpu ? cluster.gpu_slots : cluster.cpu_slots;
     const char* kind = gpu ? "GPU" : "CPU";
     if (cluster.gpu_slots + cluster.cpu_slots == 0) {
-      issues_.AddWarning("NO_WORKERS", "resources",
-                         "no worker is registered: accelerator and threads_per_slot are guesses, and the job will wait",
-                         "start a worker, or set resources.accelerator and resources.threads_per_slot");
+      issues_.AddWarning(
+          "NO_WORKERS", "resources",
+          "no worker is registered: accelerator and threads_per_slot are guesses, and the job will "
+          "wait",
+          "start a worker, or set resources.accelerator and resources.threads_per_slot");
     } else if (resources.slots() > present) {
-      issues_.AddWarning("NOT_ENOUGH_SLOTS", "resources.slots",
-                         absl::StrCat("needs ", resources.slots(), " ", kind, " slots; the fleet has ", present),
-                         "the job will wait for more workers");
+      issues_.AddWarning(
+          "NOT_ENOUGH_SLOTS", "resources.slots",
+          absl::StrCat("needs ", resources.slots(), " ", kind, " slots; the fleet has ", present),
+          "the job will wait for more workers");
     }
   }
 
-  bool on_gpu() const { return spec_.resources().accelerator() == v1::ResourceSpec::ACCELERATOR_GPU; }
+  bool on_gpu() const {
+    return spec_.resources().accelerator() == v1::ResourceSpec::ACCELERATOR_GPU;
+  }
 
   void Training() {
     constexpr char kPath[] = "training.";
     v1::TrainingSpec& training = *spec_.mutable_training();
-    Default(&training, kPath, "epochs", int64_t{3});
-    Default(&training, kPath, "max_steps", int64_t{0});
-    Default(&training, kPath, "batch_size", int64_t{16});
-    Default(&training, kPath, "learning_rate", spec_.method().has_full() ? 1e-5 : 2e-4);
-    Default(&training, kPath, "schedule", int64_t{v1::TrainingSpec::SCHEDULE_COSINE});
-    Default(&training, kPath, "warmup_ratio", 0.03);
-    Default(&training, kPath, "max_grad_norm", 1.0);
-    Default(&training, kPath, "weight_decay", 0.0);
-    Default(&training, kPath, "adam_beta1", 0.9);
-    Default(&training, kPath, "adam_beta2", 0.999);
-    Default(&training, kPath, "adam_epsilon", 1e-8);
-    Default(&training, kPath, "seed", int64_t{0});
-    Default(&training, kPath, "microbatch_tokens", int64_t{on_gpu() ? 8192 : 512});
-    Default(&training, kPath, "reduction", int64_t{v1::TrainingSpec::REDUCTION_FIXED_ORDER});
-    CheckEnum(training, kPath, "precision");
+    fields_.Default(&training, kPath, "epochs", int64_t{3}, kOriginDefault);
+    fields_.Default(&training, kPath, "max_steps", int64_t{0}, kOriginDefault);
+    fields_.Default(&training, kPath, "batch_size", int64_t{16}, kOriginDefault);
+    fields_.Default(&training, kPath, "learning_rate", spec_.method().has_full() ? 1e-5 : 2e-4,
+                    kOriginDefault);
+    fields_.Default(&training, kPath, "schedule", int64_t{v1::TrainingSpec::SCHEDULE_COSINE},
+                    kOriginDefault);
+    fields_.Default(&training, kPath, "warmup_ratio", 0.03, kOriginDefault);
+    fields_.Default(&training, kPath, "max_grad_norm", 1.0, kOriginDefault);
+    fields_.Default(&training, kPath, "weight_decay", 0.0, kOriginDefault);
+    fields_.Default(&training, kPath, "adam_beta1", 0.9, kOriginDefault);
+    fields_.Default(&training, kPath, "adam_beta2", 0.999, kOriginDefault);
+    fields_.Default(&training, kPath, "adam_epsilon", 1e-8, kOriginDefault);
+    fields_.Default(&training, kPath, "seed", int64_t{0}, kOriginDefault);
+    fields_.Default(&training, kPath, "microbatch_tokens", int64_t{on_gpu() ? 8192 : 512},
+                    kOriginDefault);
+    fields_.Default(&training, kPath, "reduction", int64_t{v1::TrainingSpec::REDUCTION_FIXED_ORDER},
+                    kOriginDefault);
+    fields_.CheckEnum(training, kPath, "precision");
     if (training.precision() == v1::TrainingSpec::PRECISION_UNSPECIFIED ||
         training.precision() == v1::TrainingSpec::PRECISION_AUTO) {
-      Replace(&training, kPath, "precision",
-              int64_t{on_gpu() ? v1::TrainingSpec::PRECISION_BF16 : v1::TrainingSpec::PRECISION_FP32}, kOriginDefault);
+      fields_.Replace(
+          &training, kPath, "precision",
+          int64_t{on_gpu() ? v1::TrainingSpec::PRECISION_BF16 : v1::TrainingSpec::PRECISION_FP32},
+          kOriginDefault);
     }
     TrainingLimits(training);
   }
 
   void TrainingLimits(const v1::TrainingSpec& t) {
     constexpr int64_t kNoLimit = std::numeric_limits<int64_t>::max();
-    CheckRange("training.epochs", t.epochs(), 1, 1000);
-    CheckRange("training.max_steps", t.max_steps(), 0, kNoLimit);
-    CheckRange("training.batch_size", t.batch_size(), 1, 65536);
-    CheckDouble("training.learning_rate", t.learning_rate(), t.learning_rate() > 0, "above 0");
-    CheckDouble("training.warmup_ratio", t.warmup_ratio(), t.warmup_ratio() >= 0 && t.warmup_ratio() <= 1, "0 to 1");
-    CheckDouble("training.max_grad_norm", t.max_grad_norm(), t.max_grad_norm() >= 0, "0 (never clip) or more");
-    CheckDouble("training.weight_decay", t.weight_decay(), t.weight_decay() >= 0, "0 or more");
-    CheckDouble("training.adam_beta1", t.adam_beta1(), t.adam_beta1() >= 0 && t.adam_beta1() < 1, "0 to below 1");
-    CheckDouble("training.adam_beta2", t.adam_beta2(), t.adam_beta2() >= 0 && t.adam_beta2() < 1, "0 to below 1");
-    CheckDouble("training.adam_epsilon", t.adam_epsilon(), t.adam_epsilon() > 0, "above 0");
-    CheckRange("training.microbatch_tokens", t.microbatch_tokens(), 1, 1 << 24);
-    CheckEnum(t, "training.", "schedule");
-    CheckEnum(t, "training.", "reduction");
+    fields_.CheckRange("training.epochs", t.epochs(), 1, 1000);
+    fields_.CheckRange("training.max_steps", t.max_steps(), 0, kNoLimit);
+    fields_.CheckRange("training.batch_size", t.batch_size(), 1, 65536);
+    fields_.CheckDouble("training.learning_rate", t.learning_rate(), t.learning_rate() > 0,
+                        "above 0");
+    fields_.CheckDouble("training.warmup_ratio", t.warmup_ratio(),
+                        t.warmup_ratio() >= 0 && t.warmup_ratio() <= 1, "0 to 1");
+    fields_.CheckDouble("training.max_grad_norm", t.max_grad_norm(), t.max_grad_norm() >= 0,
+                        "0 (never clip) or more");
+    fields_.CheckDouble("training.weight_decay", t.weight_decay(), t.weight_decay() >= 0,
+                        "0 or more");
+    fields_.CheckDouble("training.adam_beta1", t.adam_beta1(),
+                        t.adam_beta1() >= 0 && t.adam_beta1() < 1, "0 to below 1");
+    fields_.CheckDouble("training.adam_beta2", t.adam_beta2(),
+                        t.adam_beta2() >= 0 && t.adam_beta2() < 1, "0 to below 1");
+    fields_.CheckDouble("training.adam_epsilon", t.adam_epsilon(), t.adam_epsilon() > 0, "above 0");
+    fields_.CheckRange("training.microbatch_tokens", t.microbatch_tokens(), 1, 1 << 24);
+    fields_.CheckEnum(t, "training.", "schedule");
+    fields_.CheckEnum(t, "training.", "reduction");
   }
 
-  // Slots must divide the logical shards, which are a power of two, so that each rank sums whole subtrees.
+  // Slots must divide the logical shards, which are a power of two, so that each rank sums whole
+  // subtrees.
   void Shards() {
     v1::TrainingSpec& training = *spec_.mutable_training();
     const int64_t slots = spec_.resources().slots();
     const int64_t batch_size = training.batch_size();
     if (slots < 1 || slots > kMaxSlots || batch_size < 1) return;  // said already
     if (!IsPowerOfTwo(slots)) {
-      issues_.AddError(kOutOfRange, "resources.slots", absl::StrCat(slots, " is not a power of two"),
-                       absl::StrCat("use ", PreviousPowerOfTwo(slots), " or ", NextPowerOfTwo(slots)));
+      issues_.AddError(
+          kOutOfRange, "resources.slots", absl::StrCat(slots, " is not a power of two"),
+          absl::StrCat("use ", PreviousPowerOfTwo(slots), " or ", NextPowerOfTwo(slots)));
     } else if (slots > batch_size) {
-      issues_.AddError(kOutOfRange, "training.batch_size",
-                       absl::StrCat(batch_size, " examples a step are too few for ", slots, " slots"),
-                       absl::StrCat("use at least ", slots, ", or fewer slots"));
+      issues_.AddError(
+          kOutOfRange, "training.batch_size",
+          absl::StrCat(batch_size, " examples a step are too few for ", slots, " slots"),
+          absl::StrCat("use at least ", slots, ", or fewer slots"));
     }
     const int64_t wanted = std::max<int64_t>(kMinLogicalShards, NextPowerOfTwo(slots));
-    Default(&training, "training.", "logical_shards", std::min(wanted, PreviousPowerOfTwo(batch_size)));
+    fields_.Default(&training, "training.", "logical_shards",
+                    std::min(wanted, PreviousPowerOfTwo(batch_size)), kOriginDefault);
     const int64_t shards = training.logical_shards();
     if (!IsPowerOfTwo(shards) || shards > 65536) {
       issues_.AddError(kOutOfRange, "training.logical_shards",
@@ -407,15 +361,16 @@ class Resolver {
 
   void Evaluation() {
     v1::EvaluationSpec& evaluation = *spec_.mutable_evaluation();
-    Default(&evaluation, "evaluation.", "every_steps", int64_t{0});
-    Default(&evaluation, "evaluation.", "max_rows", int64_t{256});
-    CheckRange("evaluation.every_steps", evaluation.every_steps(), 0, std::numeric_limits<int32_t>::max());
-    CheckRange("evaluation.max_rows", evaluation.max_rows(), 1, 1000000);
+    fields_.Default(&evaluation, "evaluation.", "every_steps", int64_t{0}, kOriginDefault);
+    fields_.Default(&evaluation, "evaluation.", "max_rows", int64_t{256}, kOriginDefault);
+    fields_.CheckRange("evaluation.every_steps", evaluation.every_steps(), 0,
+                       std::numeric_limits<int32_t>::max());
+    fields_.CheckRange("evaluation.max_rows", evaluation.max_rows(), 1, 1000000);
   }
 
   void Output() {
     v1::OutputSpec& output = *spec_.mutable_output();
-    Default(&output, "output.", "merged", int64_t{false});
+    fields_.Default(&output, "output.", "merged", int64_t{false}, kOriginDefault);
     if (output.merged() && spec_.method().has_full()) {
       issues_.AddError(kConflict, "output.merged", "full fine-tuning has no adapter to merge",
                        "leave output.merged out, or use method.lora");
@@ -424,16 +379,21 @@ class Resolver {
 
   void Labels() {
     if (spec_.labels().size() > kMaxLabels) {
-      issues_.AddError(kTooMany, "labels", absl::StrCat(spec_.labels().size(), " labels; at most ", kMaxLabels));
+      issues_.AddError(kTooMany, "labels",
+                       absl::StrCat(spec_.labels().size(), " labels; at most ", kMaxLabels));
       return;
     }
-    for (const auto& [key, value] : std::map<std::string, std::string>(spec_.labels().begin(), spec_.labels().end())) {
-      const std::string path = absl::StrCat("labels.", FirstCharacters(key, kMaxLabelKeyCharacters));
+    for (const auto& [key, value] :
+         std::map<std::string, std::string>(spec_.labels().begin(), spec_.labels().end())) {
+      const std::string path =
+          absl::StrCat("labels.", FirstCharacters(key, kMaxLabelKeyCharacters));
       if (key.empty()) issues_.AddError(kMissing, "labels", "a label has an empty key");
       if (CharacterCount(key) > kMaxLabelKeyCharacters) {
-        issues_.AddError(kTooLong, path, absl::StrCat("a label's key has at most ", kMaxLabelKeyCharacters, " characters"));
+        issues_.AddError(
+            kTooLong, path,
+            absl::StrCat("a label's key has at most ", kMaxLabelKeyCharacters, " characters"));
       }
-      CheckText(path, value, kMaxLabelValueCharacters);
+      fields_.CheckText(path, value, kMaxLabelValueCharacters);
     }
   }
 
@@ -441,6 +401,7 @@ class Resolver {
   v1::JobSpec spec_;
   v1::ResolvedJob out_;
   IssueList issues_;
+  FieldRules fields_{&out_, &issues_};
   std::set<std::string> seen_files_;
 };
 
@@ -448,11 +409,14 @@ class Resolver {
 
 bool Resolution::ok() const { return !HasErrors(issues); }
 
-Resolution ResolveJob(const v1::JobSpec& spec, const ResolveInputs& inputs) { return Resolver(spec, inputs).Run(); }
+Resolution ResolveJob(const v1::JobSpec& spec, const ResolveInputs& inputs) {
+  return Resolver(spec, inputs).Run();
+}
 
 std::string FormatResolvedJob(const v1::ResolvedJob& job) {
   std::string out;
-  ForEachLeaf(job.spec(), [&](const std::string& path, const Message& parent, const FieldDescriptor& field) {
+  ForEachLeaf(job.spec(), [&](const std::string& path, const Message& parent,
+                              const FieldDescriptor& field) {
     const auto origin = job.origins().find(path);
     absl::StrAppend(&out, path, "  ", DumpJson(FieldToJson(parent, field)), "  (",
                     origin == job.origins().end() ? kOriginUser : origin->second, ")\n");

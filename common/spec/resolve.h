@@ -1,8 +1,10 @@
 #pragma once
-// JobSpec -> ResolvedJob: every default filled with its origin, every limit checked, all problems named at once.
+// JobSpec -> ResolvedJob: every default filled with its origin, every limit checked, all problems
+// named at once.
 //
-// This is the only place that states defaults and limits of a job; proto/anneal/v1/job.proto documents them. Pure: the same
-// input gives the same output, so CheckJob, CreateJob and the command line agree. Thread-safe.
+// This is the only place that states defaults and limits of a job; proto/anneal/v1/job.proto
+// documents them. Pure: the same input gives the same output, so CheckJob, CreateJob and the
+// command line agree. Thread-safe.
 
 #include <cstdint>
 #include <map>
@@ -21,20 +23,22 @@ inline constexpr char kOriginDefault[] = "default";
 inline constexpr char kOriginModel[] = "model";
 inline constexpr char kOriginCluster[] = "cluster";
 
-// Without `validation`, this part of the rows is held out, but at least so many rows; none below so many rows in all
-// (origins["data.validation.fraction"] is then "default", and prepare applies the two row counts).
+// Without `validation`, this part of the rows is held out, but at least so many rows; none below so
+// many rows in all (origins["data.validation.fraction"] is then "default", and prepare applies the
+// two row counts).
 inline constexpr double kDefaultValidationFraction = 0.05;
 inline constexpr int64_t kDefaultMinValidationRows = 10;
 inline constexpr int64_t kMinRowsForDefaultValidation = 50;
 
 // What the spec has to fit, read from the base model's directory.
 struct ModelFacts {
-  std::string family;  // model_type of config.json
+  std::string family;         // model_type of config.json
   int64_t max_positions = 0;  // 0 = unknown, not checked
   bool has_chat_template = true;
   std::string content_hash;
   std::string source_id;
-  // Full names of the linear layers but the head ("model.layers.0.self_attn.q_proj"). Empty = unknown, not checked.
+  // Full names of the linear layers but the head ("model.layers.0.self_attn.q_proj"). Empty =
+  // unknown, not checked.
   std::vector<std::string> linear_modules;
 };
 

@@ -40,14 +40,16 @@ ModelFacts SmallModel() {
 ClusterFacts TwoCpuSlots() { return {.cpu_slots = 2, .threads_per_cpu_slot = 3}; }
 
 Resolution Resolve(const v1::JobSpec& spec, const ModelFacts* model = nullptr) {
-  ResolveInputs inputs{.model = model, .cluster = TwoCpuSlots(), .template_time = absl::FromUnixSeconds(1234)};
+  ResolveInputs inputs{
+      .model = model, .cluster = TwoCpuSlots(), .template_time = absl::FromUnixSeconds(1234)};
   return ResolveJob(spec, inputs);
 }
 
 // "code field" of each issue.
 std::vector<std::string> Codes(const Resolution& resolution) {
   std::vector<std::string> codes;
-  for (const v1::Issue& issue : resolution.issues) codes.push_back(issue.code() + " " + issue.field());
+  for (const v1::Issue& issue : resolution.issues)
+    codes.push_back(issue.code() + " " + issue.field());
   return codes;
 }
 
@@ -114,7 +116,8 @@ TEST(ResolveTest, TheModelBoundsTheRowLength) {
 
 TEST(ResolveTest, GpusAndFullFineTuningHaveTheirOwnDefaults) {
   ResolveInputs inputs{.cluster = {.gpu_slots = 8, .cpu_slots = 2, .threads_per_gpu_slot = 12}};
-  const Resolution resolution = ResolveJob(Spec("method: {full: {}}\nresources: {slots: 8}"), inputs);
+  const Resolution resolution =
+      ResolveJob(Spec("method: {full: {}}\nresources: {slots: 8}"), inputs);
   EXPECT_TRUE(resolution.ok());
   const v1::JobSpec& spec = resolution.job.spec();
   EXPECT_TRUE(spec.method().has_full());
@@ -148,18 +151,20 @@ TEST(ResolveTest, NamesEveryProblemAtOnce) {
   const Resolution resolution = Resolve(spec);
   EXPECT_FALSE(resolution.ok());
   EXPECT_THAT(Codes(resolution),
-              IsSupersetOf({"BAD_REFERENCE model", "TOO_LONG display_name", "OUT_OF_RANGE method.lora.rank",
-                            "OUT_OF_RANGE method.lora.dropout", "MISSING_FIELD data.train",
-                            "BAD_REFERENCE data.validation.files[0]", "CONFLICT data.validation",
-                            "OUT_OF_RANGE training.learning_rate", "OUT_OF_RANGE training.adam_epsilon",
-                            "OUT_OF_RANGE training.epochs", "UNKNOWN_VALUE training.schedule",
-                            "OUT_OF_RANGE resources.slots", "OUT_OF_RANGE evaluation.max_rows", "BAD_TEXT labels.k"}));
+              IsSupersetOf({"BAD_REFERENCE model", "TOO_LONG display_name",
+                            "OUT_OF_RANGE method.lora.rank", "OUT_OF_RANGE method.lora.dropout",
+                            "MISSING_FIELD data.train", "BAD_REFERENCE data.validation.files[0]",
+                            "CONFLICT data.validation", "OUT_OF_RANGE training.learning_rate",
+                            "OUT_OF_RANGE training.adam_epsilon", "OUT_OF_RANGE training.epochs",
+                            "UNKNOWN_VALUE training.schedule", "OUT_OF_RANGE resources.slots",
+                            "OUT_OF_RANGE evaluation.max_rows", "BAD_TEXT labels.k"}));
   EXPECT_EQ(resolution.issues[0].hint(), "did you mean models/smollm2?");
 }
 
 TEST(ResolveTest, TargetModulesAreSuffixesOfTheModelsLinearLayers) {
   const ModelFacts model = SmallModel();
-  v1::JobSpec spec = Spec("method: {lora: {target_modules: [q_proj, self_attn.v_proj, model.layers.1.mlp.up_proj]}}");
+  v1::JobSpec spec = Spec(
+      "method: {lora: {target_modules: [q_proj, self_attn.v_proj, model.layers.1.mlp.up_proj]}}");
   EXPECT_TRUE(Resolve(spec, &model).ok());
   spec = Spec("method: {lora: {target_modules: [q_porj, proj, all-linear]}}");
   const Resolution resolution = Resolve(spec, &model);
@@ -198,7 +203,8 @@ TEST(ResolveTest, WarnsWhenTheFleetCannotRunTheJobYet) {
 }
 
 TEST(ResolveTest, MergingNeedsAnAdapter) {
-  EXPECT_THAT(Codes(Resolve(Spec("method: {full: }\noutput: {merged: true}"))), ElementsAre("CONFLICT output.merged"));
+  EXPECT_THAT(Codes(Resolve(Spec("method: {full: }\noutput: {merged: true}"))),
+              ElementsAre("CONFLICT output.merged"));
 }
 
 TEST(ReferencesTest, FormsOfModelsAndFiles) {
@@ -206,8 +212,9 @@ TEST(ReferencesTest, FormsOfModelsAndFiles) {
   EXPECT_EQ(ModelReferenceProblem("jobs/01hf7yat00abcdefghjkmnpqrs/artifacts/model"), "");
   EXPECT_EQ(ModelReferenceProblem("file:///srv/models/m"), "");
   EXPECT_EQ(PathOfFileUri("file:///srv/models/m"), "/srv/models/m");
-  for (const char* bad : {"models/", "models/A", "models/a/b", "jobs/x/artifacts/model", "file://host/m", "file:///a/../b",
-                          "file:///a//b", "file:///", "/srv/m", "models/..\n"}) {
+  for (const char* bad :
+       {"models/", "models/A", "models/a/b", "jobs/x/artifacts/model", "file://host/m",
+        "file:///a/../b", "file:///a//b", "file:///", "/srv/m", "models/..\n"}) {
     EXPECT_NE(ModelReferenceProblem(bad), "") << bad;
   }
   EXPECT_EQ(FileReferenceProblem("files/01hf7yat00abcdefghjkmnpqrs"), "");
@@ -221,7 +228,8 @@ TEST(IssuesTest, SuggestsTheNearestName) {
   EXPECT_EQ(ClosestMatch("leanring_rate", {"learning_rate", "lora"}), "learning_rate");
   EXPECT_EQ(ClosestMatch("zzz", {"epochs"}), "");
   EXPECT_EQ(ClosestMatch(std::string(1 << 20, 'e'), {"epochs"}), "");
-  EXPECT_EQ(SuggestionHint("zzz", {"a_long_name", "b_long_name"}), "known here: a_long_name, b_long_name");
+  EXPECT_EQ(SuggestionHint("zzz", {"a_long_name", "b_long_name"}),
+            "known here: a_long_name, b_long_name");
 }
 
 TEST(IssuesTest, OneLineEvenForHostileText) {
@@ -233,8 +241,9 @@ TEST(IssuesTest, OneLineEvenForHostileText) {
   issue.set_field("training.epoch");
   issue.set_message("unknown field \x1b[2J");
   issue.set_hint("did you mean epochs?");
-  EXPECT_EQ(FormatIssue(issue),
-            "job\\x0a.yaml:3:5: error: training.epoch: unknown field \\x1b[2J (did you mean epochs?)");
+  EXPECT_EQ(
+      FormatIssue(issue),
+      "job\\x0a.yaml:3:5: error: training.epoch: unknown field \\x1b[2J (did you mean epochs?)");
 }
 
 TEST(MessageJsonTest, SnakeCaseNumbersAndPresence) {
@@ -264,7 +273,8 @@ TEST(MessageJsonTest, SnakeCaseNumbersAndPresence) {
 }
 
 TEST(MessageJsonTest, WhatItWritesTheLoaderReads) {
-  v1::JobSpec spec = Resolve(Spec("labels: {run: 7}\ntraining: {seed: 18446744073709551615}")).job.spec();
+  v1::JobSpec spec =
+      Resolve(Spec("labels: {run: 7}\ntraining: {seed: 18446744073709551615}")).job.spec();
   v1::JobSpec back;
   EXPECT_THAT(LoadYaml(DumpJson(MessageToJson(spec)), "job.json", &back), IsEmpty());
   EXPECT_EQ(DumpJson(MessageToJson(back)), DumpJson(MessageToJson(spec)));

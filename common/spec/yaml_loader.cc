@@ -42,7 +42,8 @@ std::string Join(absl::string_view path, absl::string_view name) {
 std::string Shown(const std::string& value) {
   if (value.size() <= kMaxShownValue) return absl::StrCat("'", value, "'");
   size_t end = kMaxShownValue;
-  while (end > 0 && (static_cast<uint8_t>(value[end]) & 0xC0) == 0x80) --end;  // not inside a character
+  while (end > 0 && (static_cast<uint8_t>(value[end]) & 0xC0) == 0x80)
+    --end;  // not inside a character
   return absl::StrCat("'", value.substr(0, end), "...'");
 }
 
@@ -94,14 +95,17 @@ std::vector<std::string> EnumShortNames(const EnumDescriptor& type) {
   return names;
 }
 
-// Where in the whole message a field of this name lives, for a key written one level too high or too low; "" if nowhere.
-std::string FindElsewhere(const Descriptor& root, const std::string& name, const std::string& path, int depth) {
+// Where in the whole message a field of this name lives, for a key written one level too high or
+// too low; "" if nowhere.
+std::string FindElsewhere(const Descriptor& root, const std::string& name, const std::string& path,
+                          int depth) {
   if (root.FindFieldByName(name) != nullptr) return Join(path, name);
   if (depth == 0) return "";
   for (int i = 0; i < root.field_count(); ++i) {
     const FieldDescriptor& field = *root.field(i);
     if (field.is_repeated() || field.cpp_type() != FieldDescriptor::CPPTYPE_MESSAGE) continue;
-    std::string found = FindElsewhere(*field.message_type(), name, Join(path, field.name()), depth - 1);
+    std::string found =
+        FindElsewhere(*field.message_type(), name, Join(path, field.name()), depth - 1);
     if (!found.empty()) return found;
   }
   return "";
@@ -115,7 +119,8 @@ bool LooksLikeInteger(absl::string_view text) {
 }
 
 bool ParseDouble(const std::string& text, double* value) {
-  return text.find_first_not_of("0123456789+-.eE") == std::string::npos && absl::SimpleAtod(text, value);
+  return text.find_first_not_of("0123456789+-.eE") == std::string::npos &&
+         absl::SimpleAtod(text, value);
 }
 
 // Fills messages from nodes, noting every error. One use.
@@ -133,7 +138,8 @@ class Filler {
       const std::string field_path = Join(path, key.scalar);
       const auto [first, is_new] = seen.emplace(key.scalar, key.position);
       if (!is_new) {
-        Error(key, kDuplicateField, field_path, absl::StrCat("given twice, first in line ", first->second.line));
+        Error(key, kDuplicateField, field_path,
+              absl::StrCat("given twice, first in line ", first->second.line));
         continue;
       }
       const FieldDescriptor* field = message->GetDescriptor()->FindFieldByName(key.scalar);
@@ -145,7 +151,8 @@ class Filler {
         const auto [member, only] = members.emplace(oneof, field->name());
         if (!only) {
           Error(key, "CONFLICT", field_path,
-                absl::StrCat(member->second, " and ", field->name(), " exclude each other"), "keep one of them");
+                absl::StrCat(member->second, " and ", field->name(), " exclude each other"),
+                "keep one of them");
           continue;
         }
       }
@@ -155,7 +162,8 @@ class Filler {
   }
 
   // The field must be empty if it is repeated.
-  void FillField(const YamlNode& node, const std::string& path, const FieldDescriptor& field, Message* message) {
+  void FillField(const YamlNode& node, const std::string& path, const FieldDescriptor& field,
+                 Message* message) {
     if (field.is_map()) return FillMap(node, path, field, message);
     if (field.is_repeated()) return FillList(node, path, field, message);
     if (field.cpp_type() == FieldDescriptor::CPPTYPE_MESSAGE) {
@@ -185,7 +193,8 @@ class Filler {
   }
 
  private:
-  void FillMap(const YamlNode& node, const std::string& path, const FieldDescriptor& field, Message* message) {
+  void FillMap(const YamlNode& node, const std::string& path, const FieldDescriptor& field,
+               Message* message) {
     if (node.kind != YamlNode::Kind::kMap) return WrongType(node, path, "a map");
     std::set<std::string> seen;
     for (size_t i = 0; i < node.keys.size(); ++i) {
@@ -200,36 +209,47 @@ class Filler {
     }
   }
 
-  void FillList(const YamlNode& node, const std::string& path, const FieldDescriptor& field, Message* message) {
+  void FillList(const YamlNode& node, const std::string& path, const FieldDescriptor& field,
+                Message* message) {
     if (node.kind != YamlNode::Kind::kList) {
       return WrongType(node, path, "a list",
-                       node.kind == YamlNode::Kind::kScalar ? absl::StrCat("write [", Shown(node.scalar), "]") : "");
+                       node.kind == YamlNode::Kind::kScalar
+                           ? absl::StrCat("write [", Shown(node.scalar), "]")
+                           : "");
     }
     for (size_t i = 0; i < node.items.size(); ++i) {
       const std::string item_path = absl::StrCat(path, "[", i, "]");
       Note(node.items[i], item_path);
       if (field.cpp_type() == FieldDescriptor::CPPTYPE_MESSAGE) {
-        FillMessage(node.items[i], item_path, message->GetReflection()->AddMessage(message, &field));
+        FillMessage(node.items[i], item_path,
+                    message->GetReflection()->AddMessage(message, &field));
       } else {
         FillScalar(node.items[i], item_path, field, message);
       }
     }
   }
 
-  void FillScalar(const YamlNode& node, const std::string& path, const FieldDescriptor& field, Message* message) {
+  void FillScalar(const YamlNode& node, const std::string& path, const FieldDescriptor& field,
+                  Message* message) {
     switch (field.cpp_type()) {
       case FieldDescriptor::CPPTYPE_INT32:
-        return FillInteger<int32_t>(node, path, field, message, &Reflection::SetInt32, &Reflection::AddInt32);
+        return FillInteger<int32_t>(node, path, field, message, &Reflection::SetInt32,
+                                    &Reflection::AddInt32);
       case FieldDescriptor::CPPTYPE_INT64:
-        return FillInteger<int64_t>(node, path, field, message, &Reflection::SetInt64, &Reflection::AddInt64);
+        return FillInteger<int64_t>(node, path, field, message, &Reflection::SetInt64,
+                                    &Reflection::AddInt64);
       case FieldDescriptor::CPPTYPE_UINT32:
-        return FillInteger<uint32_t>(node, path, field, message, &Reflection::SetUInt32, &Reflection::AddUInt32);
+        return FillInteger<uint32_t>(node, path, field, message, &Reflection::SetUInt32,
+                                     &Reflection::AddUInt32);
       case FieldDescriptor::CPPTYPE_UINT64:
-        return FillInteger<uint64_t>(node, path, field, message, &Reflection::SetUInt64, &Reflection::AddUInt64);
+        return FillInteger<uint64_t>(node, path, field, message, &Reflection::SetUInt64,
+                                     &Reflection::AddUInt64);
       case FieldDescriptor::CPPTYPE_DOUBLE:
-        return FillNumber<double>(node, path, field, message, &Reflection::SetDouble, &Reflection::AddDouble);
+        return FillNumber<double>(node, path, field, message, &Reflection::SetDouble,
+                                  &Reflection::AddDouble);
       case FieldDescriptor::CPPTYPE_FLOAT:
-        return FillNumber<float>(node, path, field, message, &Reflection::SetFloat, &Reflection::AddFloat);
+        return FillNumber<float>(node, path, field, message, &Reflection::SetFloat,
+                                 &Reflection::AddFloat);
       case FieldDescriptor::CPPTYPE_BOOL:
         return FillBool(node, path, field, message);
       case FieldDescriptor::CPPTYPE_ENUM:
@@ -243,28 +263,30 @@ class Filler {
   using Setter = void (Reflection::*)(Message*, const FieldDescriptor*, T) const;
 
   template <typename T>
-  void Store(const FieldDescriptor& field, Message* message, Setter<T> set, Setter<T> add, T value) {
+  void Store(const FieldDescriptor& field, Message* message, Setter<T> set, Setter<T> add,
+             T value) {
     (message->GetReflection()->*(field.is_repeated() ? add : set))(message, &field, value);
   }
 
   template <typename T>
-  void FillInteger(const YamlNode& node, const std::string& path, const FieldDescriptor& field, Message* message,
-                   Setter<T> set, Setter<T> add) {
+  void FillInteger(const YamlNode& node, const std::string& path, const FieldDescriptor& field,
+                   Message* message, Setter<T> set, Setter<T> add) {
     if (node.kind != YamlNode::Kind::kScalar || node.quoted || !LooksLikeInteger(node.scalar)) {
       return WrongType(node, path, "a whole number");
     }
     T value = 0;
     if (!absl::SimpleAtoi(node.scalar, &value)) {
-      return Error(node, kOutOfRange, path,
-                   absl::StrCat(Shown(node.scalar), " is out of range: ", std::numeric_limits<T>::min(), " to ",
-                                std::numeric_limits<T>::max()));
+      return Error(
+          node, kOutOfRange, path,
+          absl::StrCat(Shown(node.scalar), " is out of range: ", std::numeric_limits<T>::min(),
+                       " to ", std::numeric_limits<T>::max()));
     }
     Store<T>(field, message, set, add, value);
   }
 
   template <typename T>
-  void FillNumber(const YamlNode& node, const std::string& path, const FieldDescriptor& field, Message* message,
-                  Setter<T> set, Setter<T> add) {
+  void FillNumber(const YamlNode& node, const std::string& path, const FieldDescriptor& field,
+                  Message* message, Setter<T> set, Setter<T> add) {
     double value = 0;
     if (node.kind != YamlNode::Kind::kScalar || node.quoted || !ParseDouble(node.scalar, &value)) {
       return WrongType(node, path, "a number");
@@ -275,29 +297,35 @@ class Filler {
     Store<T>(field, message, set, add, static_cast<T>(value));
   }
 
-  void FillBool(const YamlNode& node, const std::string& path, const FieldDescriptor& field, Message* message) {
+  void FillBool(const YamlNode& node, const std::string& path, const FieldDescriptor& field,
+                Message* message) {
     const std::string text = absl::AsciiStrToLower(node.scalar);
-    if (node.kind != YamlNode::Kind::kScalar || node.quoted || (text != "true" && text != "false")) {
+    if (node.kind != YamlNode::Kind::kScalar || node.quoted ||
+        (text != "true" && text != "false")) {
       return WrongType(node, path, "true or false");
     }
     Store<bool>(field, message, &Reflection::SetBool, &Reflection::AddBool, text == "true");
   }
 
-  void FillEnum(const YamlNode& node, const std::string& path, const FieldDescriptor& field, Message* message) {
+  void FillEnum(const YamlNode& node, const std::string& path, const FieldDescriptor& field,
+                Message* message) {
     const std::vector<std::string> names = EnumShortNames(*field.enum_type());
     if (node.kind != YamlNode::Kind::kScalar) {
       return WrongType(node, path, absl::StrCat("one of ", absl::StrJoin(names, ", ")));
     }
     const EnumValueDescriptor* value = FindEnumValue(*field.enum_type(), node.scalar);
     if (value == nullptr) {
-      return Error(node, kUnknownValue, path, absl::StrCat(Shown(node.scalar), " is not a value of this field"),
+      return Error(node, kUnknownValue, path,
+                   absl::StrCat(Shown(node.scalar), " is not a value of this field"),
                    SuggestionHint(node.scalar, names));
     }
-    Store<int>(field, message, &Reflection::SetEnumValue, &Reflection::AddEnumValue, value->number());
+    Store<int>(field, message, &Reflection::SetEnumValue, &Reflection::AddEnumValue,
+               value->number());
   }
 
   // A plain `7` or `true` is taken as text where text is wanted: labels are often written so.
-  void FillString(const YamlNode& node, const std::string& path, const FieldDescriptor& field, Message* message) {
+  void FillString(const YamlNode& node, const std::string& path, const FieldDescriptor& field,
+                  Message* message) {
     if (node.kind != YamlNode::Kind::kScalar) return WrongType(node, path, "text");
     const Reflection& reflection = *message->GetReflection();
     if (field.is_repeated()) {
@@ -307,13 +335,16 @@ class Filler {
     }
   }
 
-  void WrongType(const YamlNode& node, const std::string& path, absl::string_view wanted, absl::string_view hint = "") {
+  void WrongType(const YamlNode& node, const std::string& path, absl::string_view wanted,
+                 absl::string_view hint = "") {
     Error(node, kWrongType, path, absl::StrCat("expected ", wanted, ", not ", Describe(node)),
-          !hint.empty() || node.kind != YamlNode::Kind::kNull ? hint : "leave the key out to use the default");
+          !hint.empty() || node.kind != YamlNode::Kind::kNull
+              ? hint
+              : "leave the key out to use the default");
   }
 
-  void Error(const YamlNode& node, absl::string_view code, const std::string& path, absl::string_view message,
-             absl::string_view hint = "") {
+  void Error(const YamlNode& node, absl::string_view code, const std::string& path,
+             absl::string_view message, absl::string_view hint = "") {
     if (issues_->issues().size() >= kMaxIssues) return;
     v1::Issue& issue = issues_->AddError(code, path, message, hint);
     issue.set_line(node.position.line);
@@ -335,7 +366,8 @@ std::vector<v1::Issue> Finish(IssueList issues, absl::string_view file) {
   return out;
 }
 
-// Where "a.b.c" leads: the message that holds the last field, and what is left of the path if that field is a map.
+// Where "a.b.c" leads: the message that holds the last field, and what is left of the path if that
+// field is a map.
 struct Target {
   Message* parent;
   const FieldDescriptor* field;
@@ -349,7 +381,8 @@ bool FindTarget(absl::string_view path, Message* message, Filler* filler, Target
     const YamlNode key{.kind = YamlNode::Kind::kScalar, .scalar = parts[0]};
     walked = Join(walked, parts[0]);
     const FieldDescriptor* field = message->GetDescriptor()->FindFieldByName(parts[0]);
-    const bool leads_on = field != nullptr && field->cpp_type() == FieldDescriptor::CPPTYPE_MESSAGE &&
+    const bool leads_on = field != nullptr &&
+                          field->cpp_type() == FieldDescriptor::CPPTYPE_MESSAGE &&
                           (field->is_map() || !field->is_repeated());
     if (field == nullptr || (parts.size() > 1 && !leads_on)) {
       const YamlNode shown{.kind = YamlNode::Kind::kScalar, .scalar = parts.back()};
@@ -413,10 +446,13 @@ std::vector<v1::Issue> ApplyOverride(absl::string_view assignment, Message* mess
   Target target;
   if (!FindTarget(path, message, &filler, &target)) return Finish(std::move(issues), file);
   const bool entry = target.field->is_map() && !target.map_key.empty();
-  const FieldDescriptor& value_field = entry ? *target.field->message_type()->FindFieldByNumber(2) : *target.field;
+  const FieldDescriptor& value_field =
+      entry ? *target.field->message_type()->FindFieldByNumber(2) : *target.field;
   YamlNode node{.kind = YamlNode::Kind::kScalar, .scalar = std::string(value)};
-  const bool verbatim = !value_field.is_repeated() && value_field.cpp_type() == FieldDescriptor::CPPTYPE_STRING;
-  if (!verbatim && !ParseYamlTree(value, {}, &node, &issues)) return Finish(std::move(issues), file);
+  const bool verbatim =
+      !value_field.is_repeated() && value_field.cpp_type() == FieldDescriptor::CPPTYPE_STRING;
+  if (!verbatim && !ParseYamlTree(value, {}, &node, &issues))
+    return Finish(std::move(issues), file);
   if (entry) {
     filler.FillMapEntry(node, path, *target.field, target.map_key, target.parent);
   } else {
@@ -431,7 +467,8 @@ std::vector<v1::Issue> ApplyOverride(absl::string_view assignment, Message* mess
   return out;
 }
 
-void LocateIssues(absl::string_view file, const SourceMap& positions, std::vector<v1::Issue>* issues) {
+void LocateIssues(absl::string_view file, const SourceMap& positions,
+                  std::vector<v1::Issue>* issues) {
   for (v1::Issue& issue : *issues) {
     if (issue.field().empty() || issue.line() > 0 || !issue.file().empty()) continue;
     std::string path = issue.field();

@@ -4,8 +4,8 @@
 #include <fstream>
 #include <string>
 
-#include "anneal/v1/job.pb.h"
 #include "absl/strings/str_cat.h"
+#include "anneal/v1/job.pb.h"
 #include "common/spec/issues.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -44,7 +44,9 @@ training: { epochs: 1, batch_size: 16, learning_rate: 2e-4, schedule: Cosine, wa
 resources: { slots: 2, accelerator: CPU }
 evaluation: { every_steps: 0 }
 labels: { run: 7, "quoted key": yes }
-)", &spec), IsEmpty());
+)",
+                   &spec),
+              IsEmpty());
   EXPECT_EQ(spec.method().lora().rank(), 16);
   EXPECT_EQ(spec.method().lora().alpha(), 32.0);
   EXPECT_EQ(spec.data().train(0), "data/train.jsonl");
@@ -60,60 +62,80 @@ labels: { run: 7, "quoted key": yes }
 
 TEST(YamlLoaderTest, LoadsJsonIndentedWithTabs) {
   v1::JobSpec spec;
-  EXPECT_THAT(Load("{\n\t\"model\": \"models/m\",\n\t\"training\":\t{\"epochs\": 2}\n}", &spec), IsEmpty());
+  EXPECT_THAT(Load("{\n\t\"model\": \"models/m\",\n\t\"training\":\t{\"epochs\": 2}\n}", &spec),
+              IsEmpty());
   EXPECT_EQ(spec.training().epochs(), 2);
 }
 
 TEST(YamlLoaderTest, UnknownKeysHaveAPlaceAndASuggestion) {
-  EXPECT_THAT(Load("model: models/m\ntraining:\n  epoch: 3\n  learning-rate: 1\n"),
-              ElementsAre("job.yaml:3:3: error: training.epoch: unknown field (did you mean epochs?)",
-                          "job.yaml:4:3: error: training.learning-rate: unknown field (did you mean learning_rate?)"));
-  EXPECT_THAT(Load("epochs: 3"),
-              ElementsAre("job.yaml:1:1: error: epochs: unknown field (did you mean training.epochs?)"));
-  EXPECT_THAT(Load("method: {qlora: {}}"),
-              ElementsAre("job.yaml:1:10: error: method.qlora: unknown field (did you mean lora?)"));
-  EXPECT_THAT(Load("output: {xyzzy: 1}"),
-              ElementsAre("job.yaml:1:10: error: output.xyzzy: unknown field (known here: merged)"));
+  EXPECT_THAT(
+      Load("model: models/m\ntraining:\n  epoch: 3\n  learning-rate: 1\n"),
+      ElementsAre("job.yaml:3:3: error: training.epoch: unknown field (did you mean epochs?)",
+                  "job.yaml:4:3: error: training.learning-rate: unknown field (did you mean "
+                  "learning_rate?)"));
+  EXPECT_THAT(
+      Load("epochs: 3"),
+      ElementsAre("job.yaml:1:1: error: epochs: unknown field (did you mean training.epochs?)"));
+  EXPECT_THAT(
+      Load("method: {qlora: {}}"),
+      ElementsAre("job.yaml:1:10: error: method.qlora: unknown field (did you mean lora?)"));
+  EXPECT_THAT(
+      Load("output: {xyzzy: 1}"),
+      ElementsAre("job.yaml:1:10: error: output.xyzzy: unknown field (known here: merged)"));
 }
 
 TEST(YamlLoaderTest, DuplicateKeysAreErrors) {
   EXPECT_THAT(Load("training:\n  epochs: 1\n  seed: 1\n  epochs: 2\n"),
               ElementsAre("job.yaml:4:3: error: training.epochs: given twice, first in line 2"));
   EXPECT_THAT(Load("labels: {a: 1, a: 2}"), ElementsAre(HasSubstr("labels.a: given twice")));
-  EXPECT_THAT(Load("{\"model\": \"a\", \"model\": \"b\"}"), ElementsAre(HasSubstr("job.yaml:1:16: error: model: given twice")));
+  EXPECT_THAT(Load("{\"model\": \"a\", \"model\": \"b\"}"),
+              ElementsAre(HasSubstr("job.yaml:1:16: error: model: given twice")));
 }
 
 TEST(YamlLoaderTest, OneofMembersExcludeEachOther) {
   EXPECT_THAT(Load("method: {lora: {}, full: {}}"),
-              ElementsAre("job.yaml:1:20: error: method.full: lora and full exclude each other (keep one of them)"));
+              ElementsAre("job.yaml:1:20: error: method.full: lora and full exclude each other "
+                          "(keep one of them)"));
   v1::JobSpec spec;
   EXPECT_THAT(Load("method:\n  full:\n", &spec), IsEmpty());
   EXPECT_TRUE(spec.method().has_full());
 }
 
 TEST(YamlLoaderTest, WrongTypesSayWhatWasExpected) {
-  EXPECT_THAT(Load("training: {epochs: '3'}"),
-              ElementsAre("job.yaml:1:20: error: training.epochs: expected a whole number, not the text '3'"));
-  EXPECT_THAT(Load("training: {epochs: 2.5}"), ElementsAre(HasSubstr("expected a whole number, not '2.5'")));
+  EXPECT_THAT(
+      Load("training: {epochs: '3'}"),
+      ElementsAre(
+          "job.yaml:1:20: error: training.epochs: expected a whole number, not the text '3'"));
+  EXPECT_THAT(Load("training: {epochs: 2.5}"),
+              ElementsAre(HasSubstr("expected a whole number, not '2.5'")));
   EXPECT_THAT(Load("training: {epochs: 010}"), ElementsAre(HasSubstr("expected a whole number")));
   EXPECT_THAT(Load("training: {epochs: 1_000}"), ElementsAre(HasSubstr("expected a whole number")));
-  EXPECT_THAT(Load("training: {learning_rate: fast}"), ElementsAre(HasSubstr("expected a number, not 'fast'")));
+  EXPECT_THAT(Load("training: {learning_rate: fast}"),
+              ElementsAre(HasSubstr("expected a number, not 'fast'")));
   EXPECT_THAT(Load("training: {learning_rate: .nan}"), ElementsAre(HasSubstr("expected a number")));
   EXPECT_THAT(Load("training: {learning_rate: 0x10}"), ElementsAre(HasSubstr("expected a number")));
-  EXPECT_THAT(Load("output: {merged: yes}"), ElementsAre(HasSubstr("expected true or false, not 'yes'")));
-  EXPECT_THAT(Load("training: 5"), ElementsAre(HasSubstr("training: expected a map of fields, not '5'")));
-  EXPECT_THAT(Load("training:"), ElementsAre(HasSubstr("training: expected a map of fields, not nothing")));
-  EXPECT_THAT(Load("data: {train: a.jsonl}"),
-              ElementsAre("job.yaml:1:15: error: data.train: expected a list, not 'a.jsonl' (write ['a.jsonl'])"));
-  EXPECT_THAT(Load("data: {train: [[a]]}"), ElementsAre(HasSubstr("data.train[0]: expected text, not a list")));
+  EXPECT_THAT(Load("output: {merged: yes}"),
+              ElementsAre(HasSubstr("expected true or false, not 'yes'")));
+  EXPECT_THAT(Load("training: 5"),
+              ElementsAre(HasSubstr("training: expected a map of fields, not '5'")));
+  EXPECT_THAT(Load("training:"),
+              ElementsAre(HasSubstr("training: expected a map of fields, not nothing")));
+  EXPECT_THAT(
+      Load("data: {train: a.jsonl}"),
+      ElementsAre(
+          "job.yaml:1:15: error: data.train: expected a list, not 'a.jsonl' (write ['a.jsonl'])"));
+  EXPECT_THAT(Load("data: {train: [[a]]}"),
+              ElementsAre(HasSubstr("data.train[0]: expected text, not a list")));
   EXPECT_THAT(Load("model: [a]"), ElementsAre(HasSubstr("model: expected text, not a list")));
   EXPECT_THAT(Load("- model"), ElementsAre(HasSubstr("expected a map of fields, not a list")));
   EXPECT_THAT(Load("just text"), ElementsAre(HasSubstr("expected a map of fields")));
 }
 
 TEST(YamlLoaderTest, EnumValuesAreNamed) {
-  EXPECT_THAT(Load("data: {over_length: TRUNCATED}"), ElementsAre(HasSubstr("did you mean TRUNCATE?")));
-  EXPECT_THAT(Load("data: {over_length: foo}"), ElementsAre(HasSubstr("known here: REJECT, TRUNCATE, DROP")));
+  EXPECT_THAT(Load("data: {over_length: TRUNCATED}"),
+              ElementsAre(HasSubstr("did you mean TRUNCATE?")));
+  EXPECT_THAT(Load("data: {over_length: foo}"),
+              ElementsAre(HasSubstr("known here: REJECT, TRUNCATE, DROP")));
   EXPECT_THAT(Load("data: {over_length: UNSPECIFIED}"), SizeIs(1));
   EXPECT_THAT(Load("data: {over_length: 1}"), SizeIs(1));
 }
@@ -121,7 +143,8 @@ TEST(YamlLoaderTest, EnumValuesAreNamed) {
 TEST(YamlLoaderTest, HugeNumbersAreOutOfRange) {
   EXPECT_THAT(Load("training: {epochs: 2147483648}"),
               ElementsAre(HasSubstr("'2147483648' is out of range: -2147483648 to 2147483647")));
-  EXPECT_THAT(Load("training: {seed: 18446744073709551616}"), ElementsAre(HasSubstr("is out of range")));
+  EXPECT_THAT(Load("training: {seed: 18446744073709551616}"),
+              ElementsAre(HasSubstr("is out of range")));
   EXPECT_THAT(Load("training: {seed: -1}"), ElementsAre(HasSubstr("is out of range")));
   EXPECT_THAT(Load("training: {learning_rate: 1e999}"), ElementsAre(HasSubstr("is out of range")));
   EXPECT_THAT(Load(absl::StrCat("training: {max_steps: ", std::string(10'000, '9'), "}")),
@@ -132,18 +155,21 @@ TEST(YamlLoaderTest, AnchorsAliasesTagsAndMergeKeysAreRefused) {
   EXPECT_THAT(Load("data: &d {train: [a]}\nevaluation: *d\n"),
               ElementsAre(HasSubstr("job.yaml:1:7: error: anchors are not supported"),
                           HasSubstr("job.yaml:2:13: error: aliases are not supported")));
-  EXPECT_THAT(Load("model: !!python/object:os.system x"), ElementsAre(HasSubstr("python/object:os.system is not supported")));
+  EXPECT_THAT(Load("model: !!python/object:os.system x"),
+              ElementsAre(HasSubstr("python/object:os.system is not supported")));
   EXPECT_THAT(Load("<<: {model: a}"), ElementsAre(HasSubstr("<<: unknown field")));
   std::string bomb = "a: &a [x,x,x,x,x,x,x,x,x]\n";
   for (char c = 'b'; c <= 'z'; ++c) {
     const std::string alias = absl::StrCat("*", std::string(1, static_cast<char>(c - 1)));
-    absl::StrAppend(&bomb, std::string(1, c), ": &", std::string(1, c), " [", alias, ",", alias, ",", alias, "]\n");
+    absl::StrAppend(&bomb, std::string(1, c), ": &", std::string(1, c), " [", alias, ",", alias,
+                    ",", alias, "]\n");
   }
   EXPECT_THAT(Load(bomb), Contains(HasSubstr("aliases are not supported")));
 }
 
 TEST(YamlLoaderTest, DepthSizeAndCountAreBounded) {
-  EXPECT_THAT(Load(std::string(33, '[') + std::string(33, ']')), ElementsAre(HasSubstr("nested deeper than 32 levels")));
+  EXPECT_THAT(Load(std::string(33, '[') + std::string(33, ']')),
+              ElementsAre(HasSubstr("nested deeper than 32 levels")));
   EXPECT_THAT(Load(std::string(200'000, '[')), ElementsAre(HasSubstr("nested deeper")));
   EXPECT_THAT(Load(std::string(200'000, '{')), SizeIs(1));
   std::string block;
@@ -153,37 +179,45 @@ TEST(YamlLoaderTest, DepthSizeAndCountAreBounded) {
   std::string wide = "data: {train: [";
   for (int i = 0; i < 100'001; ++i) wide += i % 100 == 0 ? "a,\n" : "a,";
   EXPECT_THAT(Load(wide + "]}"), ElementsAre(HasSubstr("more than 100000 values")));
-  EXPECT_THAT(Load("model: " + std::string(100'000, 'm')), ElementsAre(HasSubstr("a line of more than 65536 bytes")));
+  EXPECT_THAT(Load("model: " + std::string(100'000, 'm')),
+              ElementsAre(HasSubstr("a line of more than 65536 bytes")));
   std::string unknown;
   for (int i = 0; i < 5'000; ++i) absl::StrAppend(&unknown, "k", i, ": 1\n");
   EXPECT_THAT(Load(unknown), SizeIs(100));
 }
 
 TEST(YamlLoaderTest, EncodingIsChecked) {
-  EXPECT_THAT(Load("model: a\ndisplay_name: x\xff"), ElementsAre(HasSubstr("job.yaml:2:16: error: byte 0xff is not valid UTF-8")));
-  for (const char* bad : {"\xc0\xaf", "\xed\xa0\x80", "\xf4\x90\x80\x80", "\xe2\x82", "\xff\xfem\0o\0"}) {
+  EXPECT_THAT(Load("model: a\ndisplay_name: x\xff"),
+              ElementsAre(HasSubstr("job.yaml:2:16: error: byte 0xff is not valid UTF-8")));
+  for (const char* bad :
+       {"\xc0\xaf", "\xed\xa0\x80", "\xf4\x90\x80\x80", "\xe2\x82", "\xff\xfem\0o\0"}) {
     EXPECT_THAT(Load(absl::StrCat("model: ", bad)), ElementsAre(HasSubstr("is not valid UTF-8")));
   }
-  EXPECT_THAT(Load(std::string("model: a\0b", 10)), ElementsAre(HasSubstr("control character 0x00")));
+  EXPECT_THAT(Load(std::string("model: a\0b", 10)),
+              ElementsAre(HasSubstr("control character 0x00")));
   EXPECT_THAT(Load("\xEF\xBB\xBFmodel: a"), IsEmpty());
   // Columns count characters, not bytes.
-  EXPECT_THAT(Load("labels: {\"ключ\": 1, b: [2]}"), ElementsAre(HasSubstr("job.yaml:1:24: error: labels.b")));
+  EXPECT_THAT(Load("labels: {\"ключ\": 1, b: [2]}"),
+              ElementsAre(HasSubstr("job.yaml:1:24: error: labels.b")));
 }
 
 TEST(YamlLoaderTest, TabsAndSeveralDocumentsAreRefused) {
-  EXPECT_THAT(Load("training:\n\tepochs: 3\n"), ElementsAre("job.yaml:2:1: error: tab used as indentation (indent with spaces)"));
+  EXPECT_THAT(Load("training:\n\tepochs: 3\n"),
+              ElementsAre("job.yaml:2:1: error: tab used as indentation (indent with spaces)"));
   EXPECT_THAT(Load("model: a\n---\nmodel: b\n"), ElementsAre(HasSubstr("several documents")));
   EXPECT_THAT(Load(""), ElementsAre("job.yaml: error: is empty"));
   EXPECT_THAT(Load("# only a comment\n"), SizeIs(1));
   EXPECT_THAT(Load("model: a\n---\n"), SizeIs(1));
-  EXPECT_THAT(Load("model: \"unfinished\n"), ElementsAre(HasSubstr("job.yaml:1:8: error: the quote is never closed")));
+  EXPECT_THAT(Load("model: \"unfinished\n"),
+              ElementsAre(HasSubstr("job.yaml:1:8: error: the quote is never closed")));
   EXPECT_THAT(Load("model: 'it''s\n"), SizeIs(1));
   EXPECT_THAT(Load("? [a, b]\n: c\n"), ElementsAre(HasSubstr("a key must be a name")));
   EXPECT_THAT(Load("model: a: b"), ElementsAre(HasSubstr("job.yaml:1:")));
 }
 
 TEST(YamlLoaderTest, FilesAreReadAndNamed) {
-  const std::filesystem::path path = std::filesystem::path(::testing::TempDir()) / "yaml_loader_test.yaml";
+  const std::filesystem::path path =
+      std::filesystem::path(::testing::TempDir()) / "yaml_loader_test.yaml";
   std::ofstream(path) << "model: models/m\n";
   v1::JobSpec spec;
   EXPECT_THAT(LoadYamlFile(path.string(), &spec), IsEmpty());
@@ -197,7 +231,8 @@ TEST(YamlLoaderTest, FilesAreReadAndNamed) {
 
 TEST(ApplyOverrideTest, SetsAnyField) {
   v1::JobSpec spec;
-  ASSERT_THAT(Load("method: {lora: {rank: 4, target_modules: [a, b]}}\ndata: {train: [x]}", &spec), IsEmpty());
+  ASSERT_THAT(Load("method: {lora: {rank: 4, target_modules: [a, b]}}\ndata: {train: [x]}", &spec),
+              IsEmpty());
   EXPECT_THAT(ApplyOverride("training.epochs=2", &spec), IsEmpty());
   EXPECT_THAT(ApplyOverride("method.lora.target_modules=[q_proj]", &spec), IsEmpty());
   EXPECT_THAT(ApplyOverride("labels.team.name=a: b", &spec), IsEmpty());
@@ -233,7 +268,9 @@ TEST(ApplyOverrideTest, ErrorsNameTheOverride) {
 TEST(LocateIssuesTest, PointsAtTheFieldOrTheNearestAroundIt) {
   v1::JobSpec spec;
   SourceMap positions;
-  ASSERT_THAT(LoadYaml("model: m\ndata:\n  train:\n    - a\n    - b\n", "job.yaml", &spec, &positions), IsEmpty());
+  ASSERT_THAT(
+      LoadYaml("model: m\ndata:\n  train:\n    - a\n    - b\n", "job.yaml", &spec, &positions),
+      IsEmpty());
   std::vector<v1::Issue> issues(3);
   issues[0].set_field("data.train[1]");
   issues[1].set_field("data.max_length");

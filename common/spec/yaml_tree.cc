@@ -18,16 +18,20 @@ namespace anneal::spec {
 namespace {
 
 constexpr char kYaml[] = "YAML";
-// yaml-cpp's scanner takes time quadratic in the brackets that are open and in the tokens of a line that may yet turn out to
-// be a key. These bounds are far above any job file and keep hostile ones below a few seconds.
+// yaml-cpp's scanner takes time quadratic in the brackets that are open and in the tokens of a line
+// that may yet turn out to be a key. These bounds are far above any job file and keep hostile ones
+// below a few seconds.
 constexpr int kMaxOpenBrackets = 1000;
 constexpr size_t kMaxLineBytes = 64u << 10;
 
 bool IsContinuation(char c) { return (static_cast<uint8_t>(c) & 0xC0) == 0x80; }
 
-// Bytes of the UTF-8 character at the start of `text`, 0 if there is no valid one (Unicode 15, table 3-7).
+// Bytes of the UTF-8 character at the start of `text`, 0 if there is no valid one (Unicode 15,
+// table 3-7).
 size_t Utf8Length(absl::string_view text) {
-  const auto at = [&](size_t i) { return i < text.size() ? static_cast<uint8_t>(text[i]) : uint8_t{0}; };
+  const auto at = [&](size_t i) {
+    return i < text.size() ? static_cast<uint8_t>(text[i]) : uint8_t{0};
+  };
   const auto continues = [&](size_t from, size_t to) {
     for (size_t i = from; i < to; ++i) {
       if ((at(i) & 0xC0) != 0x80) return false;
@@ -58,11 +62,16 @@ void SetPosition(v1::Issue& issue, SourcePosition position) {
 // Thrown by the builder to leave yaml-cpp's parser; carries nothing, the issue is already noted.
 struct StopParsing {};
 
-// Builds the tree from parser events. Only the innermost open list or map grows, so pointers to its ancestors stay valid.
+// Builds the tree from parser events. Only the innermost open list or map grows, so pointers to its
+// ancestors stay valid.
 class TreeBuilder : public YAML::EventHandler {
  public:
   TreeBuilder(absl::string_view text, const YamlLimits& limits, YamlNode* root, IssueList* issues)
-      : text_(text), limits_(limits), lines_(absl::StrSplit(text, '\n')), root_(root), issues_(issues) {}
+      : text_(text),
+        limits_(limits),
+        lines_(absl::StrSplit(text, '\n')),
+        root_(root),
+        issues_(issues) {}
 
   void OnDocumentStart(const YAML::Mark& mark) override {
     if (++documents_ == 1) return;
@@ -70,7 +79,9 @@ class TreeBuilder : public YAML::EventHandler {
     throw StopParsing();
   }
   void OnDocumentEnd() override {}
-  void OnNull(const YAML::Mark& mark, YAML::anchor_t anchor) override { AddNode(YamlNode::Kind::kNull, mark, anchor, ""); }
+  void OnNull(const YAML::Mark& mark, YAML::anchor_t anchor) override {
+    AddNode(YamlNode::Kind::kNull, mark, anchor, "");
+  }
   void OnAlias(const YAML::Mark& mark, YAML::anchor_t) override {
     AddError(mark, "aliases are not supported", "write the value out");
     AddNode(YamlNode::Kind::kNull, mark, YAML::NullAnchor, "");
@@ -98,17 +109,21 @@ class TreeBuilder : public YAML::EventHandler {
   }
 
  private:
-  YamlNode& AddNode(YamlNode::Kind kind, const YAML::Mark& mark, YAML::anchor_t anchor, const std::string& tag) {
+  YamlNode& AddNode(YamlNode::Kind kind, const YAML::Mark& mark, YAML::anchor_t anchor,
+                    const std::string& tag) {
     if (++nodes_ > limits_.max_nodes) {
       AddError(mark, absl::StrCat("more than ", limits_.max_nodes, " values"));
       throw StopParsing();
     }
-    if (anchor != YAML::NullAnchor) AddError(mark, "anchors are not supported", "write the value out");
-    if (!tag.empty() && tag != "?" && tag != "!") AddError(mark, absl::StrCat("tag ", tag, " is not supported"));
+    if (anchor != YAML::NullAnchor)
+      AddError(mark, "anchors are not supported", "write the value out");
+    if (!tag.empty() && tag != "?" && tag != "!")
+      AddError(mark, absl::StrCat("tag ", tag, " is not supported"));
     YamlNode* node = root_;
     if (!open_.empty()) {
       YamlNode& parent = *open_.back();
-      const bool is_key = parent.kind == YamlNode::Kind::kMap && parent.keys.size() == parent.items.size();
+      const bool is_key =
+          parent.kind == YamlNode::Kind::kMap && parent.keys.size() == parent.items.size();
       if (is_key && kind != YamlNode::Kind::kScalar) {
         AddError(mark, "a key must be a name");
         throw StopParsing();
@@ -130,15 +145,18 @@ class TreeBuilder : public YAML::EventHandler {
   // yaml-cpp counts lines and bytes from 0.
   SourcePosition PositionOf(const YAML::Mark& mark) const {
     SourcePosition position{std::max(mark.line, 0) + 1, 1};
-    if (mark.line < 0 || static_cast<size_t>(mark.line) >= lines_.size() || mark.column < 0) return position;
+    if (mark.line < 0 || static_cast<size_t>(mark.line) >= lines_.size() || mark.column < 0)
+      return position;
     const absl::string_view before = lines_[mark.line].substr(0, mark.column);
-    position.column += static_cast<int>(before.size() - std::count_if(before.begin(), before.end(), IsContinuation));
+    position.column += static_cast<int>(
+        before.size() - std::count_if(before.begin(), before.end(), IsContinuation));
     return position;
   }
 
   // yaml-cpp takes a quoted scalar that ends with the text for a closed one.
   bool IsUnclosedQuote(const YAML::Mark& mark) const {
-    if (mark.line < 0 || static_cast<size_t>(mark.line) >= lines_.size() || mark.column < 0) return false;
+    if (mark.line < 0 || static_cast<size_t>(mark.line) >= lines_.size() || mark.column < 0)
+      return false;
     const size_t start = lines_[mark.line].data() - text_.data() + mark.column;
     if (start >= text_.size() || (text_[start] != '"' && text_[start] != '\'')) return false;
     const char quote = text_[start];
@@ -175,31 +193,40 @@ bool CheckCharacters(absl::string_view text, bool tabs_may_indent, IssueList* is
     const size_t length = Utf8Length(text);
     if (length == 0) {
       SetPosition(issues->AddError(kYaml, "", absl::StrFormat("byte 0x%02x is not valid UTF-8", c),
-                                   "save the file as UTF-8"), position);
+                                   "save the file as UTF-8"),
+                  position);
       return false;
     }
     if ((c < 0x20 && c != '\t' && c != '\n' && c != '\r') || c == 0x7f) {
-      SetPosition(issues->AddError(kYaml, "", absl::StrFormat("control character 0x%02x", c)), position);
+      SetPosition(issues->AddError(kYaml, "", absl::StrFormat("control character 0x%02x", c)),
+                  position);
       return false;
     }
     if (c == '\t' && indentation && !tabs_may_indent) {
-      SetPosition(issues->AddError(kYaml, "", "tab used as indentation", "indent with spaces"), position);
+      SetPosition(issues->AddError(kYaml, "", "tab used as indentation", "indent with spaces"),
+                  position);
       return false;
     }
     if (c == '[' || c == '{') ++open_brackets;
     if (c == ']' || c == '}') --open_brackets;
     if (open_brackets > kMaxOpenBrackets) {
-      SetPosition(issues->AddError(kYaml, "", absl::StrCat("nested deeper than ", kMaxOpenBrackets, " brackets")), position);
+      SetPosition(
+          issues->AddError(kYaml, "",
+                           absl::StrCat("nested deeper than ", kMaxOpenBrackets, " brackets")),
+          position);
       return false;
     }
     line_bytes = c == '\n' ? 0 : line_bytes + length;
     if (line_bytes > kMaxLineBytes) {
-      SetPosition(issues->AddError(kYaml, "", absl::StrCat("a line of more than ", kMaxLineBytes, " bytes"),
-                                   "break it"), position);
+      SetPosition(
+          issues->AddError(kYaml, "", absl::StrCat("a line of more than ", kMaxLineBytes, " bytes"),
+                           "break it"),
+          position);
       return false;
     }
     indentation = c == '\n' || (indentation && c == ' ');
-    position = c == '\n' ? SourcePosition{position.line + 1, 1} : SourcePosition{position.line, position.column + 1};
+    position = c == '\n' ? SourcePosition{position.line + 1, 1}
+                         : SourcePosition{position.line, position.column + 1};
     text.remove_prefix(length);
   }
   return true;
@@ -207,7 +234,8 @@ bool CheckCharacters(absl::string_view text, bool tabs_may_indent, IssueList* is
 
 }  // namespace
 
-bool ParseYamlTree(absl::string_view text, const YamlLimits& limits, YamlNode* root, IssueList* issues) {
+bool ParseYamlTree(absl::string_view text, const YamlLimits& limits, YamlNode* root,
+                   IssueList* issues) {
   if (text.size() > limits.max_bytes) {
     issues->AddError(kYaml, "", absl::StrCat(text.size(), " bytes; at most ", limits.max_bytes));
     return false;
@@ -217,7 +245,8 @@ bool ParseYamlTree(absl::string_view text, const YamlLimits& limits, YamlNode* r
   const bool is_json = start != absl::string_view::npos && text[start] == '{';
   if (!CheckCharacters(text, is_json, issues)) return false;
   std::string content(text);
-  // JSON may be indented with tabs, which stand between tokens only, and yaml-cpp would refuse them.
+  // JSON may be indented with tabs, which stand between tokens only, and yaml-cpp would refuse
+  // them.
   if (is_json) std::replace(content.begin(), content.end(), '\t', ' ');
 
   TreeBuilder builder(text, limits, root, issues);

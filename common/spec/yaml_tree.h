@@ -1,5 +1,6 @@
 #pragma once
-// YAML text -> a bounded tree of scalars, lists and maps that keeps positions, order and duplicate keys.
+// YAML text -> a bounded tree of scalars, lists and maps that keeps positions, order and duplicate
+// keys.
 
 #include <string>
 #include <vector>
@@ -21,9 +22,10 @@ struct YamlNode {
   std::vector<YamlNode> items;
 };
 
-// Adds an issue with a position for everything that keeps the text from being one plain document: syntax, limits, encoding,
-// tabs as indentation, anchors, aliases, tags, keys that are no scalars. `root` is set unless false is returned; then the text
-// could not be read to its end.
-bool ParseYamlTree(absl::string_view text, const YamlLimits& limits, YamlNode* root, IssueList* issues);
+// Adds an issue with a position for everything that keeps the text from being one plain document:
+// syntax, limits, encoding, tabs as indentation, anchors, aliases, tags, keys that are no scalars.
+// `root` is set unless false is returned; then the text could not be read to its end.
+bool ParseYamlTree(absl::string_view text, const YamlLimits& limits, YamlNode* root,
+                   IssueList* issues);
 
 }  // namespace anneal::spec

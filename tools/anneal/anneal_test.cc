@@ -26,16 +26,22 @@ class AnnealTest : public ::testing::Test {
   AnnealTest() {
     fs::create_directories(folder_ / ".anneal");
     Write(".anneal/context.yaml",
-          absl::StrCat("server: \"", coordinator_.address(), "\"\napi_key_file: credentials\nshares_disk: true\n"));
+          absl::StrCat("server: \"", coordinator_.address(),
+                       "\"\napi_key_file: credentials\nshares_disk: true\n"));
     Write(".anneal/credentials", absl::StrCat(kFakeKey, " default tester\n"));
-    fs::permissions(folder_ / ".anneal/credentials", fs::perms::owner_read | fs::perms::owner_write);
+    fs::permissions(folder_ / ".anneal/credentials",
+                    fs::perms::owner_read | fs::perms::owner_write);
     Write("train.jsonl", "{}\n");
   }
   ~AnnealTest() override { fs::remove_all(folder_); }
 
-  void Write(const std::string& name, const std::string& text) { std::ofstream(folder_ / name) << text; }
+  void Write(const std::string& name, const std::string& text) {
+    std::ofstream(folder_ / name) << text;
+  }
 
-  Outcome Anneal(const std::vector<std::string>& arguments) { return RunProgram("anneal", arguments, folder_.string()); }
+  Outcome Anneal(const std::vector<std::string>& arguments) {
+    return RunProgram("anneal", arguments, folder_.string());
+  }
 
   const fs::path folder_ = fs::path(::testing::TempDir()) /
                            ::testing::UnitTest::GetInstance()->current_test_info()->name();
@@ -55,7 +61,8 @@ TEST_F(AnnealTest, BadUseIsExitTwo) {
 TEST_F(AnnealTest, SubmitSendsTheDataAndCreatesTheJobOnce) {
   Write("job.yaml", "model: models/m\ndata: {train: [train.jsonl]}\n");
   coordinator_.LoseNextCreateAnswers(1);
-  const Outcome run = Anneal({"submit", "job.yaml", "--set", "training.epochs=2", "--hold", "-o", "json"});
+  const Outcome run =
+      Anneal({"submit", "job.yaml", "--set", "training.epochs=2", "--hold", "-o", "json"});
   EXPECT_EQ(run.code, 0) << run.err;
   ASSERT_THAT(coordinator_.created(), SizeIs(1));
   EXPECT_EQ(coordinator_.create_calls(), 2);
@@ -71,21 +78,29 @@ TEST_F(AnnealTest, BadJobFilesNameEveryProblemWithItsPlace) {
   Write("job.yaml", "model: models/m\ntraining:\n  epoch: 3\n  batch_size: many\n");
   Outcome run = Anneal({"submit", "job.yaml"});
   EXPECT_EQ(run.code, 2);
-  EXPECT_THAT(run.err, AllOf(HasSubstr("job.yaml:3:3: error: training.epoch: unknown field (did you mean epochs?)"),
-                             HasSubstr("job.yaml:4:15: error: training.batch_size: expected a whole number")));
+  EXPECT_THAT(
+      run.err,
+      AllOf(HasSubstr("job.yaml:3:3: error: training.epoch: unknown field (did you mean epochs?)"),
+            HasSubstr("job.yaml:4:15: error: training.batch_size: expected a whole number")));
   // What only the service can know is located all the same.
-  Write("job.yaml", "model: models/m\ndata: {train: [train.jsonl]}\ntraining:\n  epochs: 5000\nmethod:\n  lora: {rank: 0}\n");
+  Write("job.yaml",
+        "model: models/m\ndata: {train: [train.jsonl]}\ntraining:\n  epochs: 5000\nmethod:\n  "
+        "lora: {rank: 0}\n");
   run = Anneal({"submit", "job.yaml"});
   EXPECT_EQ(run.code, 2);
-  EXPECT_THAT(run.err, AllOf(HasSubstr("job.yaml:4:3: error: training.epochs: 5000 is out of range: 1 to 1000"),
-                             HasSubstr("job.yaml:6:10: error: method.lora.rank: 0 is out of range")));
+  EXPECT_THAT(
+      run.err,
+      AllOf(HasSubstr("job.yaml:4:3: error: training.epochs: 5000 is out of range: 1 to 1000"),
+            HasSubstr("job.yaml:6:10: error: method.lora.rank: 0 is out of range")));
   EXPECT_THAT(coordinator_.created(), SizeIs(0));
 }
 
 TEST_F(AnnealTest, DryRunShowsEveryValueAndCreatesNothing) {
-  const Outcome run = Anneal({"submit", "--model", "models/m", "--train", "train.jsonl", "--dry-run"});
+  const Outcome run =
+      Anneal({"submit", "--model", "models/m", "--train", "train.jsonl", "--dry-run"});
   EXPECT_EQ(run.code, 0) << run.err;
-  EXPECT_THAT(run.out, AllOf(HasSubstr("training.epochs  3  (default)"), HasSubstr("model  \"models/m\"  (user)")));
+  EXPECT_THAT(run.out, AllOf(HasSubstr("training.epochs  3  (default)"),
+                             HasSubstr("model  \"models/m\"  (user)")));
   EXPECT_THAT(coordinator_.created(), SizeIs(0));
   EXPECT_EQ(coordinator_.uploaded_bytes(), 0);
 }
@@ -94,7 +109,8 @@ TEST_F(AnnealTest, FollowEndsAsTheJobDoes) {
   v1::Job job = coordinator_.AddJob(kJob, "sentiment", v1::JOB_STATE_SUCCEEDED);
   const Outcome good = Anneal({"watch", "sentiment"});
   EXPECT_EQ(good.code, 0) << good.err;
-  EXPECT_THAT(good.out, AllOf(HasSubstr("is SUCCEEDED"), HasSubstr("outputs   /srv/anneal/outputs/01hf7yat00aaaaaaaaaaaaaaaa"),
+  EXPECT_THAT(good.out, AllOf(HasSubstr("is SUCCEEDED"),
+                              HasSubstr("outputs   /srv/anneal/outputs/01hf7yat00aaaaaaaaaaaaaaaa"),
                               HasSubstr("vllm serve")));
   job.set_name("jobs/01hf7yat00bbbbbbbbbbbbbbbb");
   coordinator_.AddJob(job.name(), "bad", v1::JOB_STATE_FAILED);
@@ -114,10 +130,12 @@ TEST_F(AnnealTest, UnreachableAndDeniedHaveTheirOwnCodes) {
 TEST_F(AnnealTest, TablesAndJson) {
   coordinator_.AddJob(kJob, "evil \x1b[2J name", v1::JOB_STATE_RUNNING);
   const Outcome table = Anneal({"jobs"});
-  EXPECT_THAT(table.out, AllOf(HasSubstr("01hf7yat00aaaaaaaaaaaaaaaa  evil ?[2J name  RUNNING"), Not(HasSubstr("\x1b"))));
+  EXPECT_THAT(table.out, AllOf(HasSubstr("01hf7yat00aaaaaaaaaaaaaaaa  evil ?[2J name  RUNNING"),
+                               Not(HasSubstr("\x1b"))));
   ANNEAL_ASSERT_OK_AND_ASSIGN(const Json json, ParseJson(Anneal({"-o", "json", "jobs"}).out));
   EXPECT_EQ(json["jobs"][0]["name"], kJob);
-  EXPECT_THAT(Anneal({"workers"}).out, AllOf(HasSubstr("w0"), HasSubstr("READY"), Not(HasSubstr("\x1b"))));
+  EXPECT_THAT(Anneal({"workers"}).out,
+              AllOf(HasSubstr("w0"), HasSubstr("READY"), Not(HasSubstr("\x1b"))));
   EXPECT_EQ(Anneal({"get", "@last"}).code, 0);
   EXPECT_THAT(Anneal({"logs", "@last", "--rank", "3"}).out, "rank 3says\n3");
   EXPECT_THAT(Anneal({"logs", "@last", "--prepare"}).out, "rank -1says\n-1");
@@ -134,7 +152,8 @@ TEST_F(AnnealTest, DownloadsAreCheckedAndStayInTheirFolder) {
   EXPECT_EQ(run.code, 0) << run.err;
   EXPECT_EQ(ReadAll(folder_ / "out/adapter/weights"), "0123456789");
   coordinator_.DamageArtifacts();
-  EXPECT_EQ(Anneal({"download", "@last", "--to", "out"}).code, 0);  // the right file is there already
+  EXPECT_EQ(Anneal({"download", "@last", "--to", "out"}).code,
+            0);  // the right file is there already
   const Outcome damaged = Anneal({"download", "@last", "--to", "out2"});
   EXPECT_EQ(damaged.code, 1);
   EXPECT_THAT(damaged.err, HasSubstr("arrived damaged"));
@@ -150,7 +169,8 @@ TEST_F(AnnealTest, InitWritesAJobThatCanBeSubmitted) {
   const Outcome run = Anneal({"submit", "fresh/job.yaml", "--set", "model=models/m"});
   EXPECT_EQ(run.code, 0) << run.err;
   ASSERT_THAT(coordinator_.created(), SizeIs(1));
-  EXPECT_THAT(coordinator_.file_contents().at(coordinator_.created()[0].spec().data().train(0)), HasSubstr("\"messages\""));
+  EXPECT_THAT(coordinator_.file_contents().at(coordinator_.created()[0].spec().data().train(0)),
+              HasSubstr("\"messages\""));
 }
 
 }  // namespace

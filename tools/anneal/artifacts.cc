@@ -55,9 +55,11 @@ bool IsSafeRelativePath(const std::string& path) {
 // Appends to `part_file` what it still lacks.
 absl::Status Fetch(Client& client, const v1::Artifact& artifact, const fs::path& part_file) {
   std::error_code ignored;
-  auto have = fs::exists(part_file, ignored) ? static_cast<int64_t>(fs::file_size(part_file, ignored)) : 0;
+  auto have =
+      fs::exists(part_file, ignored) ? static_cast<int64_t>(fs::file_size(part_file, ignored)) : 0;
   if (have > artifact.size_bytes()) have = 0;
-  std::ofstream out(part_file, have > 0 ? std::ios::binary | std::ios::app : std::ios::binary | std::ios::trunc);
+  std::ofstream out(
+      part_file, have > 0 ? std::ios::binary | std::ios::app : std::ios::binary | std::ios::trunc);
   v1::DownloadArtifactRequest request;
   request.set_name(artifact.name());
   request.set_offset(have);
@@ -67,42 +69,51 @@ absl::Status Fetch(Client& client, const v1::Artifact& artifact, const fs::path&
   v1::DownloadArtifactResponse chunk;
   bool in_order = true;
   while (in_order && stream->Read(&chunk)) {
-    in_order = chunk.offset() == have && out.write(chunk.data().data(), static_cast<std::streamsize>(chunk.data().size()));
+    in_order = chunk.offset() == have &&
+               out.write(chunk.data().data(), static_cast<std::streamsize>(chunk.data().size()));
     have += static_cast<int64_t>(chunk.data().size());
   }
   if (!in_order) context.TryCancel();
   const absl::Status status = client.ToStatus(stream->Finish());
   out.close();
-  if (!in_order || !out) return absl::FailedPreconditionError(absl::StrCat("cannot write ", part_file.string()));
+  if (!in_order || !out)
+    return absl::FailedPreconditionError(absl::StrCat("cannot write ", part_file.string()));
   return status;
 }
 
 absl::Status Download(Client& client, const v1::Artifact& artifact, const fs::path& folder) {
   if (!IsSafeRelativePath(artifact.path())) {
-    return absl::DataLossError(absl::StrCat("the service names an artifact '", artifact.path(), "', which is no path"));
+    return absl::DataLossError(
+        absl::StrCat("the service names an artifact '", artifact.path(), "', which is no path"));
   }
   const fs::path target = folder / artifact.path();
   std::error_code error;
   fs::create_directories(target.parent_path(), error);
-  if (error) return absl::FailedPreconditionError(absl::StrCat(target.parent_path().string(), ": ", error.message()));
+  if (error)
+    return absl::FailedPreconditionError(
+        absl::StrCat(target.parent_path().string(), ": ", error.message()));
   if (fs::exists(target, error)) {
     const absl::StatusOr<std::string> present = Sha256OfFile(target.string());
     if (present.ok() && *present == artifact.sha256()) return absl::OkStatus();
   }
   const fs::path part_file = target.string() + ".part";
-  ANNEAL_RETURN_IF_ERROR(RetryCall({}, absl::Minutes(2), Clock::Real(), Random::Real(),
-                                   [&]() -> absl::Status { return Fetch(client, artifact, part_file); }));
+  ANNEAL_RETURN_IF_ERROR(
+      RetryCall({}, absl::Minutes(2), Clock::Real(), Random::Real(),
+                [&]() -> absl::Status { return Fetch(client, artifact, part_file); }));
   ANNEAL_ASSIGN_OR_RETURN(const std::string sha256, Sha256OfFile(part_file.string()));
   if (sha256 != artifact.sha256()) {
     fs::remove(part_file, error);
-    return absl::DataLossError(absl::StrCat(artifact.path(), " arrived damaged: SHA-256 ", sha256, " instead of ", artifact.sha256()));
+    return absl::DataLossError(absl::StrCat(artifact.path(), " arrived damaged: SHA-256 ", sha256,
+                                            " instead of ", artifact.sha256()));
   }
   fs::rename(part_file, target, error);
-  if (error) return absl::FailedPreconditionError(absl::StrCat(target.string(), ": ", error.message()));
+  if (error)
+    return absl::FailedPreconditionError(absl::StrCat(target.string(), ": ", error.message()));
   return absl::OkStatus();
 }
 
-absl::StatusOr<ExitCode> DownloadAll(CommandLine& line, const std::string& job, const std::string& folder) {
+absl::StatusOr<ExitCode> DownloadAll(CommandLine& line, const std::string& job,
+                                     const std::string& folder) {
   ANNEAL_ASSIGN_OR_RETURN(Client * client, line.client());
   ANNEAL_ASSIGN_OR_RETURN(const v1::ListArtifactsResponse response, List(*client, job));
   int64_t bytes = 0;
@@ -124,13 +135,18 @@ absl::StatusOr<ExitCode> DownloadAll(CommandLine& line, const std::string& job, 
 void AddArtifactCommands(CommandLine& line) {
   auto job = std::make_shared<std::string>();
   auto folder = std::make_shared<std::string>();
-  line.AddCommand(nullptr, "artifacts", "List what a job made", [&line, job] { return ListArtifacts(line, *job); })
+  line.AddCommand(nullptr, "artifacts", "List what a job made",
+                  [&line, job] { return ListArtifacts(line, *job); })
       ->add_option("job", *job, "Job")
       ->required();
-  CLI::App* download = line.AddCommand(nullptr, "download", "Download what a job made, checked by hash",
-                                       [&line, job, folder] { return DownloadAll(line, *job, *folder); });
+  CLI::App* download =
+      line.AddCommand(nullptr, "download", "Download what a job made, checked by hash",
+                      [&line, job, folder] { return DownloadAll(line, *job, *folder); });
   download->add_option("job", *job, "Job")->required();
-  download->add_option("--to", *folder, "Folder, made if need be; files already there with the right hash are kept")->required();
+  download
+      ->add_option("--to", *folder,
+                   "Folder, made if need be; files already there with the right hash are kept")
+      ->required();
 }
 
 }  // namespace anneal::cli

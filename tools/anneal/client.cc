@@ -10,7 +10,8 @@ namespace anneal::cli {
 absl::StatusOr<std::unique_ptr<Client>> Client::Connect(const Context& context) {
   ANNEAL_ASSIGN_OR_RETURN(
       std::shared_ptr<grpc::Channel> channel,
-      MakeChannel({.target = context.server, .tls = context.tls, .tls_ca_file = context.tls_ca_file}));
+      MakeChannel(
+          {.target = context.server, .tls = context.tls, .tls_ca_file = context.tls_ca_file}));
   return std::unique_ptr<Client>(new Client(context, channel));
 }
 
@@ -29,7 +30,8 @@ void Client::Prepare(grpc::ClientContext& context, absl::Duration timeout) const
 absl::Status Client::ToStatus(const grpc::Status& status) const {
   absl::Status out = FromGrpcStatus(status);
   if (out.code() == absl::StatusCode::kUnavailable) {
-    return Annotate(out, absl::StrCat("cannot reach the coordinator at ", context_.server, " (from ", context_.source, ")"));
+    return Annotate(out, absl::StrCat("cannot reach the coordinator at ", context_.server,
+                                      " (from ", context_.source, ")"));
   }
   return out;
 }

@@ -25,21 +25,25 @@ class Client {
   // Connects lazily: an unreachable server shows with the first call.
   static absl::StatusOr<std::unique_ptr<Client>> Connect(const Context& context);
 
-  // Calls a unary method: Call(&v1::FineTuningService::StubInterface::GetJob, request). Errors carry reason and fields; one of an
-  // unreachable server names its address and where that was found.
+  // Calls a unary method: Call(&v1::FineTuningService::StubInterface::GetJob, request). Errors
+  // carry reason and fields; one of an unreachable server names its address and where that was
+  // found.
   template <typename Service, typename Request, typename Response>
-  absl::StatusOr<Response> Call(grpc::Status (Service::*method)(grpc::ClientContext*, const Request&, Response*),
+  absl::StatusOr<Response> Call(grpc::Status (Service::*method)(grpc::ClientContext*,
+                                                                const Request&, Response*),
                                 const Request& request, absl::Duration timeout = kCallTimeout) {
     grpc::ClientContext context;
     Prepare(context, timeout);
     Response response;
-    absl::Status status = ToStatus((StubOf(static_cast<Service*>(nullptr)).*method)(&context, request, &response));
+    absl::Status status =
+        ToStatus((StubOf(static_cast<Service*>(nullptr)).*method)(&context, request, &response));
     if (!status.ok()) return status;
     return response;
   }
 
   // For streams: adds key and deadline to the call, and turns its end into our status.
-  void Prepare(grpc::ClientContext& context, absl::Duration timeout = absl::InfiniteDuration()) const;
+  void Prepare(grpc::ClientContext& context,
+               absl::Duration timeout = absl::InfiniteDuration()) const;
   absl::Status ToStatus(const grpc::Status& status) const;
 
   v1::FineTuningService::StubInterface& jobs() const { return *jobs_; }
@@ -50,11 +54,19 @@ class Client {
  private:
   Client(const Context& context, const std::shared_ptr<grpc::Channel>& channel);
 
-  v1::FineTuningService::StubInterface& StubOf(v1::FineTuningService::StubInterface*) const { return *jobs_; }
+  v1::FineTuningService::StubInterface& StubOf(v1::FineTuningService::StubInterface*) const {
+    return *jobs_;
+  }
   v1::FileService::StubInterface& StubOf(v1::FileService::StubInterface*) const { return *files_; }
-  v1::ArtifactService::StubInterface& StubOf(v1::ArtifactService::StubInterface*) const { return *artifacts_; }
-  v1::ModelService::StubInterface& StubOf(v1::ModelService::StubInterface*) const { return *models_; }
-  v1::ClusterService::StubInterface& StubOf(v1::ClusterService::StubInterface*) const { return *cluster_; }
+  v1::ArtifactService::StubInterface& StubOf(v1::ArtifactService::StubInterface*) const {
+    return *artifacts_;
+  }
+  v1::ModelService::StubInterface& StubOf(v1::ModelService::StubInterface*) const {
+    return *models_;
+  }
+  v1::ClusterService::StubInterface& StubOf(v1::ClusterService::StubInterface*) const {
+    return *cluster_;
+  }
 
   const Context context_;
   const std::unique_ptr<v1::FineTuningService::StubInterface> jobs_;

@@ -48,11 +48,14 @@ class ClientTest : public ::testing::Test {
     return UploadOnce(*client_, path, progress_, 0, Clock::Real(), random_);
   }
   absl::Status SendInputs(Client& client, v1::JobSpec* spec, bool dry_run = false) {
-    return SendLocalInputs(client, {.base_folder = folder_.string(), .dry_run = dry_run, .progress = progress_},
-                           Clock::Real(), random_, spec);
+    return SendLocalInputs(
+        client, {.base_folder = folder_.string(), .dry_run = dry_run, .progress = progress_},
+        Clock::Real(), random_, spec);
   }
-  absl::StatusOr<Followed> Follow(const std::string& name, absl::Duration patience = absl::Minutes(1)) {
-    return FollowJob(*client_, name, {.progress = &progress_, .patience = patience}, Clock::Real(), random_);
+  absl::StatusOr<Followed> Follow(const std::string& name,
+                                  absl::Duration patience = absl::Minutes(1)) {
+    return FollowJob(*client_, name, {.progress = &progress_, .patience = patience}, Clock::Real(),
+                     random_);
   }
 
   const fs::path folder_ = fs::path(::testing::TempDir()) /
@@ -64,7 +67,8 @@ class ClientTest : public ::testing::Test {
 };
 
 TEST_F(ClientTest, JobsAreNamedInManyWays) {
-  EXPECT_THAT(ResolveJobName(*client_, "@last"), StatusIs(absl::StatusCode::kNotFound, HasSubstr("no jobs yet")));
+  EXPECT_THAT(ResolveJobName(*client_, "@last"),
+              StatusIs(absl::StatusCode::kNotFound, HasSubstr("no jobs yet")));
   coordinator_.AddJob(kFirst, "sentiment", v1::JOB_STATE_SUCCEEDED);
   coordinator_.AddJob(kSecond, "twin", v1::JOB_STATE_FAILED);
   coordinator_.AddJob(kThird, "twin", v1::JOB_STATE_RUNNING);
@@ -73,19 +77,26 @@ TEST_F(ClientTest, JobsAreNamedInManyWays) {
   EXPECT_THAT(ResolveJobName(*client_, "01hf7yat00aa"), IsOkAndHolds(kFirst));
   EXPECT_THAT(ResolveJobName(*client_, "jobs/01hf7yz"), IsOkAndHolds(kThird));
   EXPECT_THAT(ResolveJobName(*client_, kSecond), IsOkAndHolds(kSecond));
-  EXPECT_THAT(ResolveJobName(*client_, "01hf7yat00abcdefghjkmnpqrs"), IsOkAndHolds("jobs/01hf7yat00abcdefghjkmnpqrs"));
+  EXPECT_THAT(ResolveJobName(*client_, "01hf7yat00abcdefghjkmnpqrs"),
+              IsOkAndHolds("jobs/01hf7yat00abcdefghjkmnpqrs"));
   EXPECT_THAT(ResolveJobName(*client_, "01hf7yat00a"),
-              StatusIs(absl::StatusCode::kInvalidArgument, AllOf(HasSubstr("may mean 2 jobs"), HasSubstr("SUCCEEDED"))));
-  EXPECT_THAT(ResolveJobName(*client_, "twin"), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("may mean 2 jobs")));
-  EXPECT_THAT(ResolveJobName(*client_, "sentimnet"), StatusIs(absl::StatusCode::kNotFound, HasSubstr("did you mean sentiment?")));
+              StatusIs(absl::StatusCode::kInvalidArgument,
+                       AllOf(HasSubstr("may mean 2 jobs"), HasSubstr("SUCCEEDED"))));
+  EXPECT_THAT(ResolveJobName(*client_, "twin"),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("may mean 2 jobs")));
+  EXPECT_THAT(ResolveJobName(*client_, "sentimnet"),
+              StatusIs(absl::StatusCode::kNotFound, HasSubstr("did you mean sentiment?")));
   EXPECT_THAT(ResolveJobName(*client_, ""), StatusIs(absl::StatusCode::kInvalidArgument));
 }
 
 TEST_F(ClientTest, ErrorsTellAnUnreachableServiceFromADeniedKey) {
-  ANNEAL_ASSERT_OK_AND_ASSIGN(const auto nowhere, Client::Connect({.server = "127.0.0.1:1", .source = "--server"}));
+  ANNEAL_ASSERT_OK_AND_ASSIGN(const auto nowhere,
+                              Client::Connect({.server = "127.0.0.1:1", .source = "--server"}));
   EXPECT_THAT(ResolveJobName(*nowhere, "@last"),
-              StatusIs(absl::StatusCode::kUnavailable, HasSubstr("cannot reach the coordinator at 127.0.0.1:1 (from --server)")));
-  ANNEAL_ASSERT_OK_AND_ASSIGN(const auto stranger, Client::Connect({.server = coordinator_.address(), .api_key = "wrong"}));
+              StatusIs(absl::StatusCode::kUnavailable,
+                       HasSubstr("cannot reach the coordinator at 127.0.0.1:1 (from --server)")));
+  ANNEAL_ASSERT_OK_AND_ASSIGN(
+      const auto stranger, Client::Connect({.server = coordinator_.address(), .api_key = "wrong"}));
   EXPECT_THAT(ResolveJobName(*stranger, "@last"), StatusIs(absl::StatusCode::kUnauthenticated));
 }
 
@@ -96,7 +107,8 @@ TEST_F(ClientTest, AFileIsSentOnce) {
   EXPECT_EQ(again.name(), first.name());
   EXPECT_THAT(coordinator_.file_contents(), ElementsAre(Pair(first.name(), "{}\n")));
   EXPECT_EQ(coordinator_.uploaded_bytes(), 3);
-  EXPECT_THAT(Upload(folder_ / "nope"), StatusIs(absl::StatusCode::kNotFound, HasSubstr("nope is not a file")));
+  EXPECT_THAT(Upload(folder_ / "nope"),
+              StatusIs(absl::StatusCode::kNotFound, HasSubstr("nope is not a file")));
   EXPECT_THAT(Upload(folder_), StatusIs(absl::StatusCode::kNotFound));
 }
 
@@ -119,12 +131,15 @@ TEST_F(ClientTest, LocalPathsAreReplaced) {
   spec.mutable_data()->add_train("train.jsonl");
   spec.mutable_data()->add_train("files/01hf7yat00abcdefghjkmnpqrs");
   spec.mutable_data()->mutable_validation()->add_files((folder_ / "val.jsonl").string());
-  EXPECT_THAT(SendInputs(*client_, &spec), StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("may not see this machine's folder")));
+  EXPECT_THAT(SendInputs(*client_, &spec),
+              StatusIs(absl::StatusCode::kFailedPrecondition,
+                       HasSubstr("may not see this machine's folder")));
   const auto local = coordinator_.MakeClient(/*shares_disk=*/true);
   ANNEAL_ASSERT_OK(SendInputs(*local, &spec));
   EXPECT_EQ(spec.model(), "models/imported");
   ASSERT_THAT(coordinator_.imports(), SizeIs(1));
-  EXPECT_EQ(coordinator_.imports()[0].source_uri(), absl::StrCat("file://", (folder_ / "model").string()));
+  EXPECT_EQ(coordinator_.imports()[0].source_uri(),
+            absl::StrCat("file://", (folder_ / "model").string()));
   EXPECT_EQ(coordinator_.file_contents().at(spec.data().train(0)), "{}\n");
   EXPECT_EQ(spec.data().train(1), "files/01hf7yat00abcdefghjkmnpqrs");
   EXPECT_EQ(coordinator_.file_contents().at(spec.data().validation().files(0)), "[]\n");
@@ -152,10 +167,12 @@ TEST_F(ClientTest, NamesOfTheServiceStayAsTheyAre) {
   ANNEAL_ASSERT_OK(SendInputs(*client_, &spec));
   EXPECT_EQ(spec.SerializeAsString(), before.SerializeAsString());
   spec.set_model("smolm");
-  EXPECT_THAT(SendInputs(*client_, &spec), StatusIs(absl::StatusCode::kNotFound, HasSubstr("nor a folder with a config.json")));
+  EXPECT_THAT(SendInputs(*client_, &spec),
+              StatusIs(absl::StatusCode::kNotFound, HasSubstr("nor a folder with a config.json")));
   spec.set_model("models/smollm2");
   spec.mutable_data()->add_train("missing.jsonl");
-  EXPECT_THAT(SendInputs(*client_, &spec), StatusIs(absl::StatusCode::kNotFound, HasSubstr("missing.jsonl does not exist")));
+  EXPECT_THAT(SendInputs(*client_, &spec),
+              StatusIs(absl::StatusCode::kNotFound, HasSubstr("missing.jsonl does not exist")));
 }
 
 v1::WatchJobResponse Snapshot(const v1::Job& job, v1::JobState state) {
@@ -174,9 +191,12 @@ v1::WatchJobResponse Step(int64_t step) {
 
 TEST_F(ClientTest, FollowingSurvivesABrokenConnection) {
   const v1::Job job = coordinator_.AddJob(kFirst, "sentiment", v1::JOB_STATE_SUCCEEDED);
-  coordinator_.AddWatchScript({{Snapshot(job, v1::JOB_STATE_RUNNING), Step(1), Step(2)},
-                               grpc::Status(grpc::StatusCode::UNAVAILABLE, "the coordinator was killed")});
-  coordinator_.AddWatchScript({{Snapshot(job, v1::JOB_STATE_RUNNING), Step(3), Snapshot(job, v1::JOB_STATE_SUCCEEDED)}, {}});
+  coordinator_.AddWatchScript(
+      {{Snapshot(job, v1::JOB_STATE_RUNNING), Step(1), Step(2)},
+       grpc::Status(grpc::StatusCode::UNAVAILABLE, "the coordinator was killed")});
+  coordinator_.AddWatchScript(
+      {{Snapshot(job, v1::JOB_STATE_RUNNING), Step(3), Snapshot(job, v1::JOB_STATE_SUCCEEDED)},
+       {}});
   ANNEAL_ASSERT_OK_AND_ASSIGN(const Followed followed, Follow(kFirst));
   EXPECT_FALSE(followed.detached);
   EXPECT_EQ(followed.job.state(), v1::JOB_STATE_SUCCEEDED);

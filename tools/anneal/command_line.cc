@@ -19,24 +19,31 @@ namespace {
 void PrintError(const absl::Status& status) {
   std::cerr << "error: " << Printable(status.message()) << "\n";
   for (const FieldViolation& violation : FieldViolationsOf(status)) {
-    std::cerr << "  " << Printable(violation.field) << ": " << Printable(violation.description) << "\n";
+    std::cerr << "  " << Printable(violation.field) << ": " << Printable(violation.description)
+              << "\n";
   }
   if (absl::IsUnauthenticated(status)) {
-    std::cerr << "the API key is missing or not known to this service; give another with --api-key-file\n";
+    std::cerr << "the API key is missing or not known to this service; give another with "
+                 "--api-key-file\n";
   }
 }
 
 }  // namespace
 
-CommandLine::CommandLine() : app_("Anneal fine-tunes language models on your own machines.", "anneal") {
+CommandLine::CommandLine()
+    : app_("Anneal fine-tunes language models on your own machines.", "anneal") {
   app_.require_subcommand(1);
   app_.set_help_all_flag("--help-all", "Show the help of every command");
   app_.set_version_flag("--version", absl::StrCat("anneal ", Version()));
-  app_.add_option("--server", context_options_.server, "Coordinator to talk to: host:port or unix:/path");
-  app_.add_option("--api-key-file", context_options_.api_key_file, "Credentials file whose first key is sent");
-  app_.add_option("--context", context_options_.context, "Context of ~/.config/anneal/config.yaml to use");
+  app_.add_option("--server", context_options_.server,
+                  "Coordinator to talk to: host:port or unix:/path");
+  app_.add_option("--api-key-file", context_options_.api_key_file,
+                  "Credentials file whose first key is sent");
+  app_.add_option("--context", context_options_.context,
+                  "Context of ~/.config/anneal/config.yaml to use");
   app_.add_flag("--tls", context_options_.tls, "Use TLS");
-  app_.add_option("--tls-ca-file", context_options_.tls_ca_file, "Authorities to trust instead of the system's (PEM)");
+  app_.add_option("--tls-ca-file", context_options_.tls_ca_file,
+                  "Authorities to trust instead of the system's (PEM)");
   app_.add_option("-o,--output", output_, "table for people, json for programs")
       ->check(CLI::IsMember({"table", "json"}))
       ->default_str("table");
@@ -45,7 +52,8 @@ CommandLine::CommandLine() : app_("Anneal fine-tunes language models on your own
       "Exit codes: 0 ok, 1 failed, 2 bad input, 3 cancelled, 4 service unreachable, 5 denied.");
 }
 
-CLI::App* CommandLine::AddCommand(CLI::App* parent, const std::string& name, const std::string& help, Action action) {
+CLI::App* CommandLine::AddCommand(CLI::App* parent, const std::string& name,
+                                  const std::string& help, Action action) {
   CLI::App* command = (parent != nullptr ? parent : &app_)->add_subcommand(name, help);
   command->fallthrough();
   command->callback([this, command, action = std::move(action)] {
@@ -76,7 +84,8 @@ void CommandLine::SuggestCommand() const {
   }
   for (const std::string& word : app_.remaining()) {
     const std::string near = spec::ClosestMatch(word, names);
-    if (!near.empty()) std::cerr << "'" << Printable(word) << "' is no command; did you mean " << near << "?\n";
+    if (!near.empty())
+      std::cerr << "'" << Printable(word) << "' is no command; did you mean " << near << "?\n";
   }
 }
 
@@ -85,7 +94,8 @@ absl::StatusOr<Client*> CommandLine::client() {
     std::error_code ignored;
     ANNEAL_ASSIGN_OR_RETURN(
         const Context context,
-        FindContext(context_options_, std::filesystem::current_path(ignored).string(), DefaultConfigFile()));
+        FindContext(context_options_, std::filesystem::current_path(ignored).string(),
+                    DefaultConfigFile()));
     ANNEAL_ASSIGN_OR_RETURN(client_, Client::Connect(context));
   }
   return client_.get();

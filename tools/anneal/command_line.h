@@ -22,9 +22,10 @@ class CommandLine {
 
   CommandLine();
 
-  // A command below `parent` (null = the program). Options go to the returned app; the options of the program may follow them.
-  // The action is run if no command below this one was chosen.
-  CLI::App* AddCommand(CLI::App* parent, const std::string& name, const std::string& help, Action action);
+  // A command below `parent` (null = the program). Options go to the returned app; the options of
+  // the program may follow them. The action is run if no command below this one was chosen.
+  CLI::App* AddCommand(CLI::App* parent, const std::string& name, const std::string& help,
+                       Action action);
 
   // Parses, runs what was chosen, and returns the exit code.
   int Run(int argc, const char* const* argv);
@@ -48,12 +49,12 @@ class CommandLine {
 };
 
 // Each adds its commands. Defined in the file of the same name.
-void AddServiceCommands(CommandLine& line);    // up, down
-void AddStartCommands(CommandLine& line);      // init, check
-void AddSubmitCommand(CommandLine& line);      // submit
-void AddJobCommands(CommandLine& line);        // jobs, get, events, cancel, resume, finish, delete
-void AddWatchCommands(CommandLine& line);      // watch, wait, logs
-void AddArtifactCommands(CommandLine& line);   // artifacts, download
-void AddResourceCommands(CommandLine& line);   // models, files, workers
+void AddServiceCommands(CommandLine& line);   // up, down
+void AddStartCommands(CommandLine& line);     // init, check
+void AddSubmitCommand(CommandLine& line);     // submit
+void AddJobCommands(CommandLine& line);       // jobs, get, events, cancel, resume, finish, delete
+void AddWatchCommands(CommandLine& line);     // watch, wait, logs
+void AddArtifactCommands(CommandLine& line);  // artifacts, download
+void AddResourceCommands(CommandLine& line);  // models, files, workers
 
 }  // namespace anneal::cli

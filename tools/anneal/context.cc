@@ -36,7 +36,8 @@ std::string BesideFile(const std::string& file, const std::string& path) {
 }
 
 absl::StatusOr<Context> FromFile(const internal::CliContext& found, const std::string& file) {
-  if (found.server().empty()) return absl::InvalidArgumentError(absl::StrCat(file, ": server: names no address"));
+  if (found.server().empty())
+    return absl::InvalidArgumentError(absl::StrCat(file, ": server: names no address"));
   Context context{.server = found.server(),
                   .tls = found.tls(),
                   .tls_ca_file = BesideFile(file, found.tls_ca_file()),
@@ -68,11 +69,12 @@ absl::StatusOr<Context> FromConfigFile(const std::string& config_file, const std
     names.push_back(context.name());
   }
   if (name.empty()) {
-    return absl::NotFoundError(absl::StrCat(config_file, " sets no current_context; choose one with --context (",
+    return absl::NotFoundError(absl::StrCat(config_file,
+                                            " sets no current_context; choose one with --context (",
                                             spec::SuggestionHint("", names), ")"));
   }
-  return absl::NotFoundError(
-      absl::StrCat(config_file, " has no context '", name, "' (", spec::SuggestionHint(name, names), ")"));
+  return absl::NotFoundError(absl::StrCat(config_file, " has no context '", name, "' (",
+                                          spec::SuggestionHint(name, names), ")"));
 }
 
 absl::StatusOr<Context> FindBaseContext(const ContextOptions& options, const std::string& folder,
@@ -88,7 +90,8 @@ absl::StatusOr<Context> FindBaseContext(const ContextOptions& options, const std
   std::error_code ignored;
   if (fs::exists(config_file, ignored)) return FromConfigFile(config_file, "");
   return absl::NotFoundError(
-      "no service is known here: start one with `anneal up`, or name one with --server HOST:PORT --api-key-file FILE, or in " +
+      "no service is known here: start one with `anneal up`, or name one with --server HOST:PORT "
+      "--api-key-file FILE, or in " +
       config_file);
 }
 
@@ -107,7 +110,8 @@ absl::StatusOr<Context> FindContext(const ContextOptions& options, const std::st
 
 std::string DefaultConfigFile() {
   const char* config_home = std::getenv("XDG_CONFIG_HOME");
-  if (config_home != nullptr && config_home[0] != '\0') return absl::StrCat(config_home, "/anneal/config.yaml");
+  if (config_home != nullptr && config_home[0] != '\0')
+    return absl::StrCat(config_home, "/anneal/config.yaml");
   const char* home = std::getenv("HOME");
   return absl::StrCat(home != nullptr ? home : "", "/.config/anneal/config.yaml");
 }

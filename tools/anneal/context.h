@@ -32,9 +32,9 @@ struct Context {
   std::string source;
 };
 
-// In this order: --server; --context NAME in `config_file`; .anneal/context.yaml in `folder` or the nearest folder above it;
-// current_context of `config_file`. An API key file given as option wins over the context's. NOT_FOUND says how to name a service;
-// INVALID_ARGUMENT a file and line.
+// In this order: --server; --context NAME in `config_file`; .anneal/context.yaml in `folder` or the
+// nearest folder above it; current_context of `config_file`. An API key file given as option wins
+// over the context's. NOT_FOUND says how to name a service; INVALID_ARGUMENT a file and line.
 absl::StatusOr<Context> FindContext(const ContextOptions& options, const std::string& folder,
                                     const std::string& config_file);
 

@@ -35,7 +35,8 @@ class ContextTest : public ::testing::Test {
 constexpr char kKeyLine[] = "key-0123456789abcdefghij default me\n";
 
 TEST_F(ContextTest, FoundUpwardFromTheCurrentFolder) {
-  Write("project/.anneal/context.yaml", "server: \"unix:/x/api.sock\"\napi_key_file: credentials\nshares_disk: true\n");
+  Write("project/.anneal/context.yaml",
+        "server: \"unix:/x/api.sock\"\napi_key_file: credentials\nshares_disk: true\n");
   Write("project/.anneal/credentials", kKeyLine);
   ANNEAL_ASSERT_OK_AND_ASSIGN(const Context context, Find({}, "project/sub/deep"));
   EXPECT_EQ(context.server, "unix:/x/api.sock");
@@ -47,12 +48,15 @@ TEST_F(ContextTest, FoundUpwardFromTheCurrentFolder) {
 
 TEST_F(ContextTest, FlagsWinOverContextsAndContextsOverTheDefault) {
   Write("project/.anneal/context.yaml", "server: local:1\n");
-  Write("config.yaml", "current_context: a\ncontexts:\n- {name: a, server: a:1, tls: true, tls_ca_file: ca.pem}\n- {name: b, server: b:1}\n");
+  Write("config.yaml",
+        "current_context: a\ncontexts:\n- {name: a, server: a:1, tls: true, tls_ca_file: "
+        "ca.pem}\n- {name: b, server: b:1}\n");
   Write("credentials", kKeyLine);
   EXPECT_EQ(Find({}, "project")->server, "local:1");
   EXPECT_EQ(Find({.context = "b"}, "project")->server, "b:1");
   ANNEAL_ASSERT_OK_AND_ASSIGN(
-      const Context flags, Find({.server = "flag:1", .api_key_file = (root_ / "credentials").string()}, "project"));
+      const Context flags,
+      Find({.server = "flag:1", .api_key_file = (root_ / "credentials").string()}, "project"));
   EXPECT_EQ(flags.server, "flag:1");
   EXPECT_EQ(flags.api_key, "key-0123456789abcdefghij");
   ANNEAL_ASSERT_OK_AND_ASSIGN(const Context current, Find({}, ""));
@@ -63,14 +67,18 @@ TEST_F(ContextTest, FlagsWinOverContextsAndContextsOverTheDefault) {
 
 TEST_F(ContextTest, ErrorsNameTheFileAndTheLine) {
   Write("project/.anneal/context.yaml", "servr: x\n");
-  EXPECT_THAT(Find({}, "project"), StatusIs(absl::StatusCode::kInvalidArgument,
-                                            HasSubstr("context.yaml:1:1: error: servr: unknown field (did you mean server?)")));
+  EXPECT_THAT(
+      Find({}, "project"),
+      StatusIs(absl::StatusCode::kInvalidArgument,
+               HasSubstr("context.yaml:1:1: error: servr: unknown field (did you mean server?)")));
   Write("project/.anneal/context.yaml", "tls: true\n");
-  EXPECT_THAT(Find({}, "project"), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("names no address")));
+  EXPECT_THAT(Find({}, "project"),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("names no address")));
   Write("config.yaml", "contexts: [{name: production, server: a:1}]\n");
   EXPECT_THAT(Find({.context = "prodution"}, ""),
               StatusIs(absl::StatusCode::kNotFound, HasSubstr("did you mean production?")));
-  EXPECT_THAT(Find({}, ""), StatusIs(absl::StatusCode::kNotFound, HasSubstr("known here: production")));
+  EXPECT_THAT(Find({}, ""),
+              StatusIs(absl::StatusCode::kNotFound, HasSubstr("known here: production")));
   EXPECT_FALSE(Find({.server = "a:1", .api_key_file = "/nowhere"}, "").ok());
 }
 

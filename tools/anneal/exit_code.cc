@@ -1,5 +1,7 @@
 #include "tools/anneal/exit_code.h"
 
+#include "google/rpc/code.pb.h"
+
 namespace anneal::cli {
 
 ExitCode ExitCodeOf(const absl::Status& status) {
@@ -24,14 +26,14 @@ ExitCode ExitCodeOf(const absl::Status& status) {
   }
 }
 
-ExitCode ExitCodeOf(v1::JobState state) {
-  switch (state) {
+ExitCode ExitCodeOf(const v1::Job& job) {
+  switch (job.state()) {
     case v1::JOB_STATE_SUCCEEDED:
       return kOk;
     case v1::JOB_STATE_CANCELLED:
       return kCancelled;
     default:
-      return kFailed;
+      return job.error().code() == google::rpc::INVALID_ARGUMENT ? kBadInput : kFailed;
   }
 }
 

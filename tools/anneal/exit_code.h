@@ -17,7 +17,8 @@ enum ExitCode {
 
 ExitCode ExitCodeOf(const absl::Status& status);
 
-// Of a finished job: SUCCEEDED kOk, CANCELLED kCancelled, else kFailed.
-ExitCode ExitCodeOf(v1::JobState state);
+// Of a finished job: SUCCEEDED kOk, CANCELLED kCancelled, FAILED kBadInput if its data was refused,
+// else kFailed.
+ExitCode ExitCodeOf(const v1::Job& job);
 
 }  // namespace anneal::cli

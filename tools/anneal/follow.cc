@@ -19,9 +19,11 @@
 namespace anneal::cli {
 namespace {
 
-constexpr BackoffPolicy kReconnect{.first_bound = absl::Milliseconds(200), .max_bound = absl::Seconds(3)};
+constexpr BackoffPolicy kReconnect{.first_bound = absl::Milliseconds(200),
+                                   .max_bound = absl::Seconds(3)};
 
-// The call under way, so that another thread can cancel it; and the wish to stop, so that no new one starts. Thread-safe.
+// The call under way, so that another thread can cancel it; and the wish to stop, so that no new
+// one starts. Thread-safe.
 class CurrentCall {
  public:
   // False = stopped.
@@ -51,18 +53,22 @@ class CurrentCall {
   bool stopped_ ABSL_GUARDED_BY(mu_) = false;
 };
 
-bool IsHeld(v1::JobState state) { return state == v1::JOB_STATE_VALIDATED || state == v1::JOB_STATE_PAUSED; }
+bool IsHeld(v1::JobState state) {
+  return state == v1::JOB_STATE_VALIDATED || state == v1::JOB_STATE_PAUSED;
+}
 
 class Follower {
  public:
-  Follower(Client& client, const std::string& name, const FollowOptions& options, Clock& clock, Random& random)
+  Follower(Client& client, const std::string& name, const FollowOptions& options, Clock& clock,
+           Random& random)
       : client_(client),
         name_(name),
         options_(options),
         clock_(clock),
         backoff_(kReconnect, random),
         null_stream_(nullptr),
-        display_(options.progress != nullptr ? *options.progress : null_stream_, clock, options.terminal_width) {}
+        display_(options.progress != nullptr ? *options.progress : null_stream_, clock,
+                 options.terminal_width) {}
 
   absl::StatusOr<Followed> Run() {
     InterruptWatch interrupt([this] { call_.Stop(); });
@@ -76,7 +82,8 @@ class Follower {
       }
       if (ended.ok() && *ended) break;
       if (!ended.ok() && !IsRetryable(ended.status())) return ended.status();
-      if (!ended.ok() && clock_.MonotonicNow() - last_contact > options_.patience) return ended.status();
+      if (!ended.ok() && clock_.MonotonicNow() - last_contact > options_.patience)
+        return ended.status();
       if (!ended.ok() && !warned) {
         display_.Note("lost the coordinator; the job goes on, trying to reach it again");
         warned = true;
@@ -88,7 +95,8 @@ class Follower {
   }
 
  private:
-  // One stream from where the last one ended. True = the job has ended, or is held where that is an end.
+  // One stream from where the last one ended. True = the job has ended, or is held where that is an
+  // end.
   absl::StatusOr<bool> WatchOnce(absl::Duration* last_contact, bool* warned) {
     v1::WatchJobRequest request;
     request.set_name(name_);
@@ -121,7 +129,8 @@ class Follower {
   absl::StatusOr<bool> FetchJob() {
     v1::GetJobRequest request;
     request.set_name(name_);
-    ANNEAL_ASSIGN_OR_RETURN(job_, client_.Call(&v1::FineTuningService::StubInterface::GetJob, request));
+    ANNEAL_ASSIGN_OR_RETURN(job_,
+                            client_.Call(&v1::FineTuningService::StubInterface::GetJob, request));
     return IsTerminal(job_.state()) || (options_.until_held && IsHeld(job_.state()));
   }
 
@@ -138,8 +147,8 @@ class Follower {
 
 }  // namespace
 
-absl::StatusOr<Followed> FollowJob(Client& client, const std::string& name, const FollowOptions& options, Clock& clock,
-                                   Random& random) {
+absl::StatusOr<Followed> FollowJob(Client& client, const std::string& name,
+                                   const FollowOptions& options, Clock& clock, Random& random) {
   return Follower(client, name, options, clock, random).Run();
 }
 

@@ -32,8 +32,8 @@ struct Followed {
 };
 
 // UNAVAILABLE after `patience`; any other error of the service at once.
-absl::StatusOr<Followed> FollowJob(Client& client, const std::string& name, const FollowOptions& options, Clock& clock,
-                                   Random& random);
+absl::StatusOr<Followed> FollowJob(Client& client, const std::string& name,
+                                   const FollowOptions& options, Clock& clock, Random& random);
 
 // Columns of the terminal behind file descriptor `fd`; 0 if it is none.
 int TerminalWidth(int fd);

@@ -18,8 +18,10 @@
 namespace anneal::cli {
 namespace {
 
-// What vLLM should load below the adapter: the imported copy if this machine has it, else where the model came from.
-absl::StatusOr<std::string> BaseModelOf(Client& client, const v1::Job& job, const std::string& storage_root) {
+// What vLLM should load below the adapter: the imported copy if this machine has it, else where the
+// model came from.
+absl::StatusOr<std::string> BaseModelOf(Client& client, const v1::Job& job,
+                                        const std::string& storage_root) {
   const std::string& model = job.resolved().spec().model();
   if (spec::IsFileUri(model)) return spec::PathOfFileUri(model);
   if (!spec::IsModelName(model)) return model;
@@ -28,16 +30,18 @@ absl::StatusOr<std::string> BaseModelOf(Client& client, const v1::Job& job, cons
   if (client.context().shares_disk && std::filesystem::exists(copy, ignored)) return copy;
   v1::GetModelRequest request;
   request.set_name(model);
-  ANNEAL_ASSIGN_OR_RETURN(const v1::Model found, client.Call(&v1::ModelService::StubInterface::GetModel, request));
+  ANNEAL_ASSIGN_OR_RETURN(const v1::Model found,
+                          client.Call(&v1::ModelService::StubInterface::GetModel, request));
   return found.source_id().empty() ? model : found.source_id();
 }
 
 absl::Status PrintSuccess(Client& client, const v1::Job& job) {
   std::cout << "\n" << FormatBeforeAndAfter(job.result());
   const v1::JobResult& result = job.result();
-  std::cout << "training loss " << absl::StrCat(result.first_loss()) << " -> " << absl::StrCat(result.last_loss()) << ", "
-            << job.progress().total_steps() << " steps in "
-            << ShortDuration(absl::Seconds(result.train_time().seconds())) << "\n\n";
+  std::cout << "training loss " << absl::StrCat(result.first_loss()) << " -> "
+            << absl::StrCat(result.last_loss()) << ", " << job.progress().total_steps()
+            << " steps in " << ShortDuration(absl::Seconds(result.train_time().seconds()))
+            << "\n\n";
 
   v1::ListArtifactsRequest request;
   request.set_parent(job.name());
@@ -59,7 +63,8 @@ absl::Status PrintSuccess(Client& client, const v1::Job& job) {
 
 absl::Status PrintEnd(Client& client, const v1::Job& job) {
   const std::string took = job.has_finish_time()
-                               ? absl::StrCat(" after ", ShortDuration(ToTime(job.finish_time()) - ToTime(job.create_time())))
+                               ? absl::StrCat(" after ", ShortDuration(ToTime(job.finish_time()) -
+                                                                       ToTime(job.create_time())))
                                : "";
   std::cout << "job " << IdOf(job.name()) << " is " << StateName(job.state()) << took << "\n";
   switch (job.state()) {
@@ -79,7 +84,8 @@ absl::Status PrintEnd(Client& client, const v1::Job& job) {
 
 }  // namespace
 
-absl::StatusOr<ExitCode> FollowAndReport(CommandLine& line, const std::string& job_name, const FollowStyle& style) {
+absl::StatusOr<ExitCode> FollowAndReport(CommandLine& line, const std::string& job_name,
+                                         const FollowStyle& style) {
   ANNEAL_ASSIGN_OR_RETURN(Client * client, line.client());
   FollowOptions options{.until_held = style.until_held};
   if (style.show_progress) {
@@ -89,11 +95,12 @@ absl::StatusOr<ExitCode> FollowAndReport(CommandLine& line, const std::string& j
   ANNEAL_ASSIGN_OR_RETURN(const Followed followed,
                           FollowJob(*client, job_name, options, Clock::Real(), Random::Real()));
   if (followed.detached) {
-    std::cerr << "\nno longer following; the job goes on. To return: anneal watch " << IdOf(job_name) << "\n";
+    std::cerr << "\nno longer following; the job goes on. To return: anneal watch "
+              << IdOf(job_name) << "\n";
     return kOk;
   }
   const v1::Job& job = followed.job;
-  const ExitCode code = style.until_held && !IsTerminal(job.state()) ? kOk : ExitCodeOf(job.state());
+  const ExitCode code = style.until_held && !IsTerminal(job.state()) ? kOk : ExitCodeOf(job);
   if (line.json()) {
     line.PrintJson(job);
   } else {

@@ -15,7 +15,9 @@ struct FollowStyle {
   bool until_held = false;
 };
 
-// Follows the job to its end and prints what came of it. Ctrl-C detaches (kOk) and says how to return.
-absl::StatusOr<ExitCode> FollowAndReport(CommandLine& line, const std::string& job_name, const FollowStyle& style);
+// Follows the job to its end and prints what came of it. Ctrl-C detaches (kOk) and says how to
+// return.
+absl::StatusOr<ExitCode> FollowAndReport(CommandLine& line, const std::string& job_name,
+                                         const FollowStyle& style);
 
 }  // namespace anneal::cli

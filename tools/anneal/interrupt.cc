@@ -31,7 +31,8 @@ void SetHandler(void (*handler)(int)) {
 
 }  // namespace
 
-InterruptWatch::InterruptWatch(std::function<void()> on_interrupt) : on_interrupt_(std::move(on_interrupt)) {
+InterruptWatch::InterruptWatch(std::function<void()> on_interrupt)
+    : on_interrupt_(std::move(on_interrupt)) {
   ANNEAL_CHECK(signal_pipe == -1);
   ANNEAL_CHECK(::pipe2(pipe_, O_CLOEXEC) == 0);
   signal_pipe = pipe_[1];

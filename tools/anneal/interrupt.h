@@ -9,8 +9,8 @@
 
 namespace anneal::cli {
 
-// While one exists, SIGINT and SIGTERM do not end the program but call `on_interrupt` (on a thread of its own, once). At most one
-// at a time. Signals sent before or after are the program's own.
+// While one exists, SIGINT and SIGTERM do not end the program but call `on_interrupt` (on a thread
+// of its own, once). At most one at a time. Signals sent before or after are the program's own.
 class InterruptWatch {
  public:
   explicit InterruptWatch(std::function<void()> on_interrupt);

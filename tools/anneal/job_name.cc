@@ -29,8 +29,8 @@ absl::Status Ambiguous(absl::string_view text, const std::vector<v1::Job>& jobs)
     }
     shown.push_back(absl::StrCat(IdOf(job.name()), " ", StateName(job.state())));
   }
-  return absl::InvalidArgumentError(
-      absl::StrCat("'", text, "' may mean ", jobs.size(), " jobs; use an id: ", absl::StrJoin(shown, ", ")));
+  return absl::InvalidArgumentError(absl::StrCat("'", text, "' may mean ", jobs.size(),
+                                                 " jobs; use an id: ", absl::StrJoin(shown, ", ")));
 }
 
 absl::StatusOr<std::string> NewestJob(Client& client) {
@@ -46,7 +46,8 @@ absl::StatusOr<std::string> NewestJob(Client& client) {
 absl::StatusOr<std::string> ResolveJobName(Client& client, absl::string_view text) {
   if (text.empty()) return absl::InvalidArgumentError("the job's name is empty");
   if (text == "@last") return NewestJob(client);
-  if (IsUlid(absl::StripPrefix(text, "jobs/"))) return absl::StrCat("jobs/", absl::StripPrefix(text, "jobs/"));
+  if (IsUlid(absl::StripPrefix(text, "jobs/")))
+    return absl::StrCat("jobs/", absl::StripPrefix(text, "jobs/"));
 
   v1::ListJobsRequest request;
   request.set_display_name(std::string(text));
@@ -71,7 +72,9 @@ absl::StatusOr<std::string> ResolveJobName(Client& client, absl::string_view tex
   if (matches.size() > 1) return Ambiguous(text, matches);
   const std::string near = spec::ClosestMatch(text, display_names);
   return absl::NotFoundError(absl::StrCat("no job is named '", text, "'",
-                                          near.empty() ? "; list them with `anneal jobs`" : absl::StrCat("; did you mean ", near, "?")));
+                                          near.empty()
+                                              ? "; list them with `anneal jobs`"
+                                              : absl::StrCat("; did you mean ", near, "?")));
 }
 
 }  // namespace anneal::cli

@@ -8,8 +8,9 @@
 
 namespace anneal::cli {
 
-// "jobs/{ulid}" for an id (with or without "jobs/"), "@last" (the newest job), a display name, or a beginning of an id that only
-// one job has. NOT_FOUND suggests near names; INVALID_ARGUMENT lists the jobs that `text` could mean.
+// "jobs/{ulid}" for an id (with or without "jobs/"), "@last" (the newest job), a display name, or a
+// beginning of an id that only one job has. NOT_FOUND suggests near names; INVALID_ARGUMENT lists
+// the jobs that `text` could mean.
 absl::StatusOr<std::string> ResolveJobName(Client& client, absl::string_view text);
 
 }  // namespace anneal::cli

@@ -28,7 +28,8 @@ absl::StatusOr<v1::Job> GetJob(CommandLine& line, const std::string& text) {
 }
 
 std::string StepText(const v1::JobProgress& progress) {
-  return progress.total_steps() > 0 ? absl::StrCat(progress.step(), "/", progress.total_steps()) : "-";
+  return progress.total_steps() > 0 ? absl::StrCat(progress.step(), "/", progress.total_steps())
+                                    : "-";
 }
 
 std::string LossText(const v1::JobProgress& progress) {
@@ -39,7 +40,8 @@ absl::StatusOr<ExitCode> ListJobs(CommandLine& line, int limit) {
   ANNEAL_ASSIGN_OR_RETURN(Client * client, line.client());
   v1::ListJobsRequest request;
   request.set_page_size(limit);
-  ANNEAL_ASSIGN_OR_RETURN(const v1::ListJobsResponse response, client->Call(&Jobs::ListJobs, request));
+  ANNEAL_ASSIGN_OR_RETURN(const v1::ListJobsResponse response,
+                          client->Call(&Jobs::ListJobs, request));
   if (line.json()) {
     line.PrintJson(response);
     return kOk;
@@ -47,8 +49,8 @@ absl::StatusOr<ExitCode> ListJobs(CommandLine& line, int limit) {
   Table table({"JOB", "NAME", "STATE", "STEP", "LOSS", "CREATED"});
   const absl::Time now = Clock::Real().TimeNow();
   for (const v1::Job& job : response.jobs()) {
-    table.AddRow({std::string(IdOf(job.name())), job.resolved().spec().display_name(), StateName(job.state()),
-                  StepText(job.progress()), LossText(job.progress()),
+    table.AddRow({std::string(IdOf(job.name())), job.resolved().spec().display_name(),
+                  StateName(job.state()), StepText(job.progress()), LossText(job.progress()),
                   FormatAgo(job.has_create_time(), job.create_time(), now)});
   }
   std::cout << table.Format();
@@ -72,9 +74,11 @@ absl::StatusOr<ExitCode> ShowJob(CommandLine& line, const std::string& text) {
             << "step      " << StepText(job.progress()) << "\n"
             << "loss      " << LossText(job.progress()) << "\n";
   if (job.has_data()) {
-    std::cout << "data      " << job.data().train_rows() << " training rows (" << FormatCount(job.data().train_tokens())
-              << " tokens), " << job.data().validation_rows() << " validation rows\n";
-    for (const v1::Issue& issue : job.data().issues()) std::cout << "          " << spec::FormatIssue(issue) << "\n";
+    std::cout << "data      " << job.data().train_rows() << " training rows ("
+              << FormatCount(job.data().train_tokens()) << " tokens), "
+              << job.data().validation_rows() << " validation rows\n";
+    for (const v1::Issue& issue : job.data().issues())
+      std::cout << "          " << spec::FormatIssue(issue) << "\n";
   }
   if (!job.output_model().empty()) std::cout << "output    " << job.output_model() << "\n";
   if (job.state() == v1::JOB_STATE_FAILED) std::cout << "error     " << FormatFailure(job);
@@ -90,7 +94,8 @@ absl::StatusOr<ExitCode> ListEvents(CommandLine& line, const std::string& text) 
   ANNEAL_ASSIGN_OR_RETURN(*request.mutable_name(), ResolveJobName(*client, text));
   request.set_page_size(1000);
   do {
-    ANNEAL_ASSIGN_OR_RETURN(const v1::ListJobEventsResponse response, client->Call(&Jobs::ListJobEvents, request));
+    ANNEAL_ASSIGN_OR_RETURN(const v1::ListJobEventsResponse response,
+                            client->Call(&Jobs::ListJobEvents, request));
     for (const v1::JobEvent& event : response.events()) {
       if (line.json()) {
         line.PrintJson(event);
@@ -98,7 +103,8 @@ absl::StatusOr<ExitCode> ListEvents(CommandLine& line, const std::string& text) 
       }
       std::string text_of_event = event.message();
       if (event.has_issue()) text_of_event = spec::FormatIssue(event.issue());
-      std::cout << absl::FormatTime("%Y-%m-%d %H:%M:%S  ", ToTime(event.time()), absl::LocalTimeZone())
+      std::cout << absl::FormatTime("%Y-%m-%d %H:%M:%S  ", ToTime(event.time()),
+                                    absl::LocalTimeZone())
                 << Printable(text_of_event) << "\n";
     }
     request.set_after_sequence(response.next_sequence());
@@ -106,7 +112,8 @@ absl::StatusOr<ExitCode> ListEvents(CommandLine& line, const std::string& text) 
   return kOk;
 }
 
-using ActionMethod = grpc::Status (Jobs::*)(grpc::ClientContext*, const v1::JobActionRequest&, v1::Job*);
+using ActionMethod = grpc::Status (Jobs::*)(grpc::ClientContext*, const v1::JobActionRequest&,
+                                            v1::Job*);
 
 absl::StatusOr<ExitCode> Act(CommandLine& line, const std::string& text, ActionMethod method) {
   ANNEAL_ASSIGN_OR_RETURN(Client * client, line.client());
@@ -137,20 +144,29 @@ absl::StatusOr<ExitCode> DeleteJob(CommandLine& line, const std::string& text) {
 
 void AddJobCommands(CommandLine& line) {
   auto limit = std::make_shared<int>(50);
-  line.AddCommand(nullptr, "jobs", "List jobs, newest first", [&line, limit] { return ListJobs(line, *limit); })
+  line.AddCommand(nullptr, "jobs", "List jobs, newest first",
+                  [&line, limit] { return ListJobs(line, *limit); })
       ->add_option("--limit", *limit, "At most so many")
       ->check(CLI::Range(1, 1000));
 
   auto job = std::make_shared<std::string>();
-  const auto add = [&](const std::string& name, const std::string& help, CommandLine::Action action) {
-    line.AddCommand(nullptr, name, help, std::move(action))->add_option("job", *job, "Job")->required();
+  const auto add = [&](const std::string& name, const std::string& help,
+                       CommandLine::Action action) {
+    line.AddCommand(nullptr, name, help, std::move(action))
+        ->add_option("job", *job, "Job")
+        ->required();
   };
-  add("get", "Show a job and every value it runs with", [&line, job] { return ShowJob(line, *job); });
+  add("get", "Show a job and every value it runs with",
+      [&line, job] { return ShowJob(line, *job); });
   add("events", "List what happened to a job", [&line, job] { return ListEvents(line, *job); });
-  add("cancel", "Stop a job and keep nothing", [&line, job] { return Act(line, *job, &Jobs::CancelJob); });
-  add("resume", "Start a job that was held or paused", [&line, job] { return Act(line, *job, &Jobs::ResumeJob); });
-  add("finish", "Stop a job now and keep the model", [&line, job] { return Act(line, *job, &Jobs::FinishJob); });
-  add("delete", "Delete a finished job and its outputs", [&line, job] { return DeleteJob(line, *job); });
+  add("cancel", "Stop a job and keep nothing",
+      [&line, job] { return Act(line, *job, &Jobs::CancelJob); });
+  add("resume", "Start a job that was held or paused",
+      [&line, job] { return Act(line, *job, &Jobs::ResumeJob); });
+  add("finish", "Stop a job now and keep the model",
+      [&line, job] { return Act(line, *job, &Jobs::FinishJob); });
+  add("delete", "Delete a finished job and its outputs",
+      [&line, job] { return DeleteJob(line, *job); });
 }
 
 }  // namespace anneal::cli

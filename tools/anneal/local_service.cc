@@ -33,7 +33,8 @@ constexpr absl::Duration kStopPatience = absl::Seconds(20);
 constexpr absl::Duration kPoll = absl::Milliseconds(20);
 constexpr char kLoopback[] = "127.0.0.1:0";
 constexpr size_t kLogTailBytes = 2000;
-// A Unix socket's path has at most 107 bytes; a run folder adds about 50 to a worker's state folder, the API socket 9.
+// A Unix socket's path has at most 107 bytes; a run folder adds about 50 to a worker's state
+// folder, the API socket 9.
 constexpr size_t kMaxStateFolderBytes = 55;
 constexpr size_t kMaxSocketPathBytes = 100;
 
@@ -91,7 +92,8 @@ bool TryLock(int fd) {
 
 }  // namespace
 
-LocalService::LocalService(const LocalServiceOptions& options, std::ostream& out, Clock& clock, Random& random)
+LocalService::LocalService(const LocalServiceOptions& options, std::ostream& out, Clock& clock,
+                           Random& random)
     : options_(options),
       folder_((fs::absolute(options.folder) / kLocalFolder).lexically_normal().string()),
       short_folder_(folder_),
@@ -135,7 +137,8 @@ absl::Status LocalService::MakeFolders() {
   std::error_code error;
   for (const char* name : {"", "data", "storage", "logs"}) {
     fs::create_directories(PathOf(name), error);
-    if (error) return absl::FailedPreconditionError(absl::StrCat(PathOf(name), ": ", error.message()));
+    if (error)
+      return absl::FailedPreconditionError(absl::StrCat(PathOf(name), ": ", error.message()));
   }
   fs::permissions(folder_, fs::perms::owner_all, error);
   if (error) return absl::FailedPreconditionError(absl::StrCat(folder_, ": ", error.message()));
@@ -164,18 +167,22 @@ absl::Status LocalService::WriteProcessList() const {
 
 absl::Status LocalService::MakeCredentials() {
   if (fs::exists(PathOf("credentials"))) return absl::OkStatus();
-  return WritePrivateFile(PathOf("credentials"), absl::StrCat("# key project creator\n", RandomHex(32, random_),
-                                                              " default local\n"));
+  return WritePrivateFile(
+      PathOf("credentials"),
+      absl::StrCat("# key project creator\n", RandomHex(32, random_), " default local\n"));
 }
 
 absl::Status LocalService::MakeShortFolder() {
-  if (folder_.size() + absl::StrCat("/w", options_.workers).size() <= kMaxStateFolderBytes) return absl::OkStatus();
-  // The same name each time: what a killed service left behind is found again. Others may write in /tmp, hence the look at it.
+  if (folder_.size() + absl::StrCat("/w", options_.workers).size() <= kMaxStateFolderBytes)
+    return absl::OkStatus();
+  // The same name each time: what a killed service left behind is found again. Others may write in
+  // /tmp, hence the look at it.
   const std::string link = absl::StrCat("/tmp/anneal-", Sha256Hex(folder_).substr(0, 16));
   struct stat info;
   std::error_code error;
   if (::symlink(folder_.c_str(), link.c_str()) != 0 &&
-      (::lstat(link.c_str(), &info) != 0 || info.st_uid != ::getuid() || fs::read_symlink(link, error) != folder_)) {
+      (::lstat(link.c_str(), &info) != 0 || info.st_uid != ::getuid() ||
+       fs::read_symlink(link, error) != folder_)) {
     return absl::FailedPreconditionError(
         absl::StrCat(link, " is needed as a short name for ", folder_, " but is something else"));
   }
@@ -183,7 +190,8 @@ absl::Status LocalService::MakeShortFolder() {
   return absl::OkStatus();
 }
 
-absl::Status LocalService::StartProcess(const std::string& name, std::vector<std::string> arguments) {
+absl::Status LocalService::StartProcess(const std::string& name,
+                                        std::vector<std::string> arguments) {
   Process process{.name = name,
                   .log_file = PathOf(absl::StrCat("logs/", name, ".log")),
                   .address_file = PathOf(absl::StrCat(name, ".addresses.json"))};
@@ -200,12 +208,21 @@ absl::Status LocalService::StartCoordinator() {
   ANNEAL_ASSIGN_OR_RETURN(const std::string program, FindProgram("anneal-coordinator"));
   const std::string socket = PathOf("api.sock");
   std::vector<std::string> arguments = {
-      program,           "--listen",         socket.size() <= kMaxSocketPathBytes ? "unix:" + socket : kLoopback,
-      "--fleet-listen",  kLoopback,          "--admin-listen",
-      kLoopback,         "--data-dir",       PathOf("data"),
-      "--storage-root",  PathOf("storage"),  "--credentials-file",
+      program,
+      "--listen",
+      socket.size() <= kMaxSocketPathBytes ? "unix:" + socket : kLoopback,
+      "--fleet-listen",
+      kLoopback,
+      "--admin-listen",
+      kLoopback,
+      "--data-dir",
+      PathOf("data"),
+      "--storage-root",
+      PathOf("storage"),
+      "--credentials-file",
       PathOf("credentials")};
-  for (const std::string& root : options_.allowed_roots) arguments.insert(arguments.end(), {"--allowed-root", root});
+  for (const std::string& root : options_.allowed_roots)
+    arguments.insert(arguments.end(), {"--allowed-root", root});
   return StartProcess("coordinator", std::move(arguments));
 }
 
@@ -214,38 +231,60 @@ absl::Status LocalService::StartWorker(int index) {
   const std::string name = absl::StrCat("w", index);
   const int slots = options_.cpu_slots_per_worker;
   const int threads = std::max(1, AvailableCores() / (options_.workers * slots));
-  return StartProcess(name, {program, "--coordinator", fleet_address_, "--name", name, "--state-dir",
-                             absl::StrCat(short_folder_, "/", name), "--storage-root", PathOf("storage"), "--cpu-slots",
-                             absl::StrCat(slots), "--threads-per-slot", absl::StrCat(threads), "--prepare-slots", "1",
-                             "--data-address", "127.0.0.1", "--admin-listen", kLoopback, "--credentials-file",
+  return StartProcess(name, {program,
+                             "--coordinator",
+                             fleet_address_,
+                             "--name",
+                             name,
+                             "--state-dir",
+                             absl::StrCat(short_folder_, "/", name),
+                             "--storage-root",
+                             PathOf("storage"),
+                             "--cpu-slots",
+                             absl::StrCat(slots),
+                             "--threads-per-slot",
+                             absl::StrCat(threads),
+                             "--prepare-slots",
+                             "1",
+                             "--data-address",
+                             "127.0.0.1",
+                             "--admin-listen",
+                             kLoopback,
+                             "--credentials-file",
                              PathOf("credentials")});
 }
 
-absl::StatusOr<std::string> LocalService::AwaitAddress(const Process& process, const std::string& which) {
+absl::StatusOr<std::string> LocalService::AwaitAddress(const Process& process,
+                                                       const std::string& which) {
   const absl::Duration deadline = clock_.MonotonicNow() + kReadyPatience;
   while (!fs::exists(process.address_file)) {
     ANNEAL_RETURN_IF_ERROR(WaitForTrouble(kPoll));
     if (clock_.MonotonicNow() > deadline) {
-      return absl::InternalError(absl::StrCat(process.name, " does not answer; its log: ", process.log_file));
+      return absl::InternalError(
+          absl::StrCat(process.name, " does not answer; its log: ", process.log_file));
     }
   }
   ANNEAL_ASSIGN_OR_RETURN(const Json addresses, ReadJsonFile(process.address_file));
   if (!addresses.is_object() || !addresses.contains(which) || !addresses[which].is_string()) {
-    return absl::InternalError(absl::StrCat(process.address_file, " names no address '", which, "'"));
+    return absl::InternalError(
+        absl::StrCat(process.address_file, " names no address '", which, "'"));
   }
   return addresses[which].get<std::string>();
 }
 
 absl::Status LocalService::WriteContext(const std::string& api_address) {
-  return WritePrivateFile(PathOf("context.yaml"),
-                          absl::StrCat("# Written by `anneal up`; found by every `anneal` command run below this folder.\n",
-                                       "server: ", DumpJson(Json(api_address)), "\napi_key_file: credentials\n",
-                                       "shares_disk: true\n"));
+  return WritePrivateFile(
+      PathOf("context.yaml"),
+      absl::StrCat(
+          "# Written by `anneal up`; found by every `anneal` command run below this folder.\n",
+          "server: ", DumpJson(Json(api_address)), "\napi_key_file: credentials\n",
+          "shares_disk: true\n"));
 }
 
 absl::Status LocalService::AwaitWorkers(const std::string& api_address) {
-  ANNEAL_ASSIGN_OR_RETURN(const Context context,
-                          FindContext({.server = api_address, .api_key_file = PathOf("credentials")}, folder_, ""));
+  ANNEAL_ASSIGN_OR_RETURN(
+      const Context context,
+      FindContext({.server = api_address, .api_key_file = PathOf("credentials")}, folder_, ""));
   ANNEAL_ASSIGN_OR_RETURN(const std::unique_ptr<Client> client, Client::Connect(context));
   const absl::Duration deadline = clock_.MonotonicNow() + kReadyPatience;
   for (;;) {
@@ -264,7 +303,8 @@ absl::Status LocalService::AwaitWorkers(const std::string& api_address) {
     ANNEAL_RETURN_IF_ERROR(WaitForTrouble(kPoll));
     if (clock_.MonotonicNow() > deadline) {
       return absl::InternalError(
-          absl::StrCat("only ", ready, " of ", options_.workers, " workers became ready; their logs: ", PathOf("logs")));
+          absl::StrCat("only ", ready, " of ", options_.workers,
+                       " workers became ready; their logs: ", PathOf("logs")));
     }
   }
 }
@@ -292,15 +332,17 @@ absl::Status LocalService::CheckProcesses() {
     int wait_status = 0;
     if (!process.running || ::waitpid(process.pid, &wait_status, WNOHANG) != process.pid) continue;
     process.running = false;
-    return absl::InternalError(absl::StrCat(process.name, " ended (", DescribeEnd(wait_status), "); its log ",
-                                            process.log_file, " ends:\n", ReadTail(process.log_file)));
+    return absl::InternalError(absl::StrCat(process.name, " ended (", DescribeEnd(wait_status),
+                                            "); its log ", process.log_file, " ends:\n",
+                                            ReadTail(process.log_file)));
   }
   return absl::OkStatus();
 }
 
 void LocalService::Stop() {
   std::vector<Process*> workers, coordinator;
-  for (Process& process : processes_) (process.name == "coordinator" ? coordinator : workers).push_back(&process);
+  for (Process& process : processes_)
+    (process.name == "coordinator" ? coordinator : workers).push_back(&process);
   // Workers first: they stop their trainers, and say so while somebody listens.
   SignalAndWait(workers, SIGINT);
   SignalAndWait(coordinator, SIGINT);
@@ -358,7 +400,8 @@ absl::Status StopLocalService(const std::string& folder, Clock& clock) {
   const absl::Duration deadline = clock.MonotonicNow() + 3 * kStopPatience;
   while (!is_free()) {
     if (clock.MonotonicNow() > deadline) {
-      return absl::DeadlineExceededError(absl::StrCat("the service in ", local, " does not stop; its logs: ", local, "/logs"));
+      return absl::DeadlineExceededError(
+          absl::StrCat("the service in ", local, " does not stop; its logs: ", local, "/logs"));
     }
     clock.Sleep(kPoll);
   }

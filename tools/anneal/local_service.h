@@ -24,11 +24,13 @@ struct LocalServiceOptions {
   std::vector<std::string> allowed_roots;
 };
 
-// One coordinator and some workers as child processes. Everything lies under .anneal: credentials, context.yaml (there while the
-// service is ready), data (catalog), storage (models, data, outputs), logs, a state folder per worker, and `lock`.
+// One coordinator and some workers as child processes. Everything lies under .anneal: credentials,
+// context.yaml (there while the service is ready), data (catalog), storage (models, data, outputs),
+// logs, a state folder per worker, and `lock`.
 //
-// The children inherit the lock, so a second service cannot start in the folder while any process of the first is alive, even when
-// this one was killed. Single-threaded; SIGINT, SIGTERM and SIGCHLD must be blocked in all threads (BlockSignals).
+// The children inherit the lock, so a second service cannot start in the folder while any process
+// of the first is alive, even when this one was killed. Single-threaded; SIGINT, SIGTERM and
+// SIGCHLD must be blocked in all threads (BlockSignals).
 class LocalService {
  public:
   LocalService(const LocalServiceOptions& options, std::ostream& out, Clock& clock, Random& random);
@@ -40,14 +42,17 @@ class LocalService {
   // Call before any thread is started.
   static void BlockSignals();
 
-  // Returns when all workers are ready. FAILED_PRECONDITION if a service runs in the folder; CANCELLED after Ctrl-C; INTERNAL with
-  // name and log of a process that ended or did not become ready.
+  // Returns when all workers are ready. FAILED_PRECONDITION if a service runs in the folder;
+  // CANCELLED after Ctrl-C; INTERNAL with name and log of a process that ended or did not become
+  // ready.
   absl::Status Start();
 
-  // Returns OK when told to stop (SIGINT, SIGTERM), INTERNAL when a process ended by itself. Either way all are stopped.
+  // Returns OK when told to stop (SIGINT, SIGTERM), INTERNAL when a process ended by itself. Either
+  // way all are stopped.
   absl::Status Supervise();
 
-  // Asks the workers, then the coordinator, to stop, and kills what does not within `kStopPatience`.
+  // Asks the workers, then the coordinator, to stop, and kills what does not within
+  // `kStopPatience`.
   void Stop();
 
  private:
@@ -62,7 +67,8 @@ class LocalService {
   absl::Status MakeFolders();
   absl::Status TakeLock();
   absl::Status MakeCredentials();
-  // Makes paths for sockets short enough: state folders are reached through a link in /tmp where they would be too long.
+  // Makes paths for sockets short enough: state folders are reached through a link in /tmp where
+  // they would be too long.
   absl::Status MakeShortFolder();
   absl::Status StartProcess(const std::string& name, std::vector<std::string> arguments);
   absl::Status StartCoordinator();

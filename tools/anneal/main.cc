@@ -6,7 +6,8 @@
 #include "tools/anneal/command_line.h"
 
 int main(int argc, char** argv) {
-  // `anneal jobs | head` ends with a write error and not with a signal, so that what was started is still put away.
+  // `anneal jobs | head` ends with a write error and not with a signal, so that what was started is
+  // still put away.
   std::signal(SIGPIPE, SIG_IGN);
   anneal::SetMinLogSeverity(anneal::LogSeverity::kWarning);
   anneal::cli::CommandLine line;

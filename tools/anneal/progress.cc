@@ -21,9 +21,12 @@ std::string Bar(int64_t step, int64_t total) {
 }
 
 std::string FormatEvaluation(const v1::EvaluationPoint& point) {
-  std::string text = absl::StrFormat("loss %.4f, exact match %s", point.loss(), FormatPercent(point.exact_match()));
-  if (point.has_choice_accuracy()) absl::StrAppend(&text, ", choice accuracy ", FormatPercent(point.choice_accuracy()));
-  return absl::StrCat("evaluated after step ", point.step(), ": ", text, " (", point.rows(), " rows)");
+  std::string text = absl::StrFormat("loss %.4f, exact match %s", point.loss(),
+                                     FormatPercent(point.exact_match()));
+  if (point.has_choice_accuracy())
+    absl::StrAppend(&text, ", choice accuracy ", FormatPercent(point.choice_accuracy()));
+  return absl::StrCat("evaluated after step ", point.step(), ": ", text, " (", point.rows(),
+                      " rows)");
 }
 
 }  // namespace
@@ -34,9 +37,11 @@ std::string FormatProgress(const ProgressView& view, int width) {
     if (width > 0) text = Bar(view.step, view.total_steps);
     absl::StrAppend(&text, width > 0 ? "" : "step ", view.step, "/", view.total_steps);
     if (view.loss.has_value()) absl::StrAppendFormat(&text, "  loss %.4f", *view.loss);
-    if (view.tokens_per_second > 0) absl::StrAppend(&text, "  ", FormatCount(view.tokens_per_second), " tokens/s");
+    if (view.tokens_per_second > 0)
+      absl::StrAppend(&text, "  ", FormatCount(view.tokens_per_second), " tokens/s");
     if (view.left.has_value()) absl::StrAppend(&text, "  ", ShortDuration(*view.left), " left");
-    if (!view.phase.empty() && view.phase != "train") absl::StrAppend(&text, "  ", Printable(view.phase));
+    if (!view.phase.empty() && view.phase != "train")
+      absl::StrAppend(&text, "  ", Printable(view.phase));
   } else {
     text = StateName(view.state);
     if (!view.phase.empty()) absl::StrAppend(&text, ": ", Printable(view.phase));
@@ -46,7 +51,8 @@ std::string FormatProgress(const ProgressView& view, int width) {
   return text;
 }
 
-ProgressDisplay::ProgressDisplay(std::ostream& out, Clock& clock, int terminal_width, absl::Duration plain_interval)
+ProgressDisplay::ProgressDisplay(std::ostream& out, Clock& clock, int terminal_width,
+                                 absl::Duration plain_interval)
     : out_(out), clock_(clock), terminal_width_(terminal_width), plain_interval_(plain_interval) {}
 
 void ProgressDisplay::Show(const v1::WatchJobResponse& update) {
@@ -75,7 +81,8 @@ void ProgressDisplay::ShowSnapshot(const v1::Job& job) {
   state_message_ = job.state_message();
   if (job.has_progress()) ShowProgress(job.progress());
   if (changed) {
-    Note(absl::StrCat(StateName(job.state()), state_message_.empty() ? "" : ": ", state_message_));
+    const bool said = state_message_.empty() || state_message_ == last_event_message_;
+    Note(absl::StrCat(StateName(job.state()), said ? "" : ": ", said ? "" : state_message_));
   }
   if (job.state() != v1::JOB_STATE_RUNNING) view_.left.reset();
 }
@@ -86,6 +93,7 @@ void ProgressDisplay::ShowEvent(const v1::JobEvent& event) {
   if (event.has_evaluation()) {
     Note(FormatEvaluation(event.evaluation()));
   } else if (!event.has_state_change()) {  // those come as snapshots
+    last_event_message_ = event.message();
     Note(absl::StrCat(event.level() == v1::JobEvent::LEVEL_WARNING ? "warning: "
                       : event.level() == v1::JobEvent::LEVEL_ERROR ? "error: "
                                                                    : "",
@@ -116,10 +124,12 @@ void ProgressDisplay::ShowProgress(const v1::JobProgress& progress) {
 
 void ProgressDisplay::EstimateTimeLeft(double step_seconds) {
   if (!(step_seconds > 0) || view_.total_steps <= 0) return;
-  smoothed_step_seconds_ = smoothed_step_seconds_ == 0
-                               ? step_seconds
-                               : (1 - kNewestWeight) * smoothed_step_seconds_ + kNewestWeight * step_seconds;
-  view_.left = absl::Seconds(smoothed_step_seconds_ * static_cast<double>(view_.total_steps - view_.step));
+  smoothed_step_seconds_ =
+      smoothed_step_seconds_ == 0
+          ? step_seconds
+          : (1 - kNewestWeight) * smoothed_step_seconds_ + kNewestWeight * step_seconds;
+  view_.left =
+      absl::Seconds(smoothed_step_seconds_ * static_cast<double>(view_.total_steps - view_.step));
 }
 
 void ProgressDisplay::Refresh(bool important) {
@@ -140,7 +150,9 @@ void ProgressDisplay::Refresh(bool important) {
 
 void ProgressDisplay::Note(const std::string& text) {
   Clear();
-  out_ << absl::FormatTime("%H:%M:%S ", clock_.TimeNow(), absl::LocalTimeZone()) << Printable(text) << "\n" << std::flush;
+  out_ << absl::FormatTime("%H:%M:%S ", clock_.TimeNow(), absl::LocalTimeZone()) << Printable(text)
+       << "\n"
+       << std::flush;
 }
 
 void ProgressDisplay::Clear() {

@@ -22,14 +22,16 @@ struct ProgressView {
   std::optional<absl::Duration> left;
 };
 
-// "[######----] 12/64  loss 0.532  81 tokens/s  2m10s left", cut to `width` characters; without the bar if `width` is 0.
+// "[######----] 12/64  loss 0.532  81 tokens/s  2m10s left", cut to `width` characters; without the
+// bar if `width` is 0.
 std::string FormatProgress(const ProgressView& view, int width);
 
-// Feeds on what WatchJob sends and writes what a person wants to know of it. Each step and event is shown once, also if the stream
-// was broken and begun again. Guarded by its caller.
+// Feeds on what WatchJob sends and writes what a person wants to know of it. Each step and event is
+// shown once, also if the stream was broken and begun again. Guarded by its caller.
 class ProgressDisplay {
  public:
-  // `terminal_width` 0 = not a terminal: then progress is a line of its own, at most every `plain_interval`.
+  // `terminal_width` 0 = not a terminal: then progress is a line of its own, at most every
+  // `plain_interval`.
   ProgressDisplay(std::ostream& out, Clock& clock, int terminal_width,
                   absl::Duration plain_interval = absl::Seconds(5));
 
@@ -58,6 +60,7 @@ class ProgressDisplay {
   const absl::Duration plain_interval_;
   ProgressView view_;
   std::string state_message_;
+  std::string last_event_message_;
   int64_t last_sequence_ = 0;
   int64_t last_step_ = 0;
   double smoothed_step_seconds_ = 0;

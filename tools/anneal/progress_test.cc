@@ -49,9 +49,15 @@ v1::WatchJobResponse Event(int64_t sequence, const std::string& message) {
 TEST(FormatProgressTest, ShowsWhatIsKnownAndFitsTheTerminal) {
   ProgressView view{.state = v1::JOB_STATE_RUNNING, .phase = "load"};
   EXPECT_EQ(FormatProgress(view, 80), "RUNNING: load");
-  view = {.state = v1::JOB_STATE_RUNNING, .phase = "train", .step = 12, .total_steps = 64, .loss = 0.53217,
-          .tokens_per_second = 81.4, .left = absl::Seconds(130)};
-  EXPECT_EQ(FormatProgress(view, 80), "[####--------------------] 12/64  loss 0.5322  81 tokens/s  2m10s left");
+  view = {.state = v1::JOB_STATE_RUNNING,
+          .phase = "train",
+          .step = 12,
+          .total_steps = 64,
+          .loss = 0.53217,
+          .tokens_per_second = 81.4,
+          .left = absl::Seconds(130)};
+  EXPECT_EQ(FormatProgress(view, 80),
+            "[####--------------------] 12/64  loss 0.5322  81 tokens/s  2m10s left");
   EXPECT_EQ(FormatProgress(view, 0), "step 12/64  loss 0.5322  81 tokens/s  2m10s left");
   EXPECT_EQ(FormatProgress(view, 30), "[####--------------------] 12/");
   view.step = 100;  // more than there are, from a server that is wrong

@@ -39,7 +39,8 @@ absl::StatusOr<ExitCode> ListModels(CommandLine& line) {
   }
   Table table({"MODEL", "FAMILY", "PARAMETERS", "SIZE", "POSITIONS", "CHAT", "SOURCE"});
   for (const v1::Model& model : response.models()) {
-    table.AddRow({model.name(), model.family(), FormatCount(static_cast<double>(model.parameters())),
+    table.AddRow({model.name(), model.family(),
+                  FormatCount(static_cast<double>(model.parameters())),
                   FormatBytes(model.size_bytes()), absl::StrCat(model.max_positions()),
                   model.has_chat_template() ? "yes" : "no", model.source_id()});
   }
@@ -58,7 +59,8 @@ absl::StatusOr<ExitCode> ImportModel(CommandLine& line, const ImportOptions& opt
     request.set_request_id(RandomHex(16, Random::Real()));
     model = client->Call(&v1::ModelService::StubInterface::ImportModel, request, kImportTimeout);
   } else {
-    model = ImportLocalModel(*client, options.folder, options.id, options.source_id, Random::Real());
+    model =
+        ImportLocalModel(*client, options.folder, options.id, options.source_id, Random::Real());
   }
   ANNEAL_RETURN_IF_ERROR(model.status());
   if (line.json()) {
@@ -93,12 +95,14 @@ absl::StatusOr<ExitCode> ListFiles(CommandLine& line) {
 absl::StatusOr<ExitCode> UploadFiles(CommandLine& line, const std::vector<std::string>& paths) {
   ANNEAL_ASSIGN_OR_RETURN(Client * client, line.client());
   for (const std::string& path : paths) {
-    ANNEAL_ASSIGN_OR_RETURN(const v1::File file, UploadOnce(*client, path, std::cerr, TerminalWidth(STDERR_FILENO),
-                                                            Clock::Real(), Random::Real()));
+    ANNEAL_ASSIGN_OR_RETURN(const v1::File file,
+                            UploadOnce(*client, path, std::cerr, TerminalWidth(STDERR_FILENO),
+                                       Clock::Real(), Random::Real()));
     if (line.json()) {
       line.PrintJson(file);
     } else {
-      std::cout << file.name() << "  " << Printable(file.display_name()) << "  " << FormatBytes(file.size_bytes()) << "\n";
+      std::cout << file.name() << "  " << Printable(file.display_name()) << "  "
+                << FormatBytes(file.size_bytes()) << "\n";
     }
   }
   return kOk;
@@ -123,8 +127,10 @@ absl::StatusOr<ExitCode> ListWorkers(CommandLine& line) {
   for (const v1::Worker& worker : response.workers()) {
     int free = 0;
     for (const v1::Slot& slot : worker.slots()) free += slot.job().empty() ? 1 : 0;
-    table.AddRow({std::string(IdOf(worker.name())), WorkerStateName(worker.state()), absl::StrCat(worker.slots_size()),
-                  absl::StrCat(free), worker.slots().empty() ? "-" : worker.slots(0).device_name(), worker.data_address(),
+    table.AddRow({std::string(IdOf(worker.name())), WorkerStateName(worker.state()),
+                  absl::StrCat(worker.slots_size()), absl::StrCat(free),
+                  worker.slots().empty() ? "-" : worker.slots(0).device_name(),
+                  worker.data_address(),
                   FormatAgo(worker.has_last_sync_time(), worker.last_sync_time(), now)});
   }
   std::cout << table.Format();
@@ -133,9 +139,8 @@ absl::StatusOr<ExitCode> ListWorkers(CommandLine& line) {
 
 template <typename Request>
 absl::StatusOr<ExitCode> ActOnWorker(CommandLine& line, const std::string& worker,
-                                     grpc::Status (v1::ClusterService::StubInterface::*method)(grpc::ClientContext*,
-                                                                                               const Request&,
-                                                                                               v1::Worker*)) {
+                                     grpc::Status (v1::ClusterService::StubInterface::*method)(
+                                         grpc::ClientContext*, const Request&, v1::Worker*)) {
   ANNEAL_ASSIGN_OR_RETURN(Client * client, line.client());
   Request request;
   request.set_name(absl::StrCat("workers/", absl::StripPrefix(worker, "workers/")));
@@ -151,30 +156,44 @@ absl::StatusOr<ExitCode> ActOnWorker(CommandLine& line, const std::string& worke
 }  // namespace
 
 void AddResourceCommands(CommandLine& line) {
-  CLI::App* models = line.AddCommand(nullptr, "models", "List base models", [&line] { return ListModels(line); });
+  CLI::App* models =
+      line.AddCommand(nullptr, "models", "List base models", [&line] { return ListModels(line); });
   auto import = std::make_shared<ImportOptions>();
-  CLI::App* import_command = line.AddCommand(models, "import", "Import a Hugging Face folder",
-                                             [&line, import] { return ImportModel(line, *import); });
-  import_command->add_option("folder", import->folder, "Folder, or file:///folder of the coordinator's machine")->required();
+  CLI::App* import_command =
+      line.AddCommand(models, "import", "Import a Hugging Face folder",
+                      [&line, import] { return ImportModel(line, *import); });
+  import_command
+      ->add_option("folder", import->folder,
+                   "Folder, or file:///folder of the coordinator's machine")
+      ->required();
   import_command->add_option("--id", import->id, "Id in models/ID (default: the folder's name)");
-  import_command->add_option("--source-id", import->source_id,
-                             "Where the model comes from (HuggingFaceTB/SmolLM2-135M-Instruct), for the adapter's config");
+  import_command->add_option(
+      "--source-id", import->source_id,
+      "Where the model comes from (HuggingFaceTB/SmolLM2-135M-Instruct), for the adapter's config");
 
-  CLI::App* files = line.AddCommand(nullptr, "files", "List uploaded data files", [&line] { return ListFiles(line); });
+  CLI::App* files = line.AddCommand(nullptr, "files", "List uploaded data files",
+                                    [&line] { return ListFiles(line); });
   auto paths = std::make_shared<std::vector<std::string>>();
   line.AddCommand(files, "upload", "Upload data files; one that is there already is not sent again",
                   [&line, paths] { return UploadFiles(line, *paths); })
       ->add_option("files", *paths, "Files")
       ->required();
 
-  CLI::App* workers = line.AddCommand(nullptr, "workers", "List workers", [&line] { return ListWorkers(line); });
+  CLI::App* workers =
+      line.AddCommand(nullptr, "workers", "List workers", [&line] { return ListWorkers(line); });
   auto worker = std::make_shared<std::string>();
   line.AddCommand(workers, "drain", "Give a worker no new work",
-                  [&line, worker] { return ActOnWorker(line, *worker, &v1::ClusterService::StubInterface::DrainWorker); })
+                  [&line, worker] {
+                    return ActOnWorker(line, *worker,
+                                       &v1::ClusterService::StubInterface::DrainWorker);
+                  })
       ->add_option("worker", *worker, "Worker")
       ->required();
   line.AddCommand(workers, "undrain", "Give a worker work again",
-                  [&line, worker] { return ActOnWorker(line, *worker, &v1::ClusterService::StubInterface::UndrainWorker); })
+                  [&line, worker] {
+                    return ActOnWorker(line, *worker,
+                                       &v1::ClusterService::StubInterface::UndrainWorker);
+                  })
       ->add_option("worker", *worker, "Worker")
       ->required();
 }

@@ -28,8 +28,9 @@ struct UpOptions {
 };
 
 void PrintHowToGoOn(const LocalServiceOptions& service) {
-  std::cout << "ready: " << service.workers << (service.workers == 1 ? " worker" : " workers") << ", "
-            << service.workers * service.cpu_slots_per_worker << " CPU slots; everything is under "
+  std::cout << "ready: " << service.workers << (service.workers == 1 ? " worker" : " workers")
+            << ", " << service.workers * service.cpu_slots_per_worker
+            << " CPU slots; everything is under "
             << (fs::path(service.folder) / kLocalFolder).lexically_normal().string() << "\n"
             << "submit a job from this folder, in another terminal:\n"
             << "  anneal init\n  anneal submit job.yaml --follow\n"
@@ -44,9 +45,16 @@ absl::StatusOr<ExitCode> Detach(const LocalServiceOptions& service) {
   fs::create_directories(local / "logs", error);
   const std::string log_file = (local / "logs/up.log").string();
   fs::resize_file(log_file, 0, error);
-  std::vector<std::string> arguments = {self, "up", "--dir", service.folder, "--workers", absl::StrCat(service.workers),
-                                        "--cpu-slots-per-worker", absl::StrCat(service.cpu_slots_per_worker)};
-  for (const std::string& root : service.allowed_roots) arguments.insert(arguments.end(), {"--allowed-root", root});
+  std::vector<std::string> arguments = {self,
+                                        "up",
+                                        "--dir",
+                                        service.folder,
+                                        "--workers",
+                                        absl::StrCat(service.workers),
+                                        "--cpu-slots-per-worker",
+                                        absl::StrCat(service.cpu_slots_per_worker)};
+  for (const std::string& root : service.allowed_roots)
+    arguments.insert(arguments.end(), {"--allowed-root", root});
   ANNEAL_ASSIGN_OR_RETURN(const pid_t pid, StartProgram(arguments, log_file, -1));
   for (;;) {
     int wait_status = 0;
@@ -91,20 +99,27 @@ absl::StatusOr<ExitCode> Down(const std::string& folder) {
 void AddServiceCommands(CommandLine& line) {
   auto options = std::make_shared<UpOptions>();
   LocalServiceOptions& service = options->service;
-  CLI::App* up = line.AddCommand(nullptr, "up", "Run a whole service on this machine, under ./.anneal",
-                                 [options] { return Up(*options); });
-  up->add_option("--workers", service.workers, "Workers")->check(CLI::Range(1, 64))->capture_default_str();
-  up->add_option("--cpu-slots-per-worker", service.cpu_slots_per_worker, "Slots a worker offers; cores are shared out evenly")
+  CLI::App* up =
+      line.AddCommand(nullptr, "up", "Run a whole service on this machine, under ./.anneal",
+                      [options] { return Up(*options); });
+  up->add_option("--workers", service.workers, "Workers")
+      ->check(CLI::Range(1, 64))
+      ->capture_default_str();
+  up->add_option("--cpu-slots-per-worker", service.cpu_slots_per_worker,
+                 "Slots a worker offers; cores are shared out evenly")
       ->check(CLI::Range(1, 64))
       ->capture_default_str();
   up->add_option("--dir", service.folder, "Where .anneal is made")->capture_default_str();
-  up->add_option("--allowed-root", service.allowed_roots, "Folder whose models and data jobs may name (repeatable)")
+  up->add_option("--allowed-root", service.allowed_roots,
+                 "Folder whose models and data jobs may name (repeatable)")
       ->allow_extra_args(false)
       ->capture_default_str();
-  up->add_flag("--detach", options->detach, "Return when the service is ready; `anneal down` stops it");
+  up->add_flag("--detach", options->detach,
+               "Return when the service is ready; `anneal down` stops it");
 
   auto folder = std::make_shared<std::string>(".");
-  line.AddCommand(nullptr, "down", "Stop the service that runs under ./.anneal", [folder] { return Down(*folder); })
+  line.AddCommand(nullptr, "down", "Stop the service that runs under ./.anneal",
+                  [folder] { return Down(*folder); })
       ->add_option("--dir", *folder, "Where .anneal is")
       ->capture_default_str();
 }

@@ -33,7 +33,8 @@ struct CheckOptions {
 absl::Status WriteNewFile(const fs::path& path, const char* text) {
   std::error_code error;
   if (fs::exists(path, error)) {
-    return absl::AlreadyExistsError(absl::StrCat(path.string(), " exists; nothing was written over"));
+    return absl::AlreadyExistsError(
+        absl::StrCat(path.string(), " exists; nothing was written over"));
   }
   std::ofstream out(path, std::ios::binary);
   out << text;
@@ -58,10 +59,14 @@ absl::StatusOr<ExitCode> Check(CommandLine& line, const CheckOptions& options) {
   std::vector<std::string> arguments = {program, "check"};
   arguments.insert(arguments.end(), options.data.begin(), options.data.end());
   arguments.insert(arguments.end(), {"--model", options.model});
-  for (const std::string& file : options.validation) arguments.insert(arguments.end(), {"--validation", file});
-  if (options.max_length > 0) arguments.insert(arguments.end(), {"--max-length", absl::StrCat(options.max_length)});
-  if (!options.over_length.empty()) arguments.insert(arguments.end(), {"--over-length", options.over_length});
-  if (!options.train_on.empty()) arguments.insert(arguments.end(), {"--train-on", options.train_on});
+  for (const std::string& file : options.validation)
+    arguments.insert(arguments.end(), {"--validation", file});
+  if (options.max_length > 0)
+    arguments.insert(arguments.end(), {"--max-length", absl::StrCat(options.max_length)});
+  if (!options.over_length.empty())
+    arguments.insert(arguments.end(), {"--over-length", options.over_length});
+  if (!options.train_on.empty())
+    arguments.insert(arguments.end(), {"--train-on", options.train_on});
   if (line.json()) arguments.insert(arguments.end(), {"--output", "json"});
   std::vector<char*> argv;
   for (std::string& argument : arguments) argv.push_back(argument.data());
@@ -74,19 +79,26 @@ absl::StatusOr<ExitCode> Check(CommandLine& line, const CheckOptions& options) {
 
 void AddStartCommands(CommandLine& line) {
   auto folder = std::make_shared<std::string>(".");
-  line.AddCommand(nullptr, "init", "Write a commented job.yaml and a sample train.jsonl", [folder] { return Init(*folder); })
+  line.AddCommand(nullptr, "init", "Write a commented job.yaml and a sample train.jsonl",
+                  [folder] { return Init(*folder); })
       ->add_option("folder", *folder, "Where (default: the current folder)");
 
   auto options = std::make_shared<CheckOptions>();
-  CLI::App* check = line.AddCommand(nullptr, "check", "Check data files against a model, without a service",
-                                    [&line, options] { return Check(line, *options); });
+  CLI::App* check =
+      line.AddCommand(nullptr, "check", "Check data files against a model, without a service",
+                      [&line, options] { return Check(line, *options); });
   check->add_option("data", options->data, "Data files (JSON lines)")->required();
   check->add_option("--model", options->model, "Hugging Face folder")->required();
-  check->add_option("--validation", options->validation, "Held-out data, also searched for training rows (repeatable)")
+  check
+      ->add_option("--validation", options->validation,
+                   "Held-out data, also searched for training rows (repeatable)")
       ->allow_extra_args(false);
-  check->add_option("--max-length", options->max_length, "Tokens a row may have")->check(CLI::PositiveNumber);
-  check->add_option("--over-length", options->over_length, "What is done with longer rows: REJECT, TRUNCATE or DROP");
-  check->add_option("--train-on", options->train_on, "What counts for the loss: ASSISTANT, LAST_TURN or ALL");
+  check->add_option("--max-length", options->max_length, "Tokens a row may have")
+      ->check(CLI::PositiveNumber);
+  check->add_option("--over-length", options->over_length,
+                    "What is done with longer rows: REJECT, TRUNCATE or DROP");
+  check->add_option("--train-on", options->train_on,
+                    "What counts for the loss: ASSISTANT, LAST_TURN or ALL");
 }
 
 }  // namespace anneal::cli

@@ -47,15 +47,17 @@ bool LoadSpec(const SubmitOptions& options, v1::JobSpec* job, spec::SourceMap* p
     job->mutable_data()->mutable_train()->Assign(options.train.begin(), options.train.end());
   }
   for (const std::string& assignment : options.overrides) {
-    for (v1::Issue& issue : spec::ApplyOverride(assignment, job)) issues.push_back(std::move(issue));
+    for (v1::Issue& issue : spec::ApplyOverride(assignment, job))
+      issues.push_back(std::move(issue));
   }
   PrintIssues(issues);
   return issues.empty();
 }
 
-// Everything wrong with the job at once, each with its place in the job file. True = it may be created.
-absl::StatusOr<bool> Check(CommandLine& line, Client& client, const SubmitOptions& options, const v1::JobSpec& job,
-                           const spec::SourceMap& positions) {
+// Everything wrong with the job at once, each with its place in the job file. True = it may be
+// created.
+absl::StatusOr<bool> Check(CommandLine& line, Client& client, const SubmitOptions& options,
+                           const v1::JobSpec& job, const spec::SourceMap& positions) {
   v1::CheckJobRequest request;
   *request.mutable_spec() = job;
   ANNEAL_ASSIGN_OR_RETURN(v1::CheckJobResponse response,
@@ -73,17 +75,20 @@ absl::StatusOr<bool> Check(CommandLine& line, Client& client, const SubmitOption
   return !spec::HasErrors(issues);
 }
 
-absl::StatusOr<v1::Job> Create(Client& client, const SubmitOptions& options, const v1::JobSpec& spec) {
+absl::StatusOr<v1::Job> Create(Client& client, const SubmitOptions& options,
+                               const v1::JobSpec& spec) {
   v1::CreateJobRequest request;
   *request.mutable_spec() = spec;
   request.set_request_id(RandomHex(16, Random::Real()));
   request.set_hold_after_validation(options.hold);
   v1::Job job;
   // The request id makes trying again safe: an answer may have been lost.
-  ANNEAL_RETURN_IF_ERROR(RetryCall({}, absl::Seconds(10), Clock::Real(), Random::Real(), [&]() -> absl::Status {
-    ANNEAL_ASSIGN_OR_RETURN(job, client.Call(&v1::FineTuningService::StubInterface::CreateJob, request));
-    return absl::OkStatus();
-  }));
+  ANNEAL_RETURN_IF_ERROR(
+      RetryCall({}, absl::Seconds(10), Clock::Real(), Random::Real(), [&]() -> absl::Status {
+        ANNEAL_ASSIGN_OR_RETURN(
+            job, client.Call(&v1::FineTuningService::StubInterface::CreateJob, request));
+        return absl::OkStatus();
+      }));
   return job;
 }
 
@@ -98,7 +103,8 @@ absl::StatusOr<ExitCode> Submit(CommandLine& line, const SubmitOptions& options)
   const bool from_file = !options.job_file.empty() && options.job_file != "-";
   std::ostream& progress = line.json() ? std::cerr : std::cout;
   const InputOptions inputs{
-      .base_folder = from_file ? std::filesystem::path(options.job_file).parent_path().string() : "",
+      .base_folder =
+          from_file ? std::filesystem::path(options.job_file).parent_path().string() : "",
       .dry_run = options.dry_run,
       .progress = progress,
       .terminal_width = TerminalWidth(line.json() ? STDERR_FILENO : STDOUT_FILENO)};
@@ -108,7 +114,8 @@ absl::StatusOr<ExitCode> Submit(CommandLine& line, const SubmitOptions& options)
   if (options.dry_run) return kOk;
 
   ANNEAL_ASSIGN_OR_RETURN(const v1::Job job, Create(*client, options, spec));
-  progress << "submitted job " << IdOf(job.name()) << " (" << Printable(job.resolved().spec().display_name()) << ")\n";
+  progress << "submitted job " << IdOf(job.name()) << " ("
+           << Printable(job.resolved().spec().display_name()) << ")\n";
   if (options.follow) return FollowAndReport(line, job.name(), {.until_held = options.hold});
   if (line.json()) {
     line.PrintJson(job);
@@ -124,14 +131,19 @@ void AddSubmitCommand(CommandLine& line) {
   auto options = std::make_shared<SubmitOptions>();
   CLI::App* submit = line.AddCommand(nullptr, "submit", "Submit a job",
                                      [&line, options] { return Submit(line, *options); });
-  submit->add_option("job_file", options->job_file, "Job file (YAML or JSON); - reads standard input");
-  submit->add_option("--model", options->model, "Base model: a name of the service or a local folder");
+  submit->add_option("job_file", options->job_file,
+                     "Job file (YAML or JSON); - reads standard input");
+  submit->add_option("--model", options->model,
+                     "Base model: a name of the service or a local folder");
   submit->add_option("--train", options->train, "Training data (JSON lines)");
-  submit->add_option("--set", options->overrides, "Change a field: --set training.epochs=2 (repeatable)")
+  submit
+      ->add_option("--set", options->overrides,
+                   "Change a field: --set training.epochs=2 (repeatable)")
       ->take_all()
       ->allow_extra_args(false);
   submit->add_flag("--follow,-f", options->follow, "Follow the job to its end");
-  submit->add_flag("--dry-run", options->dry_run, "Check and show every value the job would run with; create nothing");
+  submit->add_flag("--dry-run", options->dry_run,
+                   "Check and show every value the job would run with; create nothing");
   submit->add_flag("--hold", options->hold, "Check the data, then wait for `anneal resume`");
 }
 

@@ -11,8 +11,8 @@ namespace anneal::cli {
 namespace {
 
 int CharacterCount(absl::string_view text) {
-  return static_cast<int>(
-      std::count_if(text.begin(), text.end(), [](char c) { return (static_cast<uint8_t>(c) & 0xC0) != 0x80; }));
+  return static_cast<int>(std::count_if(
+      text.begin(), text.end(), [](char c) { return (static_cast<uint8_t>(c) & 0xC0) != 0x80; }));
 }
 
 }  // namespace
@@ -28,14 +28,18 @@ std::string Printable(absl::string_view text) {
 
 std::string StateName(v1::JobState state) {
   const std::string& name = v1::JobState_Name(state);
-  return name.empty() ? absl::StrCat(static_cast<int>(state)) : std::string(absl::StripPrefix(name, "JOB_STATE_"));
+  return name.empty() ? absl::StrCat(static_cast<int>(state))
+                      : std::string(absl::StripPrefix(name, "JOB_STATE_"));
 }
 
 bool IsTerminal(v1::JobState state) {
-  return state == v1::JOB_STATE_SUCCEEDED || state == v1::JOB_STATE_FAILED || state == v1::JOB_STATE_CANCELLED;
+  return state == v1::JOB_STATE_SUCCEEDED || state == v1::JOB_STATE_FAILED ||
+         state == v1::JOB_STATE_CANCELLED;
 }
 
-absl::string_view IdOf(absl::string_view resource_name) { return resource_name.substr(resource_name.find('/') + 1); }
+absl::string_view IdOf(absl::string_view resource_name) {
+  return resource_name.substr(resource_name.find('/') + 1);
+}
 
 std::string FormatBytes(int64_t bytes) {
   constexpr const char* kUnits[] = {"B", "kB", "MB", "GB", "TB", "PB"};
@@ -57,7 +61,8 @@ std::string FormatCount(double count) {
 }
 
 std::string ShortDuration(absl::Duration duration) {
-  const int64_t seconds = std::max<int64_t>(0, absl::ToInt64Seconds(duration + absl::Milliseconds(500)));
+  const int64_t seconds =
+      std::max<int64_t>(0, absl::ToInt64Seconds(duration + absl::Milliseconds(500)));
   if (seconds < 60) return absl::StrCat(seconds, "s");
   if (seconds < 3600) return absl::StrFormat("%dm%02ds", seconds / 60, seconds % 60);
   if (seconds < 86400) return absl::StrFormat("%dh%02dm", seconds / 3600, seconds % 3600 / 60);

@@ -12,7 +12,8 @@
 
 namespace anneal::cli {
 
-// Control characters become '?': what a server says must not steer a terminal. Line ends and tabs stay.
+// Control characters become '?': what a server says must not steer a terminal. Line ends and tabs
+// stay.
 std::string Printable(absl::string_view text);
 
 // "RUNNING" for JOB_STATE_RUNNING.

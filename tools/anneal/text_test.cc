@@ -38,9 +38,15 @@ TEST(TextTest, TablesAlignCharactersAndDisarmThem) {
 TEST(TextTest, StatesAndExitCodes) {
   EXPECT_EQ(StateName(v1::JOB_STATE_RUNNING), "RUNNING");
   EXPECT_EQ(StateName(static_cast<v1::JobState>(99)), "99");
-  EXPECT_EQ(ExitCodeOf(v1::JOB_STATE_SUCCEEDED), 0);
-  EXPECT_EQ(ExitCodeOf(v1::JOB_STATE_FAILED), 1);
-  EXPECT_EQ(ExitCodeOf(v1::JOB_STATE_CANCELLED), 3);
+  v1::Job job;
+  job.set_state(v1::JOB_STATE_SUCCEEDED);
+  EXPECT_EQ(ExitCodeOf(job), 0);
+  job.set_state(v1::JOB_STATE_CANCELLED);
+  EXPECT_EQ(ExitCodeOf(job), 3);
+  job.set_state(v1::JOB_STATE_FAILED);
+  EXPECT_EQ(ExitCodeOf(job), 1);
+  job.mutable_error()->set_code(3);  // INVALID_ARGUMENT: bad rows
+  EXPECT_EQ(ExitCodeOf(job), 2);
   EXPECT_EQ(ExitCodeOf(absl::OkStatus()), 0);
   EXPECT_EQ(ExitCodeOf(absl::InternalError("")), 1);
   EXPECT_EQ(ExitCodeOf(absl::NotFoundError("")), 2);
@@ -74,7 +80,8 @@ TEST(ResultTest, VllmLinesAreSafeToPaste) {
             "vllm serve Org/m --enable-lora --lora-modules it-s--rm--rf=/o/adapter");
   spec.mutable_method()->mutable_lora()->set_rank(65);
   EXPECT_EQ(VllmServeLine(job, "/a b", "/it's"),
-            "vllm serve '/it'\\''s' --enable-lora --max-lora-rank 128 --lora-modules it-s--rm--rf='/a b/adapter'");
+            "vllm serve '/it'\\''s' --enable-lora --max-lora-rank 128 --lora-modules "
+            "it-s--rm--rf='/a b/adapter'");
   spec.mutable_method()->mutable_full();
   EXPECT_EQ(VllmServeLine(job, "/o", "Org/m"), "vllm serve /o/model");
 }
@@ -90,9 +97,10 @@ TEST(ResultTest, FailuresShowIssuesAndLog) {
   issue.set_field("messages[2].content");
   issue.set_message("is missing");
   job.set_log_tail("boom\x1b[2J");
-  EXPECT_EQ(FormatFailure(job),
-            "2 rows are bad\n  train.jsonl:17: error: messages[2].content: is missing\n  and 1 more\n"
-            "the end of the log:\nboom?[2J\n");
+  EXPECT_EQ(
+      FormatFailure(job),
+      "2 rows are bad\n  train.jsonl:17: error: messages[2].content: is missing\n  and 1 more\n"
+      "the end of the log:\nboom?[2J\n");
 }
 
 }  // namespace

@@ -49,8 +49,9 @@ class UpTest : public ::testing::Test {
     return names;
   }
 
-  const fs::path folder_ = fs::path(::testing::TempDir()) /
-                           absl::StrCat("up_", ::testing::UnitTest::GetInstance()->current_test_info()->name());
+  const fs::path folder_ =
+      fs::path(::testing::TempDir()) /
+      absl::StrCat("up_", ::testing::UnitTest::GetInstance()->current_test_info()->name());
 };
 
 TEST_F(UpTest, RunsOneServicePerFolderUntilDown) {
@@ -58,7 +59,8 @@ TEST_F(UpTest, RunsOneServicePerFolderUntilDown) {
   ASSERT_EQ(up.code, 0) << up.err;
   EXPECT_THAT(up.out, HasSubstr("ready: 2 workers, 4 CPU slots"));
   EXPECT_THAT(ReadyWorkers(), SizeIs(2));  // found from a folder below
-  EXPECT_EQ(fs::status(folder_ / ".anneal/credentials").permissions(), fs::perms::owner_read | fs::perms::owner_write);
+  EXPECT_EQ(fs::status(folder_ / ".anneal/credentials").permissions(),
+            fs::perms::owner_read | fs::perms::owner_write);
 
   const Outcome second = Anneal({"up"});
   EXPECT_EQ(second.code, 1);
@@ -97,7 +99,8 @@ TEST_F(UpTest, ChildrenOfAKilledUpAreFoundAndStopped) {
 }
 
 TEST_F(UpTest, LongFoldersWorkToo) {
-  const std::string below = "a_folder_whose_name_is_too_long_for_unix_sockets/and_another_one_below_it_to_be_sure";
+  const std::string below =
+      "a_folder_whose_name_is_too_long_for_unix_sockets/and_another_one_below_it_to_be_sure";
   fs::create_directories(folder_ / below);
   const Outcome up = Anneal({"up", "--detach"}, below);
   EXPECT_EQ(up.code, 0) << up.err;

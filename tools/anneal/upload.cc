@@ -17,22 +17,29 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr BackoffPolicy kResume{.first_bound = absl::Milliseconds(200), .max_bound = absl::Seconds(5)};
+constexpr BackoffPolicy kResume{.first_bound = absl::Milliseconds(200),
+                                .max_bound = absl::Seconds(5)};
 constexpr absl::Duration kResumeBudget = absl::Minutes(2);
 constexpr absl::Duration kRedrawInterval = absl::Milliseconds(100);
 
 // One file on its way.
 class Uploader {
  public:
-  Uploader(Client& client, const std::string& path, std::ostream& progress, int terminal_width, Clock& clock)
-      : client_(client), path_(path), progress_(progress), terminal_width_(terminal_width), clock_(clock) {}
+  Uploader(Client& client, const std::string& path, std::ostream& progress, int terminal_width,
+           Clock& clock)
+      : client_(client),
+        path_(path),
+        progress_(progress),
+        terminal_width_(terminal_width),
+        clock_(clock) {}
 
   absl::StatusOr<v1::File> Run(Random& random) {
     ANNEAL_RETURN_IF_ERROR(ReadHeader());
     ANNEAL_ASSIGN_OR_RETURN(const bool known, FindOnServer());
     if (known) return file_;
     const absl::Status status =
-        RetryCall(kResume, kResumeBudget, clock_, random, [this]() -> absl::Status { return SendFromWhereItStopped(); });
+        RetryCall(kResume, kResumeBudget, clock_, random,
+                  [this]() -> absl::Status { return SendFromWhereItStopped(); });
     if (terminal_width_ > 0) progress_ << "\r\x1b[K" << std::flush;
     if (!status.ok()) return Annotate(status, absl::StrCat("uploading ", path_));
     return file_;
@@ -41,7 +48,8 @@ class Uploader {
  private:
   absl::Status ReadHeader() {
     std::error_code error;
-    if (!fs::is_regular_file(path_, error)) return absl::NotFoundError(absl::StrCat(path_, " is not a file"));
+    if (!fs::is_regular_file(path_, error))
+      return absl::NotFoundError(absl::StrCat(path_, " is not a file"));
     const auto size = static_cast<int64_t>(fs::file_size(path_, error));
     if (error) return absl::NotFoundError(absl::StrCat(path_, ": ", error.message()));
     ANNEAL_ASSIGN_OR_RETURN(const std::string sha256, Sha256OfFile(path_));
@@ -69,7 +77,8 @@ class Uploader {
   absl::Status SendFromWhereItStopped() {
     v1::GetUploadRequest request;
     request.set_upload_id(header_.upload_id());
-    const absl::StatusOr<v1::Upload> upload = client_.Call(&v1::FileService::StubInterface::GetUpload, request);
+    const absl::StatusOr<v1::Upload> upload =
+        client_.Call(&v1::FileService::StubInterface::GetUpload, request);
     if (!upload.ok() && !absl::IsNotFound(upload.status())) return upload.status();
     header_.set_offset(upload.ok() ? upload->received_bytes() : 0);
     if (upload.ok() && upload->has_file()) {
@@ -91,11 +100,13 @@ class Uploader {
     int64_t sent = header_.offset();
     std::string chunk;
     while (writing && sent < header_.size_bytes()) {
-      chunk.resize(static_cast<size_t>(std::min<int64_t>(kMaxChunkBytes, header_.size_bytes() - sent)));
+      chunk.resize(
+          static_cast<size_t>(std::min<int64_t>(kMaxChunkBytes, header_.size_bytes() - sent)));
       if (!in.read(chunk.data(), static_cast<std::streamsize>(chunk.size()))) {
         context.TryCancel();
         stream->Finish().ok();
-        return absl::FailedPreconditionError(absl::StrCat(path_, " became shorter while it was read"));
+        return absl::FailedPreconditionError(
+            absl::StrCat(path_, " became shorter while it was read"));
       }
       request.set_chunk(chunk);
       writing = stream->Write(request);
@@ -110,8 +121,9 @@ class Uploader {
     const absl::Duration now = clock_.MonotonicNow();
     if (terminal_width_ == 0 || now - last_redraw_ < kRedrawInterval) return;
     last_redraw_ = now;
-    const std::string text = absl::StrCat("uploading ", Printable(header_.display_name()), "  ", FormatBytes(sent), " of ",
-                                          FormatBytes(header_.size_bytes()));
+    const std::string text =
+        absl::StrCat("uploading ", Printable(header_.display_name()), "  ", FormatBytes(sent),
+                     " of ", FormatBytes(header_.size_bytes()));
     progress_ << "\r\x1b[K" << text << std::flush;
   }
 
@@ -127,8 +139,8 @@ class Uploader {
 
 }  // namespace
 
-absl::StatusOr<v1::File> UploadOnce(Client& client, const std::string& path, std::ostream& progress, int terminal_width,
-                                    Clock& clock, Random& random) {
+absl::StatusOr<v1::File> UploadOnce(Client& client, const std::string& path, std::ostream& progress,
+                                    int terminal_width, Clock& clock, Random& random) {
   return Uploader(client, path, progress, terminal_width, clock).Run(random);
 }
 

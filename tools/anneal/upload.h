@@ -1,5 +1,6 @@
 #pragma once
-// Sending files, once: a file that the service already has is not sent again, and a broken upload goes on where it stopped.
+// Sending files, once: a file that the service already has is not sent again, and a broken upload
+// goes on where it stopped.
 
 #include <ostream>
 #include <string>
@@ -11,9 +12,9 @@
 
 namespace anneal::cli {
 
-// `progress` gets a bar while bytes are sent, if `terminal_width` is not 0. NOT_FOUND if there is no such file; ABORTED if it
-// changed meanwhile.
-absl::StatusOr<v1::File> UploadOnce(Client& client, const std::string& path, std::ostream& progress, int terminal_width,
-                                    Clock& clock, Random& random);
+// `progress` gets a bar while bytes are sent, if `terminal_width` is not 0. NOT_FOUND if there is
+// no such file; ABORTED if it changed meanwhile.
+absl::StatusOr<v1::File> UploadOnce(Client& client, const std::string& path, std::ostream& progress,
+                                    int terminal_width, Clock& clock, Random& random);
 
 }  // namespace anneal::cli

@@ -54,20 +54,25 @@ absl::StatusOr<ExitCode> PrintLog(CommandLine& line, const LogOptions& options) 
 
 void AddWatchCommands(CommandLine& line) {
   auto job = std::make_shared<std::string>();
-  line.AddCommand(nullptr, "watch", "Follow a job to its end", [&line, job] { return Follow(line, *job, true); })
+  line.AddCommand(nullptr, "watch", "Follow a job to its end",
+                  [&line, job] { return Follow(line, *job, true); })
       ->add_option("job", *job, "Job")
       ->required();
-  line.AddCommand(nullptr, "wait", "Wait silently until a job has ended", [&line, job] { return Follow(line, *job, false); })
+  line.AddCommand(nullptr, "wait", "Wait silently until a job has ended",
+                  [&line, job] { return Follow(line, *job, false); })
       ->add_option("job", *job, "Job")
       ->required();
 
   auto options = std::make_shared<LogOptions>();
-  CLI::App* logs =
-      line.AddCommand(nullptr, "logs", "Print the log of one process of a job", [&line, options] { return PrintLog(line, *options); });
+  CLI::App* logs = line.AddCommand(nullptr, "logs", "Print the log of one process of a job",
+                                   [&line, options] { return PrintLog(line, *options); });
   logs->add_option("job", options->job, "Job")->required();
-  CLI::Option* rank = logs->add_option("--rank", options->rank, "Trainer (default 0)")->check(CLI::NonNegativeNumber);
-  logs->add_flag("--prepare", options->prepare, "The data check instead of a trainer")->excludes(rank);
-  logs->add_option("--generation", options->generation, "Attempt (default: the newest)")->check(CLI::NonNegativeNumber);
+  CLI::Option* rank = logs->add_option("--rank", options->rank, "Trainer (default 0)")
+                          ->check(CLI::NonNegativeNumber);
+  logs->add_flag("--prepare", options->prepare, "The data check instead of a trainer")
+      ->excludes(rank);
+  logs->add_option("--generation", options->generation, "Attempt (default: the newest)")
+      ->check(CLI::NonNegativeNumber);
   logs->add_flag("--follow,-f", options->follow, "Go on as the log grows");
 }
 

@@ -41,7 +41,8 @@ struct FakeCoordinator::State {
     return NewUlid(absl::FromUnixMillis(1'700'000'000'000 + ++next_id), random);
   }
   v1::Job* Find(const std::string& name) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu) {
-    const auto found = std::find_if(jobs.begin(), jobs.end(), [&](const v1::Job& job) { return job.name() == name; });
+    const auto found = std::find_if(jobs.begin(), jobs.end(),
+                                    [&](const v1::Job& job) { return job.name() == name; });
     return found == jobs.end() ? nullptr : &*found;
   }
 };
@@ -52,11 +53,14 @@ namespace {
 grpc::Status Authorise(const grpc::ServerContext* context) {
   const auto& metadata = context->client_metadata();
   const auto found = metadata.find("authorization");
-  if (found != metadata.end() && found->second == absl::StrCat("Bearer ", kFakeKey)) return grpc::Status::OK;
+  if (found != metadata.end() && found->second == absl::StrCat("Bearer ", kFakeKey))
+    return grpc::Status::OK;
   return grpc::Status(grpc::StatusCode::UNAUTHENTICATED, "unknown API key");
 }
 
-grpc::Status NotFound(const std::string& name) { return grpc::Status(grpc::StatusCode::NOT_FOUND, name + " not found"); }
+grpc::Status NotFound(const std::string& name) {
+  return grpc::Status(grpc::StatusCode::NOT_FOUND, name + " not found");
+}
 
 v1::ResolvedJob Resolve(const v1::JobSpec& spec, std::vector<v1::Issue>* issues) {
   spec::ResolveInputs inputs;
@@ -81,12 +85,15 @@ class FakeCoordinator::Jobs : public v1::FineTuningService::Service {
     return grpc::Status::OK;
   }
 
-  grpc::Status CreateJob(grpc::ServerContext* context, const v1::CreateJobRequest* request, v1::Job* response) override {
+  grpc::Status CreateJob(grpc::ServerContext* context, const v1::CreateJobRequest* request,
+                         v1::Job* response) override {
     if (auto status = Authorise(context); !status.ok()) return status;
     absl::MutexLock lock(&state_.mu);
     ++state_.create_calls;
     size_t index = 0;
-    while (index < state_.created.size() && state_.created[index].request_id() != request->request_id()) ++index;
+    while (index < state_.created.size() &&
+           state_.created[index].request_id() != request->request_id())
+      ++index;
     if (index == state_.created.size()) {
       state_.created.push_back(*request);
       v1::Job job;
@@ -105,7 +112,8 @@ class FakeCoordinator::Jobs : public v1::FineTuningService::Service {
     return grpc::Status::OK;
   }
 
-  grpc::Status GetJob(grpc::ServerContext* context, const v1::GetJobRequest* request, v1::Job* response) override {
+  grpc::Status GetJob(grpc::ServerContext* context, const v1::GetJobRequest* request,
+                      v1::Job* response) override {
     if (auto status = Authorise(context); !status.ok()) return status;
     absl::MutexLock lock(&state_.mu);
     const v1::Job* job = state_.Find(request->name());
@@ -135,7 +143,8 @@ class FakeCoordinator::Jobs : public v1::FineTuningService::Service {
     return grpc::Status::OK;
   }
 
-  grpc::Status CancelJob(grpc::ServerContext* context, const v1::JobActionRequest* request, v1::Job* response) override {
+  grpc::Status CancelJob(grpc::ServerContext* context, const v1::JobActionRequest* request,
+                         v1::Job* response) override {
     if (auto status = Authorise(context); !status.ok()) return status;
     absl::MutexLock lock(&state_.mu);
     v1::Job* job = state_.Find(request->name());
@@ -198,12 +207,14 @@ class FakeCoordinator::Files : public v1::FileService::Service {
     if (auto status = Authorise(context); !status.ok()) return status;
     absl::MutexLock lock(&state_.mu);
     for (const v1::File& file : state_.files) {
-      if (request->sha256().empty() || request->sha256() == file.sha256()) *response->add_files() = file;
+      if (request->sha256().empty() || request->sha256() == file.sha256())
+        *response->add_files() = file;
     }
     return grpc::Status::OK;
   }
 
-  grpc::Status GetUpload(grpc::ServerContext* context, const v1::GetUploadRequest* request, v1::Upload* response) override {
+  grpc::Status GetUpload(grpc::ServerContext* context, const v1::GetUploadRequest* request,
+                         v1::Upload* response) override {
     if (auto status = Authorise(context); !status.ok()) return status;
     absl::MutexLock lock(&state_.mu);
     const auto found = state_.uploads.find(request->upload_id());
@@ -212,7 +223,8 @@ class FakeCoordinator::Files : public v1::FileService::Service {
     return grpc::Status::OK;
   }
 
-  grpc::Status UploadFile(grpc::ServerContext* context, grpc::ServerReader<v1::UploadFileRequest>* reader,
+  grpc::Status UploadFile(grpc::ServerContext* context,
+                          grpc::ServerReader<v1::UploadFileRequest>* reader,
                           v1::File* response) override {
     if (auto status = Authorise(context); !status.ok()) return status;
     v1::UploadFileRequest request;
@@ -228,12 +240,14 @@ class FakeCoordinator::Files : public v1::FileService::Service {
     while (reader->Read(&request)) {
       content += request.chunk();
       state_.uploaded_bytes += static_cast<int64_t>(request.chunk().size());
-      if (state_.break_upload_after.has_value() && static_cast<int64_t>(content.size()) >= *state_.break_upload_after) {
+      if (state_.break_upload_after.has_value() &&
+          static_cast<int64_t>(content.size()) >= *state_.break_upload_after) {
         state_.break_upload_after.reset();
         return grpc::Status(grpc::StatusCode::UNAVAILABLE, "broken");
       }
     }
-    if (Sha256Hex(content) != header.sha256()) return grpc::Status(grpc::StatusCode::DATA_LOSS, "hash differs");
+    if (Sha256Hex(content) != header.sha256())
+      return grpc::Status(grpc::StatusCode::DATA_LOSS, "hash differs");
     v1::File& file = state_.files.emplace_back();
     file.set_name("files/" + state_.NewId());
     file.set_display_name(header.display_name());
@@ -252,7 +266,8 @@ class FakeCoordinator::Models : public v1::ModelService::Service {
  public:
   explicit Models(State& state) : state_(state) {}
 
-  grpc::Status ImportModel(grpc::ServerContext* context, const v1::ImportModelRequest* request, v1::Model* response) override {
+  grpc::Status ImportModel(grpc::ServerContext* context, const v1::ImportModelRequest* request,
+                           v1::Model* response) override {
     if (auto status = Authorise(context); !status.ok()) return status;
     absl::MutexLock lock(&state_.mu);
     state_.imports.push_back(*request);
@@ -260,7 +275,8 @@ class FakeCoordinator::Models : public v1::ModelService::Service {
     response->set_family("llama");
     return grpc::Status::OK;
   }
-  grpc::Status GetModel(grpc::ServerContext* context, const v1::GetModelRequest* request, v1::Model* response) override {
+  grpc::Status GetModel(grpc::ServerContext* context, const v1::GetModelRequest* request,
+                        v1::Model* response) override {
     if (auto status = Authorise(context); !status.ok()) return status;
     response->set_name(request->name());
     response->set_source_id("Org/" + std::string(IdOf(request->name())));
@@ -290,7 +306,8 @@ class FakeCoordinator::Artifacts : public v1::ArtifactService::Service {
     return grpc::Status::OK;
   }
 
-  grpc::Status DownloadArtifact(grpc::ServerContext* context, const v1::DownloadArtifactRequest* request,
+  grpc::Status DownloadArtifact(grpc::ServerContext* context,
+                                const v1::DownloadArtifactRequest* request,
                                 grpc::ServerWriter<v1::DownloadArtifactResponse>* writer) override {
     if (auto status = Authorise(context); !status.ok()) return status;
     constexpr char kMiddle[] = "/artifacts/";
@@ -298,10 +315,12 @@ class FakeCoordinator::Artifacts : public v1::ArtifactService::Service {
     std::string content;
     {
       absl::MutexLock lock(&state_.mu);
-      content = state_.artifacts[request->name().substr(0, middle)][request->name().substr(middle + sizeof(kMiddle) - 1)];
+      content = state_.artifacts[request->name().substr(0, middle)]
+                                [request->name().substr(middle + sizeof(kMiddle) - 1)];
       if (state_.damage_artifacts && !content.empty()) content[0] ^= 1;
     }
-    for (size_t offset = static_cast<size_t>(request->offset()); offset < content.size(); offset += 4) {
+    for (size_t offset = static_cast<size_t>(request->offset()); offset < content.size();
+         offset += 4) {
       v1::DownloadArtifactResponse chunk;
       chunk.set_offset(static_cast<int64_t>(offset));
       chunk.set_data(content.substr(offset, 4));
@@ -334,9 +353,10 @@ FakeCoordinator::FakeCoordinator()
       models_(std::make_unique<Models>(*state_)),
       artifacts_(std::make_unique<Artifacts>(*state_)),
       cluster_(std::make_unique<Cluster>()) {
-  auto server = RpcServer::Start({.address = "127.0.0.1:0"},
-                                 {jobs_.get(), files_.get(), models_.get(), artifacts_.get(), cluster_.get()}, metrics_,
-                                 Clock::Real());
+  auto server =
+      RpcServer::Start({.address = "127.0.0.1:0"},
+                       {jobs_.get(), files_.get(), models_.get(), artifacts_.get(), cluster_.get()},
+                       metrics_, Clock::Real());
   ANNEAL_CHECK_OK(server.status());
   server_ = *std::move(server);
 }
@@ -344,7 +364,8 @@ FakeCoordinator::FakeCoordinator()
 FakeCoordinator::~FakeCoordinator() { server_->Shutdown(absl::ZeroDuration()); }
 
 Context FakeCoordinator::context(bool shares_disk) const {
-  return {.server = address(), .api_key = kFakeKey, .shares_disk = shares_disk, .source = "the test"};
+  return {
+      .server = address(), .api_key = kFakeKey, .shares_disk = shares_disk, .source = "the test"};
 }
 
 std::unique_ptr<Client> FakeCoordinator::MakeClient(bool shares_disk) const {
@@ -353,7 +374,8 @@ std::unique_ptr<Client> FakeCoordinator::MakeClient(bool shares_disk) const {
   return *std::move(client);
 }
 
-v1::Job FakeCoordinator::AddJob(const std::string& name, const std::string& display_name, v1::JobState state) {
+v1::Job FakeCoordinator::AddJob(const std::string& name, const std::string& display_name,
+                                v1::JobState state) {
   v1::Job job;
   job.set_name(name);
   job.set_state(state);
@@ -420,7 +442,8 @@ std::vector<v1::ImportModelRequest> FakeCoordinator::imports() const {
   return state_->imports;
 }
 
-void FakeCoordinator::AddArtifact(const std::string& job, const std::string& path, const std::string& content) {
+void FakeCoordinator::AddArtifact(const std::string& job, const std::string& path,
+                                  const std::string& content) {
   absl::MutexLock lock(&state_->mu);
   state_->artifacts[job][path] = content;
 }

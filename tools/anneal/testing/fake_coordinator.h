@@ -1,6 +1,7 @@
 #pragma once
-// A coordinator that lives in the test's process: keeps jobs, files and models in memory, resolves specs as the real one does,
-// plays watch streams that the test wrote, and breaks where the test says. For the command line's tests.
+// A coordinator that lives in the test's process: keeps jobs, files and models in memory, resolves
+// specs as the real one does, plays watch streams that the test wrote, and breaks where the test
+// says. For the command line's tests.
 
 #include <functional>
 #include <map>
@@ -38,8 +39,8 @@ class FakeCoordinator {
   // So many calls of CreateJob are carried out but answered UNAVAILABLE.
   void LoseNextCreateAnswers(int count);
 
-  // One WatchJob stream: these updates, then this status. A stream without a script sends the job as it is and, if that has
-  // ended, ends; else it stays open until the client leaves.
+  // One WatchJob stream: these updates, then this status. A stream without a script sends the job
+  // as it is and, if that has ended, ends; else it stays open until the client leaves.
   struct WatchScript {
     std::vector<v1::WatchJobResponse> updates;
     grpc::Status end;

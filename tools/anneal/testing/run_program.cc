@@ -14,11 +14,17 @@
 
 namespace anneal::cli {
 
-Outcome RunProgram(const std::string& name, const std::vector<std::string>& arguments, const std::string& folder) {
+Outcome RunProgram(const std::string& name, const std::vector<std::string>& arguments,
+                   const std::string& folder) {
   const char* bin = std::getenv("ANNEAL_BIN_DIR");
   ANNEAL_CHECK(bin != nullptr);
   // posix_spawn cannot change the folder with every C library; env can.
-  std::vector<std::string> words = {"/usr/bin/env", "-i", "-C", folder, "PATH=/usr/bin:/bin", absl::StrCat("HOME=", folder),
+  std::vector<std::string> words = {"/usr/bin/env",
+                                    "-i",
+                                    "-C",
+                                    folder,
+                                    "PATH=/usr/bin:/bin",
+                                    absl::StrCat("HOME=", folder),
                                     absl::StrCat(bin, "/", name)};
   words.insert(words.end(), arguments.begin(), arguments.end());
   std::vector<char*> argv;
@@ -28,14 +34,18 @@ Outcome RunProgram(const std::string& name, const std::vector<std::string>& argu
   posix_spawn_file_actions_t actions;
   ::posix_spawn_file_actions_init(&actions);
   ::posix_spawn_file_actions_addopen(&actions, STDIN_FILENO, "/dev/null", O_RDONLY, 0);
-  ::posix_spawn_file_actions_addopen(&actions, STDOUT_FILENO, out.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600);
-  ::posix_spawn_file_actions_addopen(&actions, STDERR_FILENO, err.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600);
+  ::posix_spawn_file_actions_addopen(&actions, STDOUT_FILENO, out.c_str(),
+                                     O_WRONLY | O_CREAT | O_TRUNC, 0600);
+  ::posix_spawn_file_actions_addopen(&actions, STDERR_FILENO, err.c_str(),
+                                     O_WRONLY | O_CREAT | O_TRUNC, 0600);
   pid_t pid = 0;
   ANNEAL_CHECK(::posix_spawn(&pid, argv[0], &actions, nullptr, argv.data(), environ) == 0);
   ::posix_spawn_file_actions_destroy(&actions);
   int status = 0;
   ANNEAL_CHECK(::waitpid(pid, &status, 0) == pid);
-  return {.code = WIFEXITED(status) ? WEXITSTATUS(status) : -1, .out = ReadAll(out), .err = ReadAll(err)};
+  return {.code = WIFEXITED(status) ? WEXITSTATUS(status) : -1,
+          .out = ReadAll(out),
+          .err = ReadAll(err)};
 }
 
 std::string ReadAll(const std::string& path) {

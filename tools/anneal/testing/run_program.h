@@ -11,8 +11,10 @@ struct Outcome {
   std::string out, err;
 };
 
-// Runs `name` of ANNEAL_BIN_DIR in `folder`, which also is HOME and gets the files stdout and stderr, and waits for its end.
-Outcome RunProgram(const std::string& name, const std::vector<std::string>& arguments, const std::string& folder);
+// Runs `name` of ANNEAL_BIN_DIR in `folder`, which also is HOME and gets the files stdout and
+// stderr, and waits for its end.
+Outcome RunProgram(const std::string& name, const std::vector<std::string>& arguments,
+                   const std::string& folder);
 
 // The whole file; empty if there is none.
 std::string ReadAll(const std::string& path);
