@@ -199,9 +199,9 @@ def test_metrics_are_clean_and_tell_of_the_job(finished):
     for name in ("anneal_job_step", "anneal_job_train_loss", "anneal_job_learning_rate", "anneal_job_grad_norm",
                  "anneal_job_loss_sum_total", "anneal_job_loss_tokens_total", "anneal_job_tokens_total", "anneal_job_info"):
         assert any(line.startswith(name + "{") and f'job_id="{ulid}"' in line for line in coordinator.splitlines()), name
-    for name in ("anneal_jobs", "anneal_job_queue_wait_seconds", "anneal_rpc_requests_total", "anneal_rpc_latency_seconds"):
+    for name in ("anneal_jobs", "anneal_job_queue_wait_seconds", "anneal_rpc_requests_total", "anneal_rpc_duration_seconds"):
         assert any(line.startswith(name) for line in coordinator.splitlines()), name
-    assert any(line.startswith("anneal_rank_phase_seconds_total{") and 'phase="forward"' in line
+    assert any(line.startswith("anneal_rank_step_seconds_total{") and 'phase="forward"' in line
                for text in workers for line in text.splitlines())
     for path in ("livez", "readyz"):
         with urllib.request.urlopen(f"http://{cluster.coordinator_ports['admin']}/{path}", timeout=10) as response:

@@ -30,7 +30,7 @@ WorkerMetrics::WorkerMetrics(MetricRegistry& registry, Clock& clock)
       step_seconds_(registry, {"anneal_rank_step_seconds_total", "Time a trainer has spent, by phase of its steps.",
                                {"job_id", "rank", "phase"}}),
       tokens_(registry, {"anneal_rank_tokens_total", "Tokens a trainer has computed with.", {"job_id", "rank"}}),
-      step_(registry, {"anneal_rank_step_count", "Optimizer steps of the job when the trainer last reported.",
+      step_(registry, {"anneal_rank_step", "Optimizer steps of the job when the trainer last reported.",
                        {"job_id", "rank"}}),
       resident_bytes_(registry, {"anneal_rank_resident_bytes", "Resident memory of a trainer.", {"job_id", "rank"}}) {}
 
