@@ -74,6 +74,18 @@ TEST_F(AnnealTest, SubmitSendsTheDataAndCreatesTheJobOnce) {
   EXPECT_EQ(job["state"], "JOB_STATE_PENDING");
 }
 
+TEST_F(AnnealTest, FlagsNamePathsFromTheCurrentFolder) {
+  fs::create_directories(folder_ / "sub");
+  Write("sub/job.yaml", "model: models/m\ndata: {train: [inner.jsonl]}\n");
+  Write("sub/inner.jsonl", "[]\n");
+  EXPECT_EQ(Anneal({"submit", "sub/job.yaml"}).code, 0);
+  EXPECT_EQ(Anneal({"submit", "sub/job.yaml", "--train", "train.jsonl"}).code, 0);
+  ASSERT_THAT(coordinator_.created(), SizeIs(2));
+  const auto contents = coordinator_.file_contents();
+  EXPECT_EQ(contents.at(coordinator_.created()[0].spec().data().train(0)), "[]\n");
+  EXPECT_EQ(contents.at(coordinator_.created()[1].spec().data().train(0)), "{}\n");
+}
+
 TEST_F(AnnealTest, BadJobFilesNameEveryProblemWithItsPlace) {
   Write("job.yaml", "model: models/m\ntraining:\n  epoch: 3\n  batch_size: many\n");
   Outcome run = Anneal({"submit", "job.yaml"});

@@ -38,13 +38,22 @@ void PrintIssues(const std::vector<v1::Issue>& issues) {
   for (const v1::Issue& issue : issues) std::cerr << spec::FormatIssue(issue) << "\n";
 }
 
+// What is typed is relative to the current folder, what is written in a job file to that file's.
+std::string FromCurrentFolder(const std::string& reference) {
+  std::error_code error;
+  if (!std::filesystem::exists(reference, error)) return reference;
+  const std::filesystem::path absolute = std::filesystem::absolute(reference, error);
+  return error ? reference : absolute.string();
+}
+
 // The job as the user wrote it, before anything is looked up. False = issues were printed.
 bool LoadSpec(const SubmitOptions& options, v1::JobSpec* job, spec::SourceMap* positions) {
   std::vector<v1::Issue> issues;
   if (!options.job_file.empty()) issues = spec::LoadYamlFile(options.job_file, job, positions);
-  if (!options.model.empty()) job->set_model(options.model);
-  if (!options.train.empty()) {
-    job->mutable_data()->mutable_train()->Assign(options.train.begin(), options.train.end());
+  if (!options.model.empty()) job->set_model(FromCurrentFolder(options.model));
+  if (!options.train.empty()) job->mutable_data()->clear_train();
+  for (const std::string& file : options.train) {
+    job->mutable_data()->add_train(FromCurrentFolder(file));
   }
   for (const std::string& assignment : options.overrides) {
     for (v1::Issue& issue : spec::ApplyOverride(assignment, job))
