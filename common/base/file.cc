@@ -85,4 +85,12 @@ absl::Status WriteFileAtomically(const std::string& path, absl::string_view cont
   return absl::OkStatus();
 }
 
+absl::Status SyncFolder(const std::string& path) {
+  const UniqueFd fd(::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (!fd.valid()) return ErrnoStatus("open", path);
+  // Some file systems have nothing to sync in a folder and say EINVAL.
+  if (::fsync(fd.get()) != 0 && errno != EINVAL) return ErrnoStatus("sync", path);
+  return absl::OkStatus();
+}
+
 }  // namespace anneal

@@ -40,4 +40,7 @@ absl::StatusOr<std::string> ReadFileTail(const std::string& path, size_t max_byt
 // one file has one writer at a time.
 absl::Status WriteFileAtomically(const std::string& path, absl::string_view content);
 
+// Makes names created, renamed and removed in the folder survive a power failure.
+absl::Status SyncFolder(const std::string& path);
+
 }  // namespace anneal

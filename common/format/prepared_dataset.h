@@ -1,6 +1,7 @@
 #pragma once
-// The prepared data set: rows of token ids with the tokens that count for the loss, in one safetensors file. anneal-prepare
-// writes it, the trainer maps it. docs/formats/prepared_dataset.md describes the bytes.
+// The prepared data set: rows of token ids with the tokens that count for the loss, in one
+// safetensors file. anneal-prepare writes it, the trainer maps it. docs/formats/prepared_dataset.md
+// describes the bytes.
 
 #include <cstdint>
 #include <memory>
@@ -17,7 +18,8 @@ namespace anneal {
 
 // What the file says about itself in its metadata.
 struct PreparedDatasetInfo {
-  // SHA-256 (hex) over everything the rows follow from: data, tokenizer, template, template_time and options.
+  // SHA-256 (hex) over everything the rows follow from: data, tokenizer, template, template_time
+  // and options.
   std::string content_key;
   int64_t vocab_size = 0;  // ids are below it
   int64_t max_length = 0;  // no row is longer
@@ -30,21 +32,24 @@ struct PreparedDatasetInfo {
 
 // One row. The spans live as long as what they were taken from.
 struct PreparedExample {
-  absl::Span<const int32_t> token_ids;   // never empty
-  absl::Span<const uint8_t> loss_weight;  // same length, 0 or 1. The first is 0: nothing predicts a row's first token.
-  int32_t source_file = 0;                // index into the task's list of files
-  int64_t source_row = 0;                 // index of the row among the rows of its file, from 0
+  absl::Span<const int32_t> token_ids;  // never empty
+  absl::Span<const uint8_t>
+      loss_weight;  // same length, 0 or 1. The first is 0: nothing predicts a row's first token.
+  int32_t source_file = 0;  // index into the task's list of files
+  int64_t source_row = 0;   // index of the row among the rows of its file, from 0
 };
 
 // A mapped prepared data set. Constant after construction, so thread-safe.
 //
-// Open() checks everything of the size of the number of examples; token ids and weights are checked row by row in Example(),
-// so that a rank touches only the bytes of its own rows. For the same reason the number of supervised tokens of each row is an
-// array of its own: a rank knows a step's total without reading the other ranks' rows. The file must not be truncated while
-// mapped; it never is, since files are published by rename and never written again.
+// Open() checks everything of the size of the number of examples; token ids and weights are checked
+// row by row in Example(), so that a rank touches only the bytes of its own rows. For the same
+// reason the number of supervised tokens of each row is an array of its own: a rank knows a step's
+// total without reading the other ranks' rows. The file must not be truncated while mapped; it
+// never is, since files are published by rename and never written again.
 class PreparedDataset {
  public:
-  // NOT_FOUND if it cannot be opened, INVALID_ARGUMENT naming the path and what is wrong with the file.
+  // NOT_FOUND if it cannot be opened, INVALID_ARGUMENT naming the path and what is wrong with the
+  // file.
   static absl::StatusOr<std::unique_ptr<PreparedDataset>> Open(const std::string& path);
 
   const PreparedDatasetInfo& info() const { return info_; }
@@ -56,8 +61,8 @@ class PreparedDataset {
   // At least 1 for each example, and the sum of its loss weights.
   int64_t supervised_tokens(int64_t example) const { return supervised_tokens_[example]; }
 
-  // The row, checked: ids within the vocabulary, weights 0 or 1 that add up. INVALID_ARGUMENT names path and example.
-  // `example` is in [0, size()).
+  // The row, checked: ids within the vocabulary, weights 0 or 1 that add up. INVALID_ARGUMENT names
+  // path and example. `example` is in [0, size()).
   absl::StatusOr<PreparedExample> Example(int64_t example) const;
 
  private:
@@ -77,19 +82,20 @@ class PreparedDataset {
   absl::Span<const uint8_t> loss_weight_;        // [tokens]
 };
 
-// Writes a prepared data set row by row with little memory: each array grows in a temporary file beside `path`; Finish()
-// assembles them, syncs and renames, so `path` is either absent or whole. The temporaries go away with the writer.
-// Guarded by its caller.
+// Writes a prepared data set row by row with little memory: each array grows in a temporary file
+// beside `path`; Finish() assembles them, syncs and renames, so `path` is either absent or whole.
+// The temporaries go away with the writer. Guarded by its caller.
 class PreparedDatasetWriter {
  public:
   // `info`'s totals are ignored. `path`'s folder must exist.
-  static absl::StatusOr<std::unique_ptr<PreparedDatasetWriter>> Create(const std::string& path,
-                                                                       const PreparedDatasetInfo& info);
+  static absl::StatusOr<std::unique_ptr<PreparedDatasetWriter>> Create(
+      const std::string& path, const PreparedDatasetInfo& info);
   ~PreparedDatasetWriter();
   PreparedDatasetWriter(const PreparedDatasetWriter&) = delete;
   PreparedDatasetWriter& operator=(const PreparedDatasetWriter&) = delete;
 
-  // INVALID_ARGUMENT if the row breaks a rule of the format; the file's error code if it cannot be written.
+  // INVALID_ARGUMENT if the row breaks a rule of the format; the file's error code if it cannot be
+  // written.
   absl::Status Add(const PreparedExample& example);
   // Publishes the file and returns its metadata. FAILED_PRECONDITION without rows. Call once, last.
   absl::StatusOr<PreparedDatasetInfo> Finish();
@@ -101,7 +107,8 @@ class PreparedDatasetWriter {
 
   const std::string path_;
   PreparedDatasetInfo info_;
-  std::unique_ptr<Column> offsets_, source_row_, source_file_, supervised_tokens_, token_ids_, loss_weight_;
+  std::unique_ptr<Column> offsets_, source_row_, source_file_, supervised_tokens_, token_ids_,
+      loss_weight_;
 };
 
 }  // namespace anneal

@@ -5,6 +5,7 @@
 
 #include "common/base/status.h"
 #include "common/base/status_matchers.h"
+#include "common/base/temp_dir.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
@@ -17,20 +18,17 @@ using ::testing::HasSubstr;
 
 class PreparedDatasetTest : public ::testing::Test {
  protected:
-  PreparedDatasetTest() {
-    std::string pattern = ::testing::TempDir() + "/prepared_XXXXXX";
-    folder_ = ::mkdtemp(pattern.data());
-  }
-  ~PreparedDatasetTest() override { std::filesystem::remove_all(folder_); }
-
-  std::string Path(const std::string& name) const { return (folder_ / name).string(); }
-  absl::Status Add(PreparedDatasetWriter& writer, std::vector<int32_t> ids, std::vector<uint8_t> weights) {
-    return writer.Add({.token_ids = ids, .loss_weight = weights, .source_file = 1, .source_row = next_row_++});
+  std::string Path(const std::string& name) const { return dir_.path() + "/" + name; }
+  absl::Status Add(PreparedDatasetWriter& writer, std::vector<int32_t> ids,
+                   std::vector<uint8_t> weights) {
+    return writer.Add(
+        {.token_ids = ids, .loss_weight = weights, .source_file = 1, .source_row = next_row_++});
   }
   // Two rows: 3 and 5 tokens, 1 and 4 of them supervised.
   std::string WriteSmall() {
     const std::string path = Path("small.safetensors");
-    auto writer = PreparedDatasetWriter::Create(path, {.content_key = "abc", .vocab_size = 10, .max_length = 8});
+    auto writer = PreparedDatasetWriter::Create(
+        path, {.content_key = "abc", .vocab_size = 10, .max_length = 8});
     EXPECT_TRUE(writer.ok());
     EXPECT_TRUE(Add(**writer, {1, 2, 3}, {0, 0, 1}).ok());
     EXPECT_TRUE(Add(**writer, {4, 5, 6, 7, 9}, {0, 1, 1, 1, 1}).ok());
@@ -45,21 +43,30 @@ class PreparedDatasetTest : public ::testing::Test {
     std::vector<int32_t> supervised = {1, 4};
     std::vector<int32_t> ids = {1, 2, 3, 4, 5, 6, 7, 9};
     std::vector<uint8_t> weights = {0, 0, 1, 0, 1, 1, 1, 1};
-    std::map<std::string, std::string> metadata = {
-        {"format", "anneal.prepared_dataset"}, {"version", "1"}, {"content_key", "abc"}, {"vocab_size", "10"},
-        {"max_length", "8"}, {"examples", "2"}, {"tokens", "8"}, {"supervised_tokens", "5"}, {"longest_example", "5"}};
+    std::map<std::string, std::string> metadata = {{"format", "anneal.prepared_dataset"},
+                                                   {"version", "1"},
+                                                   {"content_key", "abc"},
+                                                   {"vocab_size", "10"},
+                                                   {"max_length", "8"},
+                                                   {"examples", "2"},
+                                                   {"tokens", "8"},
+                                                   {"supervised_tokens", "5"},
+                                                   {"longest_example", "5"}};
   };
   std::string Write(const Parts& parts) {
     const std::string path = Path("parts.safetensors");
-    auto size = [](const auto& values) { return std::vector<int64_t>{static_cast<int64_t>(values.size())}; };
-    auto writer = SafetensorsWriter::Create(path,
-                                            {{"example_offsets", DType::kI64, size(parts.offsets)},
-                                             {"source_row", DType::kI64, size(parts.source_row)},
-                                             {"source_file", DType::kI32, size(parts.source_file)},
-                                             {"supervised_tokens", DType::kI32, size(parts.supervised)},
-                                             {"token_ids", DType::kI32, size(parts.ids)},
-                                             {"loss_weight", DType::kU8, size(parts.weights)}},
-                                            parts.metadata, 64);
+    auto size = [](const auto& values) {
+      return std::vector<int64_t>{static_cast<int64_t>(values.size())};
+    };
+    auto writer =
+        SafetensorsWriter::Create(path,
+                                  {{"example_offsets", DType::kI64, size(parts.offsets)},
+                                   {"source_row", DType::kI64, size(parts.source_row)},
+                                   {"source_file", DType::kI32, size(parts.source_file)},
+                                   {"supervised_tokens", DType::kI32, size(parts.supervised)},
+                                   {"token_ids", DType::kI32, size(parts.ids)},
+                                   {"loss_weight", DType::kU8, size(parts.weights)}},
+                                  parts.metadata, 64);
     ANNEAL_CHECK_OK(writer.status());
     ANNEAL_CHECK_OK((*writer)->Append("example_offsets", absl::MakeConstSpan(parts.offsets)));
     ANNEAL_CHECK_OK((*writer)->Append("source_row", absl::MakeConstSpan(parts.source_row)));
@@ -71,10 +78,11 @@ class PreparedDatasetTest : public ::testing::Test {
     return path;
   }
   void ExpectRefused(const Parts& parts, const std::string& why) {
-    EXPECT_THAT(PreparedDataset::Open(Write(parts)), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr(why)));
+    EXPECT_THAT(PreparedDataset::Open(Write(parts)),
+                StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr(why)));
   }
 
-  std::filesystem::path folder_;
+  testing::TempDir dir_;
   int64_t next_row_ = 0;
 };
 
@@ -95,7 +103,8 @@ TEST_F(PreparedDatasetTest, ReadsWhatItWrote) {
 
 TEST_F(PreparedDatasetTest, ArraysStartAtMultiplesOf64Bytes) {
   ANNEAL_ASSERT_OK_AND_ASSIGN(auto file, SafetensorsFile::Open(WriteSmall()));
-  for (const char* name : {"example_offsets", "source_row", "source_file", "supervised_tokens", "token_ids", "loss_weight"}) {
+  for (const char* name : {"example_offsets", "source_row", "source_file", "supervised_tokens",
+                           "token_ids", "loss_weight"}) {
     ANNEAL_ASSERT_OK_AND_ASSIGN(const TensorView* tensor, file->Find(name));
     EXPECT_EQ(reinterpret_cast<uintptr_t>(tensor->bytes.data()) % 64, 0u) << name;
   }
@@ -109,26 +118,36 @@ TEST_F(PreparedDatasetTest, TheSameRowsGiveTheSameBytesAndNoTemporariesStay) {
   const std::string first = bytes(WriteSmall());
   next_row_ = 0;
   EXPECT_EQ(first, bytes(WriteSmall()));
-  EXPECT_EQ(std::distance(std::filesystem::directory_iterator(folder_), {}), 1);
+  EXPECT_EQ(std::distance(std::filesystem::directory_iterator(dir_.path()), {}), 1);
 }
 
 TEST_F(PreparedDatasetTest, WriterRefusesRowsThatBreakTheFormat) {
   ANNEAL_ASSERT_OK_AND_ASSIGN(
-      auto writer, PreparedDatasetWriter::Create(Path("x"), {.content_key = "k", .vocab_size = 10, .max_length = 3}));
+      auto writer, PreparedDatasetWriter::Create(
+                       Path("x"), {.content_key = "k", .vocab_size = 10, .max_length = 3}));
   EXPECT_THAT(Add(*writer, {}, {}), StatusIs(absl::StatusCode::kInvalidArgument, "no tokens"));
-  EXPECT_THAT(Add(*writer, {1, 10}, {0, 1}), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("token id 10")));
-  EXPECT_THAT(Add(*writer, {1, -1}, {0, 1}), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("token id -1")));
-  EXPECT_THAT(Add(*writer, {1, 2}, {1, 1}), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("first token")));
-  EXPECT_THAT(Add(*writer, {1, 2}, {0, 2}), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("neither 0 nor 1")));
-  EXPECT_THAT(Add(*writer, {1, 2}, {0, 0}), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("no token counts")));
-  EXPECT_THAT(Add(*writer, {1, 2}, {0}), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("1 weights for 2")));
+  EXPECT_THAT(Add(*writer, {1, 10}, {0, 1}),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("token id 10")));
+  EXPECT_THAT(Add(*writer, {1, -1}, {0, 1}),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("token id -1")));
+  EXPECT_THAT(Add(*writer, {1, 2}, {1, 1}),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("first token")));
+  EXPECT_THAT(Add(*writer, {1, 2}, {0, 2}),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("neither 0 nor 1")));
+  EXPECT_THAT(Add(*writer, {1, 2}, {0, 0}),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("no token counts")));
+  EXPECT_THAT(Add(*writer, {1, 2}, {0}),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("1 weights for 2")));
   EXPECT_THAT(Add(*writer, {1, 2, 3, 4}, {0, 1, 1, 1}),
               StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("over max_length 3")));
-  EXPECT_THAT(writer->Finish(), StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("no rows")));
+  EXPECT_THAT(writer->Finish(),
+              StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("no rows")));
   EXPECT_FALSE(std::filesystem::exists(Path("x")));
 }
 
-TEST_F(PreparedDatasetTest, PartsAreReadableWhenUnchanged) { ANNEAL_EXPECT_OK(PreparedDataset::Open(Write({}))); }
+TEST_F(PreparedDatasetTest, PartsAreReadableWhenUnchanged) {
+  ANNEAL_EXPECT_OK(PreparedDataset::Open(Write({})));
+}
 
 TEST_F(PreparedDatasetTest, OpenRefusesOffsetsThatDoNotTileTheTokens) {
   ExpectRefused({.offsets = {1, 3, 8}}, "example_offsets run from 1 to 8");
@@ -161,20 +180,27 @@ TEST_F(PreparedDatasetTest, OpenRefusesArraysThatDisagreeWithTheMetadata) {
 }
 
 TEST_F(PreparedDatasetTest, ExampleRefusesIdsAndWeightsOfItsRowOnly) {
-  ANNEAL_ASSERT_OK_AND_ASSIGN(auto bad_id, PreparedDataset::Open(Write({.ids = {1, 2, 3, 4, 5, 6, 7, 10}})));
+  ANNEAL_ASSERT_OK_AND_ASSIGN(auto bad_id,
+                              PreparedDataset::Open(Write({.ids = {1, 2, 3, 4, 5, 6, 7, 10}})));
   ANNEAL_EXPECT_OK(bad_id->Example(0));
-  EXPECT_THAT(bad_id->Example(1), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("example 1: token id 10")));
-  ANNEAL_ASSERT_OK_AND_ASSIGN(auto bad_sum, PreparedDataset::Open(Write({.weights = {0, 0, 1, 0, 1, 1, 1, 0}})));
-  EXPECT_THAT(bad_sum->Example(1), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("add up to 3, not 4")));
-  ANNEAL_ASSERT_OK_AND_ASSIGN(auto bad_first, PreparedDataset::Open(Write({.weights = {1, 0, 0, 0, 1, 1, 1, 1}})));
-  EXPECT_THAT(bad_first->Example(0), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("first token")));
+  EXPECT_THAT(bad_id->Example(1),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("example 1: token id 10")));
+  ANNEAL_ASSERT_OK_AND_ASSIGN(auto bad_sum,
+                              PreparedDataset::Open(Write({.weights = {0, 0, 1, 0, 1, 1, 1, 0}})));
+  EXPECT_THAT(bad_sum->Example(1),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("add up to 3, not 4")));
+  ANNEAL_ASSERT_OK_AND_ASSIGN(auto bad_first,
+                              PreparedDataset::Open(Write({.weights = {1, 0, 0, 0, 1, 1, 1, 1}})));
+  EXPECT_THAT(bad_first->Example(0),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("first token")));
 }
 
 TEST_F(PreparedDatasetTest, ACutFileIsRefusedAtEveryLength) {
   const std::string whole = WriteSmall();
   const auto size = std::filesystem::file_size(whole);
   for (size_t kept = 0; kept < size; kept += 13) {
-    std::filesystem::copy_file(whole, Path("cut"), std::filesystem::copy_options::overwrite_existing);
+    std::filesystem::copy_file(whole, Path("cut"),
+                               std::filesystem::copy_options::overwrite_existing);
     std::filesystem::resize_file(Path("cut"), kept);
     EXPECT_FALSE(PreparedDataset::Open(Path("cut")).ok()) << kept;
   }

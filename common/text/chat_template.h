@@ -1,6 +1,7 @@
 #pragma once
-// A model's Jinja chat template, compiled once and rendered as transformers' apply_chat_template(tokenize=False) does, and the
-// tracing of rendered text back to the messages it came from: the C++ face of the Rust library in common/text/rust.
+// A model's Jinja chat template, compiled once and rendered as transformers'
+// apply_chat_template(tokenize=False) does, and the tracing of rendered text back to the messages
+// it came from: the C++ face of the Rust library in common/text/rust.
 
 #include <cstdint>
 #include <memory>
@@ -39,7 +40,8 @@ struct Attribution {
 
 // What one rendering may use up; a template comes with a model, from anywhere.
 struct ChatTemplateLimits {
-  // Steps of the template, and one for each 64 bytes it produces, intermediate text included: bounds time and memory.
+  // Steps of the template, and one for each 64 bytes it produces, intermediate text included:
+  // bounds time and memory.
   uint64_t fuel = 20'000'000;
   size_t output_bytes = 64u << 20;
 };
@@ -47,10 +49,12 @@ struct ChatTemplateLimits {
 // Immutable, so thread-safe.
 class ChatTemplate {
  public:
-  // `globals` is an object of further names the template sees: bos_token and the like. `now` is what strftime_now() shows, in
-  // UTC. INVALID_ARGUMENT with the template's line if it does not compile.
-  static absl::StatusOr<std::unique_ptr<ChatTemplate>> Compile(absl::string_view source, const Json& globals, absl::Time now,
-                                                               const ChatTemplateLimits& limits = {});
+  // `globals` is an object of further names the template sees: bos_token and the like. `now` is
+  // what strftime_now() shows, in UTC. INVALID_ARGUMENT with the template's line if it does not
+  // compile.
+  static absl::StatusOr<std::unique_ptr<ChatTemplate>> Compile(
+      absl::string_view source, const Json& globals, absl::Time now,
+      const ChatTemplateLimits& limits = {});
   ~ChatTemplate();
   ChatTemplate(const ChatTemplate&) = delete;
   ChatTemplate& operator=(const ChatTemplate&) = delete;
@@ -58,14 +62,18 @@ class ChatTemplate {
   // Whether it marks what the assistant says with {% generation %}.
   bool has_generation_marks() const;
 
-  // `messages` is a list of objects; `tools` a list of JSON schemas, or null. As in transformers, a message's null values count
-  // as absent. INVALID_ARGUMENT carries the template's own message (raise_exception) or what went wrong.
-  absl::StatusOr<RenderedChat> Render(const Json& messages, const Json& tools, bool add_generation_prompt) const;
+  // `messages` is a list of objects; `tools` a list of JSON schemas, or null. As in transformers, a
+  // message's null values count as absent. INVALID_ARGUMENT carries the template's own message
+  // (raise_exception) or what went wrong.
+  absl::StatusOr<RenderedChat> Render(const Json& messages, const Json& tools,
+                                      bool add_generation_prompt) const;
 
-  // Where each part of `rendered`, the result of Render without generation prompt, came from. Works on any template, by
-  // rendering again with every character of the messages replaced by one that names its place, and is verified against
-  // `rendered`: never a guess. INVALID_ARGUMENT if the template defeats it.
-  absl::StatusOr<Attribution> Attribute(const Json& messages, const Json& tools, absl::string_view rendered) const;
+  // Where each part of `rendered`, the result of Render without generation prompt, came from. Works
+  // on any template, by rendering again with every character of the messages replaced by one that
+  // names its place, and is verified against `rendered`: never a guess. INVALID_ARGUMENT if the
+  // template defeats it.
+  absl::StatusOr<Attribution> Attribute(const Json& messages, const Json& tools,
+                                        absl::string_view rendered) const;
 
  private:
   explicit ChatTemplate(AnnealChatTemplate* handle) : handle_(handle) {}

@@ -17,7 +17,8 @@ inline std::string Take(AnnealBytes& bytes) {
   return text;
 }
 
-// Calls `function` with a buffer for the error. The library fails on input only, so what it says is INVALID_ARGUMENT.
+// Calls `function` with a buffer for the error. The library fails on input only, so what it says is
+// INVALID_ARGUMENT.
 template <typename Fn>
 absl::Status Call(Fn function) {
   AnnealBytes error = {};

@@ -17,7 +17,8 @@ constexpr size_t kMaxTokenizerBytes = 256u << 20;
 constexpr size_t kMaxTemplateBytes = 4u << 20;
 
 // The file's text, or nothing if it is absent.
-absl::StatusOr<std::optional<std::string>> ReadIfPresent(const std::string& path, size_t max_bytes) {
+absl::StatusOr<std::optional<std::string>> ReadIfPresent(const std::string& path,
+                                                         size_t max_bytes) {
   absl::StatusOr<std::string> text = ReadSmallFile(path, max_bytes);
   if (absl::IsNotFound(text.status())) return std::nullopt;
   if (!text.ok()) return text.status();
@@ -26,11 +27,14 @@ absl::StatusOr<std::optional<std::string>> ReadIfPresent(const std::string& path
 
 // The object in the file; empty if it is absent.
 absl::StatusOr<Json> ReadObjectIfPresent(const std::string& path) {
-  ANNEAL_ASSIGN_OR_RETURN(const std::optional<std::string> text, ReadIfPresent(path, JsonLimits().max_bytes));
+  ANNEAL_ASSIGN_OR_RETURN(const std::optional<std::string> text,
+                          ReadIfPresent(path, JsonLimits().max_bytes));
   if (!text) return Json::object();
   absl::StatusOr<Json> json = ParseJson(*text);
   if (!json.ok()) return Annotate(json.status(), path);
-  if (!json->is_object()) return absl::InvalidArgumentError(absl::StrCat(path, ": not a JSON object"));
+  if (!json->is_object()) {
+    return absl::InvalidArgumentError(absl::StrCat(path, ": not a JSON object"));
+  }
   return json;
 }
 
@@ -43,8 +47,9 @@ std::optional<std::string> TokenText(const Json& token) {
   return std::nullopt;
 }
 
-// Named special tokens, as transformers gathers them: every "..._token", the dictionary form of extra_special_tokens, and the
-// older special_tokens_map.json where the config has no added_tokens_decoder.
+// Named special tokens, as transformers gathers them: every "..._token", the dictionary form of
+// extra_special_tokens, and the older special_tokens_map.json where the config has no
+// added_tokens_decoder.
 Json NamedSpecialTokens(const Json& config, const Json& special_tokens_map) {
   Json named = Json::object();
   auto gather = [&](const Json& source) {
@@ -63,14 +68,17 @@ Json NamedSpecialTokens(const Json& config, const Json& special_tokens_map) {
   return named;
 }
 
-// What tokenizer.json may lack: the config's added tokens by id, then special tokens by name and from the lists.
+// What tokenizer.json may lack: the config's added tokens by id, then special tokens by name and
+// from the lists.
 Json AddedTokens(const Json& config, const Json& special_tokens_map, const Json& named) {
   Json added = Json::array();
   std::set<std::string> seen;
   auto add = [&](const std::string& content, bool special, const Json& flags) {
     if (content.empty() || !seen.insert(content).second) return;
     auto flag = [&](const char* name, bool otherwise) {
-      return flags.is_object() && flags.contains(name) && flags[name].is_boolean() ? flags[name].get<bool>() : otherwise;
+      return flags.is_object() && flags.contains(name) && flags[name].is_boolean()
+                 ? flags[name].get<bool>()
+                 : otherwise;
     };
     added.push_back({{"content", content},
                      {"single_word", flag("single_word", false)},
@@ -108,11 +116,14 @@ absl::StatusOr<std::optional<std::string>> TemplateOfConfig(const Json& config) 
   if (value.is_array()) {
     for (const Json& entry : value) {
       if (!entry.is_object() || !entry.contains("name") || !entry.contains("template")) continue;
-      if (entry["name"] == "default" && entry["template"].is_string()) return entry["template"].get<std::string>();
+      if (entry["name"] == "default" && entry["template"].is_string()) {
+        return entry["template"].get<std::string>();
+      }
     }
     return absl::InvalidArgumentError("chat_template: none of the named templates is \"default\"");
   }
-  return absl::InvalidArgumentError("chat_template: neither a string nor a list of named templates");
+  return absl::InvalidArgumentError(
+      "chat_template: neither a string nor a list of named templates");
 }
 
 }  // namespace
@@ -122,14 +133,16 @@ absl::StatusOr<TextModel> LoadTextModel(const std::string& model_dir, absl::Time
   const std::string tokenizer_path = absl::StrCat(model_dir, "/tokenizer.json");
   const std::string config_path = absl::StrCat(model_dir, "/tokenizer_config.json");
   const std::string template_path = absl::StrCat(model_dir, "/chat_template.jinja");
-  ANNEAL_ASSIGN_OR_RETURN(const std::string tokenizer_json, ReadSmallFile(tokenizer_path, kMaxTokenizerBytes));
+  ANNEAL_ASSIGN_OR_RETURN(const std::string tokenizer_json,
+                          ReadSmallFile(tokenizer_path, kMaxTokenizerBytes));
   ANNEAL_ASSIGN_OR_RETURN(const Json config, ReadObjectIfPresent(config_path));
   ANNEAL_ASSIGN_OR_RETURN(const Json special_tokens_map,
                           ReadObjectIfPresent(absl::StrCat(model_dir, "/special_tokens_map.json")));
 
   model.special_tokens = NamedSpecialTokens(config, special_tokens_map);
   const Json added_tokens = AddedTokens(config, special_tokens_map, model.special_tokens);
-  absl::StatusOr<std::unique_ptr<Tokenizer>> tokenizer = Tokenizer::FromJson(tokenizer_json, DumpJson(added_tokens));
+  absl::StatusOr<std::unique_ptr<Tokenizer>> tokenizer =
+      Tokenizer::FromJson(tokenizer_json, DumpJson(added_tokens));
   if (!tokenizer.ok()) return Annotate(tokenizer.status(), tokenizer_path);
   model.tokenizer = *std::move(tokenizer);
   if (model.special_tokens.contains("eos_token")) {
@@ -137,7 +150,8 @@ absl::StatusOr<TextModel> LoadTextModel(const std::string& model_dir, absl::Time
     model.eos_token_id = model.tokenizer->TokenToId(model.eos_token).value_or(-1);
   }
 
-  ANNEAL_ASSIGN_OR_RETURN(std::optional<std::string> source, ReadIfPresent(template_path, kMaxTemplateBytes));
+  ANNEAL_ASSIGN_OR_RETURN(std::optional<std::string> source,
+                          ReadIfPresent(template_path, kMaxTemplateBytes));
   const std::string& origin = source ? template_path : config_path;
   if (!source) {
     absl::StatusOr<std::optional<std::string>> of_config = TemplateOfConfig(config);
@@ -146,7 +160,9 @@ absl::StatusOr<TextModel> LoadTextModel(const std::string& model_dir, absl::Time
   }
   if (source) {
     auto chat_template = ChatTemplate::Compile(*source, model.special_tokens, template_time);
-    if (!chat_template.ok()) return Annotate(chat_template.status(), absl::StrCat(origin, ": chat template"));
+    if (!chat_template.ok()) {
+      return Annotate(chat_template.status(), absl::StrCat(origin, ": chat template"));
+    }
     model.chat_template = *std::move(chat_template);
   }
 
@@ -154,7 +170,9 @@ absl::StatusOr<TextModel> LoadTextModel(const std::string& model_dir, absl::Time
                    {"added_tokens", added_tokens},
                    {"special_tokens", model.special_tokens},
                    {"chat_template", source ? Json(*source) : Json(nullptr)}};
-  if (source && absl::StrContains(*source, "strftime_now")) identity["template_time"] = absl::ToUnixSeconds(template_time);
+  if (source && absl::StrContains(*source, "strftime_now")) {
+    identity["template_time"] = absl::ToUnixSeconds(template_time);
+  }
   model.fingerprint = Sha256Hex(DumpJson(identity));
   return model;
 }

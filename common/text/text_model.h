@@ -1,5 +1,6 @@
 #pragma once
-// What turns a model's conversations into token ids: tokenizer, chat template and special tokens of a Hugging Face directory.
+// What turns a model's conversations into token ids: tokenizer, chat template and special tokens of
+// a Hugging Face directory.
 
 #include <memory>
 #include <string>
@@ -22,13 +23,15 @@ struct TextModel {
   // Empty if the model names none.
   std::string eos_token;
   int32_t eos_token_id = -1;
-  // SHA-256 over all of the above and, if the template asks for the time, `template_time`: equal fingerprints encode equally.
+  // SHA-256 over all of the above and, if the template asks for the time, `template_time`: equal
+  // fingerprints encode equally.
   std::string fingerprint;
 };
 
-// Reads tokenizer.json, tokenizer_config.json, special_tokens_map.json and chat_template.jinja (which wins over the config's
-// chat_template; of named templates "default" is taken). Only tokenizer.json must be there. Errors name file and field;
-// NOT_FOUND if `model_dir` has no tokenizer.json. `template_time` is the clock templates see.
+// Reads tokenizer.json, tokenizer_config.json, special_tokens_map.json and chat_template.jinja
+// (which wins over the config's chat_template; of named templates "default" is taken). Only
+// tokenizer.json must be there. Errors name file and field; NOT_FOUND if `model_dir` has no
+// tokenizer.json. `template_time` is the clock templates see.
 absl::StatusOr<TextModel> LoadTextModel(const std::string& model_dir, absl::Time template_time);
 
 }  // namespace anneal

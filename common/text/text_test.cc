@@ -1,5 +1,6 @@
-// Tokenizer, chat template and text model through the C++ face, on a tokenizer small enough to read. Equality with transformers
-// on trained tokenizers is shown by worker/prepare/transformers_test.py, the Rust modules are tested in themselves.
+// Tokenizer, chat template and text model through the C++ face, on a tokenizer small enough to
+// read. Equality with transformers on trained tokenizers is shown by
+// worker/prepare/transformers_test.py, the Rust modules are tested in themselves.
 
 #include <filesystem>
 #include <fstream>
@@ -56,20 +57,26 @@ TEST(TokenizerTest, DecodesAndNamesTokens) {
 
 TEST(TokenizerTest, RefusesWhatIsNoTokenizerAndNoUtf8) {
   EXPECT_THAT(Tokenizer::FromJson("{}"), StatusIs(absl::StatusCode::kInvalidArgument));
-  EXPECT_THAT(Tokenizer::FromJson(kTokenizer.substr(0, 500)), StatusIs(absl::StatusCode::kInvalidArgument));
+  EXPECT_THAT(Tokenizer::FromJson(kTokenizer.substr(0, 500)),
+              StatusIs(absl::StatusCode::kInvalidArgument));
   ANNEAL_ASSERT_OK_AND_ASSIGN(auto tokenizer, Tokenizer::FromJson(kTokenizer));
-  EXPECT_THAT(tokenizer->Encode("\xff", false), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("invalid UTF-8")));
+  EXPECT_THAT(tokenizer->Encode("\xff", false),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("invalid UTF-8")));
 }
 
 TEST(ChatTemplateTest, RendersAndTraces) {
   ANNEAL_ASSERT_OK_AND_ASSIGN(
       auto chat_template,
-      ChatTemplate::Compile("{% for m in messages %}[{{ m.role }}]{{ m.content }}{{ eos_token }}{% endfor %}",
-                            {{"eos_token", "</s>"}}, absl::UnixEpoch()));
-  const Json messages = {{{"role", "user"}, {"content", "user"}}, {{"role", "assistant"}, {"content", "é"}}};
-  ANNEAL_ASSERT_OK_AND_ASSIGN(const RenderedChat rendered, chat_template->Render(messages, nullptr, false));
+      ChatTemplate::Compile(
+          "{% for m in messages %}[{{ m.role }}]{{ m.content }}{{ eos_token }}{% endfor %}",
+          {{"eos_token", "</s>"}}, absl::UnixEpoch()));
+  const Json messages = {{{"role", "user"}, {"content", "user"}},
+                         {{"role", "assistant"}, {"content", "é"}}};
+  ANNEAL_ASSERT_OK_AND_ASSIGN(const RenderedChat rendered,
+                              chat_template->Render(messages, nullptr, false));
   EXPECT_EQ(rendered.text, "[user]user</s>[assistant]é</s>");
-  ANNEAL_ASSERT_OK_AND_ASSIGN(const Attribution attribution, chat_template->Attribute(messages, nullptr, rendered.text));
+  ANNEAL_ASSERT_OK_AND_ASSIGN(const Attribution attribution,
+                              chat_template->Attribute(messages, nullptr, rendered.text));
   ASSERT_EQ(attribution.ranges.size(), 2u);
   EXPECT_EQ(attribution.ranges[1].range, (TextRange{25, 27}));
   EXPECT_EQ(attribution.ranges[1].message, 1);
@@ -77,10 +84,11 @@ TEST(ChatTemplateTest, RendersAndTraces) {
 }
 
 TEST(ChatTemplateTest, HoldsTemplatesToTheirLimits) {
-  ANNEAL_ASSERT_OK_AND_ASSIGN(auto endless,
-                              ChatTemplate::Compile("{% for i in range(100000) %}{% for j in range(100000) %}{% set x = i %}"
-                                                    "{% endfor %}{% endfor %}",
-                                                    Json::object(), absl::UnixEpoch()));
+  ANNEAL_ASSERT_OK_AND_ASSIGN(
+      auto endless, ChatTemplate::Compile(
+                        "{% for i in range(100000) %}{% for j in range(100000) %}{% set x = i %}"
+                        "{% endfor %}{% endfor %}",
+                        Json::object(), absl::UnixEpoch()));
   EXPECT_THAT(endless->Render(Json::array(), nullptr, false),
               StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("too much work")));
   EXPECT_THAT(ChatTemplate::Compile("{% if %}", Json::object(), absl::UnixEpoch()),
@@ -89,8 +97,9 @@ TEST(ChatTemplateTest, HoldsTemplatesToTheirLimits) {
 
 TEST(ChatTemplateTest, OneHandleServesSeveralThreads) {
   ANNEAL_ASSERT_OK_AND_ASSIGN(auto tokenizer, Tokenizer::FromJson(kTokenizer));
-  ANNEAL_ASSERT_OK_AND_ASSIGN(auto chat_template, ChatTemplate::Compile("{{ messages[0].content }}", Json::object(),
-                                                                        absl::UnixEpoch()));
+  ANNEAL_ASSERT_OK_AND_ASSIGN(
+      auto chat_template,
+      ChatTemplate::Compile("{{ messages[0].content }}", Json::object(), absl::UnixEpoch()));
   std::vector<std::thread> threads;
   std::vector<int> equal(4, 0);
   for (int t = 0; t < 4; ++t) {
@@ -112,25 +121,32 @@ class TextModelTest : public ::testing::Test {
   void Write(const std::string& name, absl::string_view text) {
     std::ofstream(dir_.path() + "/" + name) << text;
   }
-  absl::StatusOr<TextModel> Load(int64_t time = 0) { return LoadTextModel(dir_.path(), absl::FromUnixSeconds(time)); }
+  absl::StatusOr<TextModel> Load(int64_t time = 0) {
+    return LoadTextModel(dir_.path(), absl::FromUnixSeconds(time));
+  }
 
   testing::TempDir dir_;
 };
 
 TEST_F(TextModelTest, ReadsSpecialTokensAndTemplateFromTheConfig) {
-  Write("tokenizer_config.json", R"({"bos_token": "<s>", "eos_token": {"content": "</s>"}, "pad_token": null,
+  Write("tokenizer_config.json",
+        R"({"bos_token": "<s>", "eos_token": {"content": "</s>"}, "pad_token": null,
       "image_token": "<image>", "add_bos_token": true, "chat_template": "{{ bos_token }}{{ messages[0].content }}"})");
   ANNEAL_ASSERT_OK_AND_ASSIGN(const TextModel model, Load());
-  EXPECT_EQ(DumpJson(model.special_tokens), R"({"bos_token":"<s>","eos_token":"</s>","image_token":"<image>"})");
+  EXPECT_EQ(DumpJson(model.special_tokens),
+            R"({"bos_token":"<s>","eos_token":"</s>","image_token":"<image>"})");
   EXPECT_EQ(model.eos_token_id, 2);
-  EXPECT_EQ(model.tokenizer->TokenToId("<image>"), 5) << "a special token that tokenizer.json lacks is added";
-  ANNEAL_ASSERT_OK_AND_ASSIGN(const RenderedChat rendered, model.chat_template->Render({{{"content", "x"}}}, nullptr, false));
+  EXPECT_EQ(model.tokenizer->TokenToId("<image>"), 5)
+      << "a special token that tokenizer.json lacks is added";
+  ANNEAL_ASSERT_OK_AND_ASSIGN(const RenderedChat rendered,
+                              model.chat_template->Render({{{"content", "x"}}}, nullptr, false));
   EXPECT_EQ(rendered.text, "<s>x");
 }
 
 TEST_F(TextModelTest, TheTemplateFileWinsAndOfNamedTemplatesTheDefault) {
-  Write("tokenizer_config.json",
-        R"({"chat_template": [{"name": "rag", "template": "r"}, {"name": "default", "template": "d"}]})");
+  Write(
+      "tokenizer_config.json",
+      R"({"chat_template": [{"name": "rag", "template": "r"}, {"name": "default", "template": "d"}]})");
   auto text = [](const absl::StatusOr<TextModel>& model) {
     return model->chat_template->Render(Json::array(), nullptr, false)->text;
   };
@@ -157,11 +173,14 @@ TEST_F(TextModelTest, TheFingerprintFollowsWhatMatters) {
 
 TEST_F(TextModelTest, ErrorsNameTheFile) {
   Write("tokenizer_config.json", R"({"chat_template": "{% if %}"})");
-  EXPECT_THAT(Load(), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("tokenizer_config.json: chat template: syntax")));
+  EXPECT_THAT(Load(), StatusIs(absl::StatusCode::kInvalidArgument,
+                               HasSubstr("tokenizer_config.json: chat template: syntax")));
   Write("tokenizer_config.json", R"({"chat_template": [{"name": "rag", "template": "r"}]})");
-  EXPECT_THAT(Load(), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("none of the named templates")));
+  EXPECT_THAT(Load(), StatusIs(absl::StatusCode::kInvalidArgument,
+                               HasSubstr("none of the named templates")));
   Write("tokenizer_config.json", "[1]");
-  EXPECT_THAT(Load(), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("tokenizer_config.json: not a JSON object")));
+  EXPECT_THAT(Load(), StatusIs(absl::StatusCode::kInvalidArgument,
+                               HasSubstr("tokenizer_config.json: not a JSON object")));
   Write("tokenizer.json", "{");
   std::filesystem::remove(dir_.path() + "/tokenizer_config.json");
   EXPECT_THAT(Load(), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("tokenizer.json")));

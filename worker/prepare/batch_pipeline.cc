@@ -7,9 +7,12 @@
 
 namespace anneal::prepare {
 
-BatchPipeline::BatchPipeline(int threads, std::function<void(Batch&)> work) : work_(std::move(work)) {
+BatchPipeline::BatchPipeline(int threads, std::function<void(Batch&)> work)
+    : work_(std::move(work)) {
   ANNEAL_CHECK(threads >= 1);
-  for (int i = 0; i < threads; ++i) threads_.emplace_back(absl::StrCat("prepare-", i), [this] { Run(); });
+  for (int i = 0; i < threads; ++i) {
+    threads_.emplace_back(absl::StrCat("prepare-", i), [this] { Run(); });
+  }
 }
 
 BatchPipeline::~BatchPipeline() {
@@ -39,7 +42,9 @@ void BatchPipeline::Run() {
     std::shared_ptr<Item> item;
     {
       absl::MutexLock lock(&mu_);
-      const auto ready = [this]() ABSL_SHARED_LOCKS_REQUIRED(mu_) { return closing_ || !waiting_.empty(); };
+      const auto ready = [this]() ABSL_SHARED_LOCKS_REQUIRED(mu_) {
+        return closing_ || !waiting_.empty();
+      };
       mu_.Await(absl::Condition(&ready));
       if (closing_) return;
       item = std::move(waiting_.front());

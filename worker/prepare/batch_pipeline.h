@@ -27,8 +27,9 @@ struct Batch {
   std::vector<RowInWork> rows;
 };
 
-// Submit and TakeOldest are called by one thread, the owner; `work` runs on the pipeline's own threads, so it must be
-// thread-safe. What comes out depends neither on their number nor on their speed.
+// Submit and TakeOldest are called by one thread, the owner; `work` runs on the pipeline's own
+// threads, so it must be thread-safe. What comes out depends neither on their number nor on their
+// speed.
 class BatchPipeline {
  public:
   BatchPipeline(int threads, std::function<void(Batch&)> work);

@@ -25,7 +25,8 @@ TEST(BatchPipelineTest, HandsBatchesBackInOrderWhoeverIsFirst) {
   for (int64_t row = 0; row < 20; ++row) {
     const Batch batch = pipeline.TakeOldest();
     EXPECT_EQ(batch.rows[0].row, row);
-    EXPECT_EQ(batch.rows[0].encoded.token_ids, std::vector<int32_t>{static_cast<int32_t>(10 * row)});
+    EXPECT_EQ(batch.rows[0].encoded.token_ids,
+              std::vector<int32_t>{static_cast<int32_t>(10 * row)});
   }
   EXPECT_EQ(pipeline.in_flight(), 0u);
 }

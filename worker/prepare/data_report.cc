@@ -24,7 +24,11 @@ Json ToJson(const SplitSummary& split) {
 }
 
 Json ToJson(const FileSummary& file) {
-  return {{"name", file.name}, {"split", file.split}, {"rows", file.rows}, {"bytes", file.bytes}, {"sha256", file.sha256}};
+  return {{"name", file.name},
+          {"split", file.split},
+          {"rows", file.rows},
+          {"bytes", file.bytes},
+          {"sha256", file.sha256}};
 }
 
 }  // namespace
@@ -41,11 +45,14 @@ void IssueLog::Add(Issue issue) {
 }
 
 std::vector<Issue> IssueLog::First(size_t limit) const {
-  std::vector<Issue> issues(kept_errors_.begin(), kept_errors_.begin() + std::min(limit, kept_errors_.size()));
+  std::vector<Issue> issues(kept_errors_.begin(),
+                            kept_errors_.begin() + std::min(limit, kept_errors_.size()));
   for (const auto& [code, warning] : warnings_) {
     if (issues.size() >= limit) break;
     issues.push_back(warning.first);
-    if (warning.rows > 1) absl::StrAppend(&issues.back().message, " (and so in ", warning.rows - 1, " more rows)");
+    if (warning.rows > 1) {
+      absl::StrAppend(&issues.back().message, " (and so in ", warning.rows - 1, " more rows)");
+    }
   }
   return issues;
 }
@@ -112,10 +119,13 @@ Json ToJson(const DataReport& report) {
 }
 
 absl::StatusOr<protocol::PreparedReport> SummaryFromJson(const Json& json) {
-  if (!json.is_object() || !json.contains("format") || json["format"] != kFormatName || !json.contains("version") || json["version"] != kVersion) {
+  const bool known = json.is_object() && json.value("format", Json()) == kFormatName &&
+                     json.value("version", Json()) == kVersion;
+  if (!known) {
     return absl::InvalidArgumentError("not a data report of this version");
   }
-  ANNEAL_ASSIGN_OR_RETURN(protocol::Report report, protocol::ReportFromJson(json.value("summary", Json())));
+  ANNEAL_ASSIGN_OR_RETURN(protocol::Report report,
+                          protocol::ReportFromJson(json.value("summary", Json())));
   if (!report.prepared) return absl::InvalidArgumentError("the data report has no summary");
   return *std::move(report.prepared);
 }

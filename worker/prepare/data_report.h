@@ -1,5 +1,6 @@
 #pragma once
-// What prepare has found out about the data: counts, lengths and issues, for people and for data_report.json.
+// What prepare has found out about the data: counts, lengths and issues, for people and for
+// data_report.json.
 
 #include <cstdint>
 #include <map>
@@ -15,8 +16,8 @@ namespace anneal::prepare {
 
 // All issues counted, the first kMaxKept of them kept. Guarded by its caller.
 //
-// Errors are kept one by one. Warnings repeat themselves on every row of some data sets, so they are kept once a kind, with
-// their number and their first place.
+// Errors are kept one by one. Warnings repeat themselves on every row of some data sets, so they
+// are kept once a kind, with their number and their first place.
 class IssueLog {
  public:
   static constexpr size_t kMaxKept = 100'000;

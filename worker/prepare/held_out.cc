@@ -17,7 +17,8 @@ constexpr int64_t kMinRowsForDefault = 50;
 
 int64_t HeldOutRows(const protocol::PrepareTask& task, int64_t rows) {
   if (task.validation_fraction <= 0 || rows < 2) return 0;
-  int64_t wanted = static_cast<int64_t>(std::ceil(task.validation_fraction * static_cast<double>(rows)));
+  int64_t wanted =
+      static_cast<int64_t>(std::ceil(task.validation_fraction * static_cast<double>(rows)));
   if (task.validation_is_default) {
     if (rows < kMinRowsForDefault) return 0;
     wanted = std::max(wanted, task.min_validation_rows);

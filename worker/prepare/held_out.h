@@ -12,8 +12,9 @@ namespace anneal::prepare {
 // How many of `rows` training rows to hold out for this task; 0 for none.
 int64_t HeldOutRows(const protocol::PrepareTask& task, int64_t rows);
 
-// A choice by content: each row is keyed by its text and the seed, and the smallest keys are held out. So equal rows land on the
-// same side and cannot leak, and adding rows to a data set moves few others. Immutable but for Choose().
+// A choice by content: each row is keyed by its text and the seed, and the smallest keys are held
+// out. So equal rows land on the same side and cannot leak, and adding rows to a data set moves few
+// others. Immutable but for Choose().
 class HeldOut {
  public:
   explicit HeldOut(uint64_t seed) : seed_(seed) {}

@@ -34,7 +34,8 @@ std::vector<std::string> Rows(int count) {
   return rows;
 }
 
-std::vector<std::string> Chosen(uint64_t seed, const std::vector<std::string>& rows, int64_t wanted) {
+std::vector<std::string> Chosen(uint64_t seed, const std::vector<std::string>& rows,
+                                int64_t wanted) {
   HeldOut held_out(seed);
   std::vector<uint64_t> keys;
   for (const std::string& row : rows) keys.push_back(held_out.KeyOf(row));

@@ -10,7 +10,8 @@
 
 namespace anneal::prepare {
 
-absl::StatusOr<std::unique_ptr<LineReader>> LineReader::Open(const std::string& path, size_t max_line_bytes) {
+absl::StatusOr<std::unique_ptr<LineReader>> LineReader::Open(const std::string& path,
+                                                             size_t max_line_bytes) {
   std::FILE* file = std::fopen(path.c_str(), "rbe");
   if (file == nullptr) return absl::ErrnoToStatus(errno, absl::StrCat("cannot open ", path));
   return std::unique_ptr<LineReader>(new LineReader(path, file, max_line_bytes));
@@ -21,7 +22,9 @@ LineReader::~LineReader() { std::fclose(file_); }
 absl::Status LineReader::Fill() {
   begin_ = 0;
   end_ = std::fread(buffer_.data(), 1, buffer_.size(), file_);
-  if (end_ == 0 && std::ferror(file_)) return absl::ErrnoToStatus(errno, absl::StrCat("cannot read ", path_));
+  if (end_ == 0 && std::ferror(file_)) {
+    return absl::ErrnoToStatus(errno, absl::StrCat("cannot read ", path_));
+  }
   at_end_ = end_ == 0;
   bytes_ += static_cast<int64_t>(end_);
   hash_.Update(buffer_.data(), end_);

@@ -21,7 +21,8 @@ struct Line {
 class LineReader {
  public:
   // NOT_FOUND or the errno's code with the path.
-  static absl::StatusOr<std::unique_ptr<LineReader>> Open(const std::string& path, size_t max_line_bytes);
+  static absl::StatusOr<std::unique_ptr<LineReader>> Open(const std::string& path,
+                                                          size_t max_line_bytes);
   ~LineReader();
   LineReader(const LineReader&) = delete;
   LineReader& operator=(const LineReader&) = delete;
@@ -35,7 +36,10 @@ class LineReader {
 
  private:
   LineReader(std::string path, std::FILE* file, size_t max_line_bytes)
-      : path_(std::move(path)), file_(file), max_line_bytes_(max_line_bytes), buffer_(1 << 18, '\0') {}
+      : path_(std::move(path)),
+        file_(file),
+        max_line_bytes_(max_line_bytes),
+        buffer_(1 << 18, '\0') {}
   absl::Status Fill();
   // Reads up to the next line end into `line`; false at the end of the file.
   absl::StatusOr<bool> NextAny(Line* line);

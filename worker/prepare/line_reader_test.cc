@@ -17,13 +17,16 @@ using ::testing::Pair;
 
 class LineReaderTest : public ::testing::Test {
  protected:
-  std::vector<std::pair<int64_t, std::string>> Lines(const std::string& content, size_t limit = 100) {
+  std::vector<std::pair<int64_t, std::string>> Lines(const std::string& content,
+                                                     size_t limit = 100) {
     const std::string path = dir_.path() + "/data.jsonl";
     std::ofstream(path, std::ios::binary) << content;
     auto reader = LineReader::Open(path, limit).value();
     std::vector<std::pair<int64_t, std::string>> lines;
     Line line;
-    while (reader->Next(&line).value()) lines.emplace_back(line.number, line.too_long ? "<too long>" : line.text);
+    while (reader->Next(&line).value()) {
+      lines.emplace_back(line.number, line.too_long ? "<too long>" : line.text);
+    }
     EXPECT_EQ(reader->bytes(), static_cast<int64_t>(content.size()));
     EXPECT_EQ(reader->HexDigest(), Sha256Hex(content));
     return lines;
@@ -33,7 +36,8 @@ class LineReaderTest : public ::testing::Test {
 };
 
 TEST_F(LineReaderTest, NumbersLinesAndPassesOverBlankOnes) {
-  EXPECT_THAT(Lines("a\n\n  \t\nb\r\n\r\nc"), ElementsAre(Pair(1, "a"), Pair(4, "b"), Pair(6, "c")));
+  EXPECT_THAT(Lines("a\n\n  \t\nb\r\n\r\nc"),
+              ElementsAre(Pair(1, "a"), Pair(4, "b"), Pair(6, "c")));
   EXPECT_THAT(Lines(""), IsEmpty());
   EXPECT_THAT(Lines("\n\n"), IsEmpty());
 }
@@ -45,7 +49,8 @@ TEST_F(LineReaderTest, KeepsNulBytesForTheParserToRefuse) {
 TEST_F(LineReaderTest, PassesOverWhatIsTooLongAndGoesOn) {
   // Longer than the reader's buffer, so that the line comes in pieces.
   const std::string huge(1 << 20, 'x');
-  EXPECT_THAT(Lines("a\n" + huge + "\nb\n"), ElementsAre(Pair(1, "a"), Pair(2, "<too long>"), Pair(3, "b")));
+  EXPECT_THAT(Lines("a\n" + huge + "\nb\n"),
+              ElementsAre(Pair(1, "a"), Pair(2, "<too long>"), Pair(3, "b")));
   EXPECT_THAT(Lines(std::string(100, 'x') + "\n"), ElementsAre(Pair(1, std::string(100, 'x'))));
   EXPECT_THAT(Lines(std::string(101, 'x')), ElementsAre(Pair(1, "<too long>")));
 }
@@ -55,7 +60,9 @@ TEST_F(LineReaderTest, JoinsLinesAcrossItsBuffer) {
   for (int i = 0; i < 50'000; ++i) content += "line " + std::to_string(i) + "\n";
   const auto lines = Lines(content);
   ASSERT_EQ(lines.size(), 50'000u);
-  for (int i = 0; i < 50'000; ++i) ASSERT_EQ(lines[i], (std::pair<int64_t, std::string>(i + 1, "line " + std::to_string(i))));
+  for (int i = 0; i < 50'000; ++i) {
+    ASSERT_EQ(lines[i], (std::pair<int64_t, std::string>(i + 1, "line " + std::to_string(i))));
+  }
 }
 
 TEST_F(LineReaderTest, SaysWhichFileIsMissing) {

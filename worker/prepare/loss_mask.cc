@@ -15,16 +15,20 @@ bool StandsInHead(absl::string_view field) { return field == "name"; }
 // First special token that begins at or after `begin` and before `end`; its end, or npos.
 size_t EndOfTurn(const EncodedChat& chat, size_t begin, size_t end) {
   const std::vector<TextRange>& ranges = chat.encoding.ranges;
-  auto token = std::lower_bound(ranges.begin(), ranges.end(), begin,
-                                [](const TextRange& range, size_t position) { return range.begin < position; });
+  auto token = std::lower_bound(
+      ranges.begin(), ranges.end(), begin,
+      [](const TextRange& range, size_t position) { return range.begin < position; });
   for (; token != ranges.end() && token->begin < end; ++token) {
     const size_t index = token - ranges.begin();
-    if (chat.encoding.special[index] || chat.encoding.ids[index] == chat.eos_token_id) return token->end;
+    if (chat.encoding.special[index] || chat.encoding.ids[index] == chat.eos_token_id) {
+      return token->end;
+    }
   }
   return absl::string_view::npos;
 }
 
-// Where the turn begins whose first character is at `first`, with only the template's text from `gap` up to there.
+// Where the turn begins whose first character is at `first`, with only the template's text from
+// `gap` up to there.
 size_t TurnBegin(const EncodedChat& chat, size_t gap, size_t first) {
   const absl::string_view before = absl::string_view(chat.rendered.text).substr(gap, first - gap);
   const auto& [generation_prompt, lead] = chat.frame;
@@ -61,7 +65,8 @@ std::vector<TurnSpan> TracedTurns(const EncodedChat& chat) {
   return turns;
 }
 
-// The template's own marks, each with the message whose text it holds. A mark without text of a message is nobody's.
+// The template's own marks, each with the message whose text it holds. A mark without text of a
+// message is nobody's.
 std::vector<TurnSpan> MarkedTurns(const EncodedChat& chat) {
   std::vector<TurnSpan> turns;
   for (const TextRange& span : chat.rendered.generation_spans) {
@@ -70,7 +75,9 @@ std::vector<TurnSpan> MarkedTurns(const EncodedChat& chat) {
       return part.range.begin < span.end && part.range.end > span.begin;
     });
     // The marks say what counts, so whether a special token ends them is the template's business.
-    if (inside != parts.end()) turns.push_back({.message = inside->message, .range = span, .ends_with_token = true});
+    if (inside != parts.end()) {
+      turns.push_back({.message = inside->message, .range = span, .ends_with_token = true});
+    }
   }
   return turns;
 }
@@ -81,7 +88,8 @@ absl::StatusOr<TrainOn> ParseTrainOn(absl::string_view name) {
   if (name == "ASSISTANT") return TrainOn::kAssistant;
   if (name == "LAST_TURN") return TrainOn::kLastTurn;
   if (name == "ALL") return TrainOn::kAll;
-  return absl::InvalidArgumentError(absl::StrCat("train_on is \"", name, "\", not ASSISTANT, LAST_TURN or ALL"));
+  return absl::InvalidArgumentError(
+      absl::StrCat("train_on is \"", name, "\", not ASSISTANT, LAST_TURN or ALL"));
 }
 
 std::vector<bool> SupervisedMessages(absl::Span<const MessageInfo> messages, TrainOn train_on) {
@@ -109,7 +117,8 @@ AssistantFrame FindAssistantFrame(const ChatTemplate& chat_template) {
   const absl::StatusOr<RenderedChat> answered = chat_template.Render(chat, nullptr, false);
   if (!answered.ok() || !absl::StartsWith(answered->text, prompted->text)) return frame;
   const size_t begin = prompted->text.size();
-  const std::string lead = answered->text.substr(begin, answered->text.find(kAnswer, begin) - begin);
+  const std::string lead =
+      answered->text.substr(begin, answered->text.find(kAnswer, begin) - begin);
   if (absl::StripAsciiWhitespace(lead).empty()) frame.lead = lead;
   return frame;
 }
@@ -118,7 +127,8 @@ std::vector<TurnSpan> FindTurns(const EncodedChat& chat) {
   std::vector<TurnSpan> turns = TracedTurns(chat);
   const std::vector<TurnSpan> marked = MarkedTurns(chat);
   const auto is_marked = [&](const TurnSpan& turn) {
-    return std::any_of(marked.begin(), marked.end(), [&](const TurnSpan& mark) { return mark.message == turn.message; });
+    return std::any_of(marked.begin(), marked.end(),
+                       [&](const TurnSpan& mark) { return mark.message == turn.message; });
   };
   turns.erase(std::remove_if(turns.begin(), turns.end(), is_marked), turns.end());
   turns.insert(turns.end(), marked.begin(), marked.end());

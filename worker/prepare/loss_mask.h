@@ -27,10 +27,12 @@ std::vector<bool> SupervisedMessages(absl::Span<const MessageInfo> messages, Tra
 
 // How a template begins what the assistant says.
 struct AssistantFrame {
-  // What it appends when asked for a generation prompt: "<|im_start|>assistant\n". Empty if it appends nothing.
+  // What it appends when asked for a generation prompt: "<|im_start|>assistant\n". Empty if it
+  // appends nothing.
   std::string generation_prompt;
-  // Whitespace it writes between that, or where it appends nothing the end of the user's turn, and the message: the model has to
-  // produce it. More than whitespace is a role's heading, which is not the model's to say.
+  // Whitespace it writes between that, or where it appends nothing the end of the user's turn, and
+  // the message: the model has to produce it. More than whitespace is a role's heading, which is
+  // not the model's to say.
   std::string lead;
 };
 // Found by rendering a tiny conversation. Empty for a template that refuses it.
@@ -49,19 +51,21 @@ struct EncodedChat {
 // An uninterrupted stretch of rendered text that one message came to.
 struct TurnSpan {
   int message = 0;
-  // From the end of the generation prompt, or else the begin of the lead, or where neither stands before it the message's first
-  // character; to the end of the end-of-turn token, or where none follows to the message's last character. It covers the template's text between the
-  // message's own parts too (the frame of a tool call), because the model has to produce it.
+  // From the end of the generation prompt, or else the begin of the lead, or where neither stands
+  // before it the message's first character; to the end of the end-of-turn token, or where none
+  // follows to the message's last character. It covers the template's text between the message's
+  // own parts too (the frame of a tool call), because the model has to produce it.
   TextRange range;
   bool ends_with_token = false;
 };
 
-// In the order of the text. A message has one turn, or none if the template shows nothing of it, or several if it shows it
-// several times. Where the template marks text of a message with generation blocks, those are its turns.
+// In the order of the text. A message has one turn, or none if the template shows nothing of it, or
+// several if it shows it several times. Where the template marks text of a message with generation
+// blocks, those are its turns.
 std::vector<TurnSpan> FindTurns(const EncodedChat& chat);
 
-// 1 for each token that covers a byte of one of `spans`, which are sorted by their begin. A token across the edge of a span
-// counts, as in transformers.
+// 1 for each token that covers a byte of one of `spans`, which are sorted by their begin. A token
+// across the edge of a span counts, as in transformers.
 std::vector<uint8_t> WeightsOfSpans(const Encoding& encoding, absl::Span<const TextRange> spans);
 
 }  // namespace anneal::prepare

@@ -12,11 +12,16 @@ using ::anneal::testing::StatusIs;
 using ::testing::ElementsAre;
 
 TEST(SupervisedMessagesTest, FollowsRoleTurnAndWeight) {
-  const std::vector<MessageInfo> plain = {{"system", {}}, {"user", {}}, {"assistant", {}}, {"user", {}}, {"assistant", {}}, {"tool", {}}};
-  EXPECT_THAT(SupervisedMessages(plain, TrainOn::kAssistant), ElementsAre(false, false, true, false, true, false));
-  EXPECT_THAT(SupervisedMessages(plain, TrainOn::kLastTurn), ElementsAre(false, false, false, false, true, false));
-  EXPECT_THAT(SupervisedMessages(plain, TrainOn::kAll), ElementsAre(true, true, true, true, true, true));
-  const std::vector<MessageInfo> weighted = {{"user", true}, {"assistant", true}, {"assistant", false}};
+  const std::vector<MessageInfo> plain = {{"system", {}}, {"user", {}},      {"assistant", {}},
+                                          {"user", {}},   {"assistant", {}}, {"tool", {}}};
+  EXPECT_THAT(SupervisedMessages(plain, TrainOn::kAssistant),
+              ElementsAre(false, false, true, false, true, false));
+  EXPECT_THAT(SupervisedMessages(plain, TrainOn::kLastTurn),
+              ElementsAre(false, false, false, false, true, false));
+  EXPECT_THAT(SupervisedMessages(plain, TrainOn::kAll),
+              ElementsAre(true, true, true, true, true, true));
+  const std::vector<MessageInfo> weighted = {
+      {"user", true}, {"assistant", true}, {"assistant", false}};
   EXPECT_THAT(SupervisedMessages(weighted, TrainOn::kAssistant), ElementsAre(true, true, false));
   EXPECT_THAT(SupervisedMessages(weighted, TrainOn::kLastTurn), ElementsAre(true, true, false));
   EXPECT_THAT(SupervisedMessages(weighted, TrainOn::kAll), ElementsAre(true, true, false));
@@ -57,8 +62,9 @@ std::string TurnText(const std::string& text, const TurnSpan& turn) {
 TEST(FindTurnsTest, ATurnGoesFromThePromptToTheEndToken) {
   const RenderedChat rendered = {.text = "U:hi#A:[call f(x)]#\nU:bye#"};
   const Encoding encoding = EncodeBytes(rendered.text, '#');
-  const Attribution attribution = {.ranges = {{{2, 4}, 0, 0}, {{13, 14}, 1, 1}, {{15, 16}, 1, 2}, {{22, 25}, 2, 0}},
-                                   .fields = {"content", "tool_calls[0].function.name", "tool_calls[0].function.arguments"}};
+  const Attribution attribution = {
+      .ranges = {{{2, 4}, 0, 0}, {{13, 14}, 1, 1}, {{15, 16}, 1, 2}, {{22, 25}, 2, 0}},
+      .fields = {"content", "tool_calls[0].function.name", "tool_calls[0].function.arguments"}};
   const AssistantFrame frame = {.generation_prompt = "A:"};
   const std::vector<TurnSpan> turns = FindTurns({rendered, encoding, attribution, frame});
   ASSERT_EQ(turns.size(), 3u);
@@ -71,7 +77,8 @@ TEST(FindTurnsTest, ATurnGoesFromThePromptToTheEndToken) {
 TEST(FindTurnsTest, WithoutPromptALeadBelongsToTheTurnAndWithoutEndTokenTheTextEndsIt) {
   const RenderedChat rendered = {.text = "[INST]hi[/INST] yes\n[INST]"};
   const Encoding encoding = EncodeBytes(rendered.text, '#');
-  const Attribution attribution = {.ranges = {{{6, 8}, 0, 0}, {{16, 19}, 1, 0}}, .fields = {"content"}};
+  const Attribution attribution = {.ranges = {{{6, 8}, 0, 0}, {{16, 19}, 1, 0}},
+                                   .fields = {"content"}};
   const AssistantFrame frame = {.lead = " "};
   const std::vector<TurnSpan> turns = FindTurns({rendered, encoding, attribution, frame});
   ASSERT_EQ(turns.size(), 2u);
@@ -82,8 +89,9 @@ TEST(FindTurnsTest, WithoutPromptALeadBelongsToTheTurnAndWithoutEndTokenTheTextE
 TEST(FindTurnsTest, AMessageShownTwiceHasTwoTurnsAndANameStandsInNone) {
   const RenderedChat rendered = {.text = "sys#ann:hi#sys#"};
   const Encoding encoding = EncodeBytes(rendered.text, '#');
-  const Attribution attribution = {.ranges = {{{0, 3}, 0, 0}, {{4, 7}, 1, 1}, {{8, 10}, 1, 0}, {{11, 14}, 0, 0}},
-                                   .fields = {"content", "name"}};
+  const Attribution attribution = {
+      .ranges = {{{0, 3}, 0, 0}, {{4, 7}, 1, 1}, {{8, 10}, 1, 0}, {{11, 14}, 0, 0}},
+      .fields = {"content", "name"}};
   const AssistantFrame frame;
   const std::vector<TurnSpan> turns = FindTurns({rendered, encoding, attribution, frame});
   ASSERT_EQ(turns.size(), 3u);
@@ -95,27 +103,33 @@ TEST(FindTurnsTest, AMessageShownTwiceHasTwoTurnsAndANameStandsInNone) {
 TEST(FindTurnsTest, MarksOfTheTemplateReplaceWhatWasTraced) {
   const RenderedChat rendered = {.text = "hi#A:yes#", .generation_spans = {{5, 8}}};
   const Encoding encoding = EncodeBytes(rendered.text, '#');
-  const Attribution attribution = {.ranges = {{{0, 2}, 0, 0}, {{5, 8}, 1, 0}}, .fields = {"content"}};
+  const Attribution attribution = {.ranges = {{{0, 2}, 0, 0}, {{5, 8}, 1, 0}},
+                                   .fields = {"content"}};
   const AssistantFrame frame = {.generation_prompt = "A:"};
   const std::vector<TurnSpan> turns = FindTurns({rendered, encoding, attribution, frame});
   ASSERT_EQ(turns.size(), 2u);
   EXPECT_EQ(TurnText(rendered.text, turns[0]), "hi#");
-  EXPECT_EQ(TurnText(rendered.text, turns[1]), "yes") << "the mark leaves the end token out, so it is left out";
+  EXPECT_EQ(TurnText(rendered.text, turns[1]), "yes")
+      << "the mark leaves the end token out, so it is left out";
 }
 
 TEST(FindAssistantFrameTest, FindsPromptAndLead) {
   const auto frame_of = [](absl::string_view source) {
-    return FindAssistantFrame(*ChatTemplate::Compile(source, Json::object(), absl::UnixEpoch()).value());
+    return FindAssistantFrame(
+        *ChatTemplate::Compile(source, Json::object(), absl::UnixEpoch()).value());
   };
   const AssistantFrame chatml = frame_of(
-      "{% for m in messages %}<{{ m.role }}>{{ m.content }}#{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}");
+      "{% for m in messages %}<{{ m.role }}>{{ m.content }}#{% endfor %}{% if "
+      "add_generation_prompt %}<assistant>{% endif %}");
   EXPECT_EQ(chatml.generation_prompt, "<assistant>");
   EXPECT_EQ(chatml.lead, "");
   const AssistantFrame inst = frame_of(
-      "{% for m in messages %}{% if m.role == 'user' %}[I]{{ m.content }}[/I]{% else %}{{ ' ' + m.content }}{% endif %}{% endfor %}");
+      "{% for m in messages %}{% if m.role == 'user' %}[I]{{ m.content }}[/I]{% else %}{{ ' ' + "
+      "m.content }}{% endif %}{% endfor %}");
   EXPECT_EQ(inst.generation_prompt, "");
   EXPECT_EQ(inst.lead, " ");
-  const AssistantFrame headed = frame_of("{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}");
+  const AssistantFrame headed =
+      frame_of("{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}");
   EXPECT_EQ(headed.generation_prompt, "");
   EXPECT_EQ(headed.lead, "") << "the role's heading does not count";
   EXPECT_EQ(frame_of("{{ raise_exception('no') }}").generation_prompt, "");

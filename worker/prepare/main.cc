@@ -1,4 +1,5 @@
-// anneal-prepare: data files to prepared data sets. Knows tokenizers and chat templates; no torch, no GPU.
+// anneal-prepare: data files to prepared data sets. Knows tokenizers and chat templates; no torch,
+// no GPU.
 
 #include <csignal>
 #include <cstdio>
@@ -20,8 +21,12 @@ constexpr Command kCommands[] = {
 };
 
 void PrintUsage(std::FILE* out) {
-  std::fprintf(out, "usage: anneal-prepare [COMMAND] [ARGUMENTS]; --help after a command shows its arguments\n");
-  for (const Command& command : kCommands) std::fprintf(out, "  %-6s %s\n", command.name, command.help);
+  std::fprintf(
+      out,
+      "usage: anneal-prepare [COMMAND] [ARGUMENTS]; --help after a command shows its arguments\n");
+  for (const Command& command : kCommands) {
+    std::fprintf(out, "  %-6s %s\n", command.name, command.help);
+  }
 }
 
 }  // namespace
@@ -35,7 +40,9 @@ int main(int argc, char** argv) {
   }
   if (argc >= 2 && argv[1][0] == '-') return anneal::prepare::RunCommand(argc, argv);
   for (const Command& command : kCommands) {
-    if (argc >= 2 && std::strcmp(argv[1], command.name) == 0) return command.run(argc - 1, argv + 1);
+    if (argc >= 2 && std::strcmp(argv[1], command.name) == 0) {
+      return command.run(argc - 1, argv + 1);
+    }
   }
   PrintUsage(stderr);
   return anneal::prepare::kExitBadInput;

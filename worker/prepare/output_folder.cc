@@ -1,9 +1,9 @@
 #include "worker/prepare/output_folder.h"
 
-#include <fcntl.h>
 #include <unistd.h>
 
 #include <cerrno>
+#include <cstdio>
 #include <filesystem>
 #include <system_error>
 #include <utility>
@@ -17,15 +17,10 @@ namespace {
 
 namespace fs = std::filesystem;
 
-absl::Status ToStatus(const std::error_code& error, absl::string_view what, const std::string& path) {
+absl::Status ToStatus(const std::error_code& error, absl::string_view what,
+                      const std::string& path) {
   if (!error) return absl::OkStatus();
   return absl::ErrnoToStatus(error.value(), absl::StrCat("cannot ", what, " ", path));
-}
-
-absl::Status SyncFolder(const std::string& path) {
-  const UniqueFd folder(::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-  if (!folder.valid() || ::fsync(folder.get()) != 0) return absl::ErrnoToStatus(errno, absl::StrCat("cannot sync ", path));
-  return absl::OkStatus();
 }
 
 std::string ParentOf(const std::string& path) {
@@ -35,7 +30,8 @@ std::string ParentOf(const std::string& path) {
 
 }  // namespace
 
-absl::StatusOr<OutputFolder> OutputFolder::Create(const std::string& path, absl::string_view writer) {
+absl::StatusOr<OutputFolder> OutputFolder::Create(const std::string& path,
+                                                  absl::string_view writer) {
   const std::string temporary = absl::StrCat(path, ".", writer, ".tmp");
   std::error_code error;
   fs::remove_all(temporary, error);
@@ -52,7 +48,21 @@ OutputFolder::~OutputFolder() {
   if (!temporary_.empty()) fs::remove_all(temporary_, ignored);
 }
 
-std::string OutputFolder::File(absl::string_view name) const { return absl::StrCat(temporary_, "/", name); }
+std::string OutputFolder::File(absl::string_view name) const {
+  return absl::StrCat(temporary_, "/", name);
+}
+
+absl::Status OutputFolder::Write(absl::string_view name, absl::string_view content) {
+  const std::string path = File(name);
+  std::FILE* file = std::fopen(path.c_str(), "wbe");
+  bool ok = file != nullptr;
+  ok = ok && std::fwrite(content.data(), 1, content.size(), file) == content.size();
+  ok = ok && std::fflush(file) == 0 && ::fsync(::fileno(file)) == 0;
+  const int error = errno;
+  if (file != nullptr) std::fclose(file);
+  if (!ok) return absl::ErrnoToStatus(error, absl::StrCat("cannot write ", path));
+  return absl::OkStatus();
+}
 
 absl::Status OutputFolder::Clear() {
   std::error_code error;

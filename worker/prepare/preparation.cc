@@ -7,9 +7,7 @@
 #include <utility>
 #include <vector>
 
-#include "absl/container/flat_hash_map.h"
 #include "absl/strings/str_cat.h"
-#include "common/base/file.h"
 #include "common/base/log.h"
 #include "common/base/sha256.h"
 #include "common/base/status.h"
@@ -22,6 +20,7 @@
 #include "worker/prepare/output_folder.h"
 #include "worker/prepare/row_encoder.h"
 #include "worker/prepare/row_parser.h"
+#include "worker/prepare/twin_finder.h"
 
 namespace anneal::prepare {
 namespace {
@@ -32,7 +31,8 @@ constexpr size_t kRowsPerBatch = 64;
 constexpr size_t kBytesPerBatch = 1u << 20;
 constexpr size_t kMaxReportFileBytes = 256u << 20;
 
-// Rows of the model's embedding. A model without config.json can still be checked against: then what the tokenizer knows.
+// Rows of the model's embedding. A model without config.json can still be checked against: then
+// what the tokenizer knows.
 absl::StatusOr<int64_t> ModelVocabSize(const std::string& model_dir, const Tokenizer& tokenizer) {
   absl::StatusOr<Json> config = ReadJsonFile(absl::StrCat(model_dir, "/config.json"));
   if (absl::IsNotFound(config.status())) return tokenizer.vocab_size();
@@ -40,43 +40,11 @@ absl::StatusOr<int64_t> ModelVocabSize(const std::string& model_dir, const Token
   if (!config->is_object() || !config->contains("vocab_size")) return tokenizer.vocab_size();
   const Json& size = (*config)["vocab_size"];
   if (!size.is_number_integer() || size <= 0 || size > INT32_MAX) {
-    return absl::InvalidArgumentError(absl::StrCat(model_dir, "/config.json: vocab_size is ", DumpJson(size)));
+    return absl::InvalidArgumentError(
+        absl::StrCat(model_dir, "/config.json: vocab_size is ", DumpJson(size)));
   }
   return size.get<int64_t>();
 }
-
-// Finds rows that encode equally. Keys are 64 bits of a hash: a false match is rarer than one in a billion data sets of a million
-// rows, and costs a wrong warning.
-class TwinFinder {
- public:
-  struct Place {
-    int32_t file = 0;
-    int64_t line = 0;
-  };
-
-  // The earlier training row that is equal, if there is one.
-  std::optional<Place> AddTraining(const EncodedRow& row, Place place) {
-    const auto [it, added] = training_.try_emplace(KeyOf(row), place);
-    if (added) return std::nullopt;
-    return it->second;
-  }
-  void AddValidation(const EncodedRow& row, Place place) { validation_.emplace_back(KeyOf(row), place); }
-  // Calls `fn(validation row, training row)` for each pair of equals. After all rows were added.
-  template <typename Fn>
-  void ForEachLeak(Fn fn) const {
-    for (const auto& [key, place] : validation_) {
-      if (const auto it = training_.find(key); it != training_.end()) fn(place, it->second);
-    }
-  }
-
- private:
-  static uint64_t KeyOf(const EncodedRow& row) {
-    return absl::Hash<std::pair<std::vector<int32_t>, std::vector<uint8_t>>>()({row.token_ids, row.loss_weight});
-  }
-
-  absl::flat_hash_map<uint64_t, Place> training_;
-  std::vector<std::pair<uint64_t, Place>> validation_;
-};
 
 class Preparation {
  public:
@@ -98,7 +66,7 @@ class Preparation {
   absl::Status EncodeAll();
   absl::Status Consume(Batch batch);
   absl::Status ConsumeRow(const RowInWork& row);
-  void ReportTwins();
+  void ReportLeaks();
   void CheckTotals();
   absl::StatusOr<Prepared> Conclude();
   void KeepInCache();
@@ -124,7 +92,7 @@ class Preparation {
   int64_t rows_done_ = 0;
   DataReport report_;
   TwinFinder twins_;
-  std::optional<OutputFolder> output_;
+  std::optional<OutputFolder> output_;  // none when nothing is to be written
   std::unique_ptr<PreparedDatasetWriter> train_writer_, validation_writer_;
 };
 
@@ -133,15 +101,21 @@ absl::Status Preparation::ReadTask() {
   ANNEAL_ASSIGN_OR_RETURN(options_.train_on, ParseTrainOn(task_.train_on));
   options_.max_length = task_.max_length;
   if (task_.max_length < 2) {
-    return absl::InvalidArgumentError(absl::StrCat("max_length is ", task_.max_length, "; a row needs 2 tokens to learn from"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("max_length is ", task_.max_length, "; a row needs 2 tokens to learn from"));
   }
-  if (task_.threads < 1) return absl::InvalidArgumentError(absl::StrCat("threads is ", task_.threads));
+  if (task_.threads < 1) {
+    return absl::InvalidArgumentError(absl::StrCat("threads is ", task_.threads));
+  }
   if (!(task_.validation_fraction >= 0 && task_.validation_fraction < 1)) {
-    return absl::InvalidArgumentError(absl::StrCat("validation_fraction is ", task_.validation_fraction, ", not in [0, 1)"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("validation_fraction is ", task_.validation_fraction, ", not in [0, 1)"));
   }
   if (task_.train_files.empty()) return absl::InvalidArgumentError("no training files");
   hooks_.on_phase("loading the tokenizer");
-  ANNEAL_ASSIGN_OR_RETURN(model_, LoadTextModel(task_.model_dir, absl::FromUnixSeconds(task_.template_time_unix_seconds)));
+  ANNEAL_ASSIGN_OR_RETURN(
+      model_,
+      LoadTextModel(task_.model_dir, absl::FromUnixSeconds(task_.template_time_unix_seconds)));
   ANNEAL_ASSIGN_OR_RETURN(options_.vocab_size, ModelVocabSize(task_.model_dir, *model_.tokenizer));
   files_ = task_.train_files;
   files_.insert(files_.end(), task_.validation_files.begin(), task_.validation_files.end());
@@ -153,8 +127,10 @@ absl::Status Preparation::SurveyFile(size_t file, std::vector<uint64_t>& keys) {
   summary.name = files_[file].display_name.empty() ? files_[file].path : files_[file].display_name;
   summary.split = IsTraining(file) ? "train" : "validation";
   hooks_.on_phase(absl::StrCat("reading ", summary.name));
-  ANNEAL_ASSIGN_OR_RETURN(std::unique_ptr<LineReader> reader, LineReader::Open(files_[file].path, kMaxRowBytes));
-  const bool wants_keys = IsTraining(file) && task_.validation_files.empty() && task_.validation_fraction > 0;
+  ANNEAL_ASSIGN_OR_RETURN(std::unique_ptr<LineReader> reader,
+                          LineReader::Open(files_[file].path, kMaxRowBytes));
+  const bool wants_keys =
+      IsTraining(file) && task_.validation_files.empty() && task_.validation_fraction > 0;
   Line line;
   while (true) {
     ANNEAL_ASSIGN_OR_RETURN(const bool found, reader->Next(&line));
@@ -165,7 +141,11 @@ absl::Status Preparation::SurveyFile(size_t file, std::vector<uint64_t>& keys) {
   summary.bytes = reader->bytes();
   summary.sha256 = reader->HexDigest();
   if (summary.rows == 0) {
-    AddIssue({.severity = "ERROR", .code = "NO_ROWS", .message = "the file has no rows", .hint = "each line is one row"}, file, 0);
+    AddIssue({.severity = "ERROR",
+              .code = "NO_ROWS",
+              .message = "the file has no rows",
+              .hint = "each line is one row"},
+             file, 0);
   }
   return absl::OkStatus();
 }
@@ -183,7 +163,8 @@ absl::Status Preparation::Survey() {
   if (held_out_rows_ == 0 && task_.validation_files.empty() && task_.validation_fraction > 0) {
     report_.issues.Add({.severity = "WARNING",
                         .code = "NO_VALIDATION",
-                        .message = absl::StrCat("no rows are held out for validation: ", training_file_rows_, " rows are too few"),
+                        .message = absl::StrCat("no rows are held out for validation: ",
+                                                training_file_rows_, " rows are too few"),
                         .hint = "name validation files, or a validation fraction"});
   }
   report_.content_key = ContentKey();
@@ -192,15 +173,13 @@ absl::Status Preparation::Survey() {
 
 std::string Preparation::ContentKey() const {
   Json files = Json::array();
-  for (const FileSummary& file : report_.files) files.push_back({file.name, file.split, file.sha256});
-  Json key = {{"version", kPreparationVersion},
-              {"model", model_.fingerprint},
-              {"vocab_size", options_.vocab_size},
-              {"files", std::move(files)},
-              {"max_length", task_.max_length},
-              {"over_length", task_.over_length},
-              {"train_on", task_.train_on},
-              {"held_out_rows", held_out_rows_}};
+  for (const FileSummary& file : report_.files) {
+    files.push_back({file.name, file.split, file.sha256});
+  }
+  Json key = {{"version", kPreparationVersion},    {"model", model_.fingerprint},
+              {"vocab_size", options_.vocab_size}, {"files", std::move(files)},
+              {"max_length", task_.max_length},    {"over_length", task_.over_length},
+              {"train_on", task_.train_on},        {"held_out_rows", held_out_rows_}};
   if (held_out_rows_ > 0) key["seed"] = task_.seed;
   // Whether a split was asked for decides on the warning about its absence.
   key["wants_validation"] = task_.validation_fraction > 0;
@@ -211,7 +190,9 @@ Prepared Preparation::Result(protocol::PreparedReport summary, Json data_report)
   if (!task_.output_dir.empty()) {
     summary.output_dir = task_.output_dir;
     summary.data_report = absl::StrCat(task_.output_dir, "/", kDataReportName);
-    if (summary.error_count == 0) summary.train_data = absl::StrCat(task_.output_dir, "/", kTrainName);
+    if (summary.error_count == 0) {
+      summary.train_data = absl::StrCat(task_.output_dir, "/", kTrainName);
+    }
     if (summary.error_count == 0 && summary.validation_rows > 0) {
       summary.validation_data = absl::StrCat(task_.output_dir, "/", kValidationName);
     }
@@ -225,18 +206,25 @@ std::optional<Prepared> Preparation::TakeFromCache() {
   std::error_code error;
   if (!std::filesystem::exists(cached, error)) return std::nullopt;
   const auto take = [&]() -> absl::StatusOr<Prepared> {
-    ANNEAL_ASSIGN_OR_RETURN(const auto train, PreparedDataset::Open(absl::StrCat(cached, "/", kTrainName)));
-    ANNEAL_ASSIGN_OR_RETURN(Json data_report, ReadJsonFile(absl::StrCat(cached, "/", kDataReportName),
-                                                           {.max_bytes = kMaxReportFileBytes}));
+    ANNEAL_ASSIGN_OR_RETURN(const auto train,
+                            PreparedDataset::Open(absl::StrCat(cached, "/", kTrainName)));
+    ANNEAL_ASSIGN_OR_RETURN(Json data_report,
+                            ReadJsonFile(absl::StrCat(cached, "/", kDataReportName),
+                                         {.max_bytes = kMaxReportFileBytes}));
     ANNEAL_ASSIGN_OR_RETURN(protocol::PreparedReport summary, SummaryFromJson(data_report));
     if (train->info().content_key != report_.content_key || train->size() != summary.train_rows) {
       return absl::DataLossError("it holds other content than its name says");
     }
     if (summary.validation_rows > 0) {
-      ANNEAL_ASSIGN_OR_RETURN(const auto validation, PreparedDataset::Open(absl::StrCat(cached, "/", kValidationName)));
-      if (validation->size() != summary.validation_rows) return absl::DataLossError("its validation rows are others");
+      ANNEAL_ASSIGN_OR_RETURN(const auto validation,
+                              PreparedDataset::Open(absl::StrCat(cached, "/", kValidationName)));
+      if (validation->size() != summary.validation_rows) {
+        return absl::DataLossError("its validation rows are others");
+      }
     }
-    ANNEAL_ASSIGN_OR_RETURN(OutputFolder output, OutputFolder::Create(task_.output_dir, absl::StrCat("g", task_.generation)));
+    ANNEAL_ASSIGN_OR_RETURN(
+        OutputFolder output,
+        OutputFolder::Create(task_.output_dir, absl::StrCat("g", task_.generation)));
     ANNEAL_RETURN_IF_ERROR(output.AddAllOf(cached));
     ANNEAL_RETURN_IF_ERROR(output.Publish(/*replace=*/true));
     summary.from_cache = true;
@@ -245,18 +233,24 @@ std::optional<Prepared> Preparation::TakeFromCache() {
   absl::StatusOr<Prepared> taken = take();
   if (taken.ok()) return *std::move(taken);
   std::filesystem::remove_all(cached, error);  // so that the new result can take its place
-  ANNEAL_LOG(WARNING) << "cached prepared data is not used" << Field("path", cached) << Field("why", taken.status().ToString());
+  ANNEAL_LOG(WARNING) << "cached prepared data is not used" << Field("path", cached)
+                      << Field("why", taken.status().ToString());
   return std::nullopt;
 }
 
 absl::Status Preparation::OpenWriters() {
   if (task_.output_dir.empty()) return absl::OkStatus();
-  ANNEAL_ASSIGN_OR_RETURN(OutputFolder output, OutputFolder::Create(task_.output_dir, absl::StrCat("g", task_.generation)));
+  ANNEAL_ASSIGN_OR_RETURN(
+      OutputFolder output,
+      OutputFolder::Create(task_.output_dir, absl::StrCat("g", task_.generation)));
   output_.emplace(std::move(output));
-  const PreparedDatasetInfo info = {
-      .content_key = report_.content_key, .vocab_size = options_.vocab_size, .max_length = task_.max_length};
-  ANNEAL_ASSIGN_OR_RETURN(train_writer_, PreparedDatasetWriter::Create(output_->File(kTrainName), info));
-  ANNEAL_ASSIGN_OR_RETURN(validation_writer_, PreparedDatasetWriter::Create(output_->File(kValidationName), info));
+  const PreparedDatasetInfo info = {.content_key = report_.content_key,
+                                    .vocab_size = options_.vocab_size,
+                                    .max_length = task_.max_length};
+  ANNEAL_ASSIGN_OR_RETURN(train_writer_,
+                          PreparedDatasetWriter::Create(output_->File(kTrainName), info));
+  ANNEAL_ASSIGN_OR_RETURN(validation_writer_,
+                          PreparedDatasetWriter::Create(output_->File(kValidationName), info));
   return absl::OkStatus();
 }
 
@@ -287,7 +281,8 @@ absl::Status Preparation::EncodeAll() {
   });
   const size_t max_in_flight = 2 * static_cast<size_t>(task_.threads) + 2;
   for (size_t file = 0; file < files_.size(); ++file) {
-    ANNEAL_ASSIGN_OR_RETURN(std::unique_ptr<LineReader> reader, LineReader::Open(files_[file].path, kMaxRowBytes));
+    ANNEAL_ASSIGN_OR_RETURN(std::unique_ptr<LineReader> reader,
+                            LineReader::Open(files_[file].path, kMaxRowBytes));
     bool more = true;
     for (int64_t row = 0; more;) {
       if (hooks_.stop_requested()) return absl::CancelledError("told to stop");
@@ -302,7 +297,9 @@ absl::Status Preparation::EncodeAll() {
         batch.rows.push_back(std::move(next));
       }
       if (!batch.rows.empty()) pipeline.Submit(std::move(batch));
-      while (pipeline.in_flight() >= max_in_flight) ANNEAL_RETURN_IF_ERROR(Consume(pipeline.TakeOldest()));
+      while (pipeline.in_flight() >= max_in_flight) {
+        ANNEAL_RETURN_IF_ERROR(Consume(pipeline.TakeOldest()));
+      }
     }
     if (reader->HexDigest() != report_.files[file].sha256) {
       return absl::AbortedError(absl::StrCat(NameOf(file), " changed while it was being read"));
@@ -327,27 +324,33 @@ absl::Status Preparation::ConsumeRow(const RowInWork& row) {
       return absl::OkStatus();
     case EncodedRow::Fate::kDropped:
       ++report_.dropped_rows;
-      AddIssue({.severity = "WARNING", .code = "ROW_DROPPED",
-                .message = absl::StrCat("left out: longer than max_length ", task_.max_length)}, file, row.line.number);
+      AddIssue({.severity = "WARNING",
+                .code = "ROW_DROPPED",
+                .message = absl::StrCat("left out: longer than max_length ", task_.max_length)},
+               file, row.line.number);
       return absl::OkStatus();
     case EncodedRow::Fate::kTruncated:
       ++report_.truncated_rows;
-      AddIssue({.severity = "WARNING", .code = "ROW_TRUNCATED",
-                .message = absl::StrCat("cut to max_length ", task_.max_length)}, file, row.line.number);
+      AddIssue({.severity = "WARNING",
+                .code = "ROW_TRUNCATED",
+                .message = absl::StrCat("cut to max_length ", task_.max_length)},
+               file, row.line.number);
       break;
     case EncodedRow::Fate::kKept:
       break;
   }
   const EncodedRow& encoded = row.encoded;
   const bool training = IsTraining(file) && !held_out_.Holds(row.line.text);
-  const TwinFinder::Place place = {row.file, row.line.number};
+  const RowPlace place = {row.file, row.line.number};
   if (!training) {
     twins_.AddValidation(encoded, place);
-  } else if (const auto twin = twins_.AddTraining(encoded, place)) {
+  } else if (const std::optional<RowPlace> twin = twins_.AddTraining(encoded, place)) {
     ++report_.duplicate_rows;
-    AddIssue({.severity = "WARNING", .code = "DUPLICATE_ROW",
+    AddIssue({.severity = "WARNING",
+              .code = "DUPLICATE_ROW",
               .message = absl::StrCat("the same as line ", twin->line, " of ", NameOf(twin->file)),
-              .hint = "repeated rows weigh more in training"}, file, row.line.number);
+              .hint = "repeated rows weigh more in training"},
+             file, row.line.number);
   }
   (training ? report_.train : report_.validation)
       .Add(static_cast<int64_t>(encoded.token_ids.size()),
@@ -361,25 +364,31 @@ absl::Status Preparation::ConsumeRow(const RowInWork& row) {
                       .source_row = row.row});
 }
 
-void Preparation::ReportTwins() {
-  twins_.ForEachLeak([this](TwinFinder::Place validation, TwinFinder::Place training) {
+void Preparation::ReportLeaks() {
+  for (const auto& [validation, training] : twins_.FindLeaks()) {
     ++report_.leaked_rows;
-    AddIssue({.severity = "WARNING", .code = "LEAKED_ROW",
-              .message = absl::StrCat("this validation row is also trained on: line ", training.line, " of ", NameOf(training.file)),
-              .hint = "validation loss will look better than it is; remove the row from one of the two"},
-             validation.file, validation.line);
-  });
+    AddIssue(
+        {.severity = "WARNING",
+         .code = "LEAKED_ROW",
+         .message = absl::StrCat("this validation row is also trained on: line ", training.line,
+                                 " of ", NameOf(training.file)),
+         .hint = "validation loss will look better than it is; remove the row from one of the two"},
+        validation.file, validation.line);
+  }
 }
 
 // Every row was fine, and yet there is nothing to train on.
 void Preparation::CheckTotals() {
   if (report_.issues.errors() > 0 || report_.train.rows > 0) return;
-  report_.issues.Add({.severity = "ERROR", .code = "NO_ROWS", .message = "no training rows are left",
-                      .hint = report_.dropped_rows > 0 ? "all are longer than max_length" : "all were held out for validation"});
+  report_.issues.Add({.severity = "ERROR",
+                      .code = "NO_ROWS",
+                      .message = "no training rows are left",
+                      .hint = report_.dropped_rows > 0 ? "all are longer than max_length"
+                                                       : "all were held out for validation"});
 }
 
 absl::StatusOr<Prepared> Preparation::Conclude() {
-  ReportTwins();
+  ReportLeaks();
   CheckTotals();
   Json data_report = ToJson(report_);
   if (output_) {
@@ -387,9 +396,13 @@ absl::StatusOr<Prepared> Preparation::Conclude() {
       ANNEAL_RETURN_IF_ERROR(output_->Clear());
     } else {
       ANNEAL_RETURN_IF_ERROR(train_writer_->Finish().status());
-      if (report_.validation.rows > 0) ANNEAL_RETURN_IF_ERROR(validation_writer_->Finish().status());
+      if (report_.validation.rows > 0) {
+        ANNEAL_RETURN_IF_ERROR(validation_writer_->Finish().status());
+      }
     }
-    ANNEAL_RETURN_IF_ERROR(WriteFileAtomically(output_->File(kDataReportName), data_report.dump(2, ' ', false, Json::error_handler_t::replace) + "\n"));
+    // Indented, for people; invalid UTF-8 cannot get here, but must not throw if it does.
+    const std::string text = data_report.dump(2, ' ', false, Json::error_handler_t::replace);
+    ANNEAL_RETURN_IF_ERROR(output_->Write(kDataReportName, text + "\n"));
     ANNEAL_RETURN_IF_ERROR(output_->Publish(/*replace=*/true));
     if (report_.issues.errors() == 0) KeepInCache();
   }
@@ -400,14 +413,17 @@ absl::StatusOr<Prepared> Preparation::Conclude() {
 void Preparation::KeepInCache() {
   if (task_.cache_dir.empty()) return;
   const auto keep = [&]() -> absl::Status {
-    ANNEAL_ASSIGN_OR_RETURN(OutputFolder entry, OutputFolder::Create(absl::StrCat(task_.cache_dir, "/", report_.content_key),
-                                                                     absl::StrCat(task_.job, "-g", task_.generation)));
+    ANNEAL_ASSIGN_OR_RETURN(
+        OutputFolder entry,
+        OutputFolder::Create(absl::StrCat(task_.cache_dir, "/", report_.content_key),
+                             absl::StrCat(task_.job, "-g", task_.generation)));
     ANNEAL_RETURN_IF_ERROR(entry.AddAllOf(task_.output_dir));
     return entry.Publish(/*replace=*/false);
   };
   const absl::Status status = keep();
   if (status.ok() || absl::IsAlreadyExists(status)) return;
-  ANNEAL_LOG(WARNING) << "prepared data is not cached" << Field("cache", task_.cache_dir) << Field("why", status.ToString());
+  ANNEAL_LOG(WARNING) << "prepared data is not cached" << Field("cache", task_.cache_dir)
+                      << Field("why", status.ToString());
 }
 
 absl::StatusOr<Prepared> Preparation::Run() {

@@ -21,15 +21,17 @@ struct Prepared {
   Json data_report;
 };
 
-// Checks every row of `task` and writes its prepared data sets, or, if any row is bad, a data report alone. Bad rows are no error
-// of this function: see report.error_count. Paths in the task are used as they are.
+// Checks every row of `task` and writes its prepared data sets, or, if any row is bad, a data
+// report alone. Bad rows are no error of this function: see report.error_count. Paths in the task
+// are used as they are.
 //
-// The files are read twice: once to hash them, which finds a cached result, and to choose the held-out rows; then to encode them
-// on task.threads threads. What is written depends on files, model and options only. `output_dir` is published by rename, after
-// anything that an earlier attempt left there is removed; if it is empty nothing is written.
+// The files are read twice: once to hash them, which finds a cached result, and to choose the
+// held-out rows; then to encode them on task.threads threads. What is written depends on files,
+// model and options only. `output_dir` is published by rename, after anything that an earlier
+// attempt left there is removed; if it is empty nothing is written.
 //
-// INVALID_ARGUMENT and NOT_FOUND for a task, model or file that cannot be used, CANCELLED when told to stop, ABORTED if a file
-// changed while it was read.
+// INVALID_ARGUMENT and NOT_FOUND for a task, model or file that cannot be used, CANCELLED when told
+// to stop, ABORTED if a file changed while it was read.
 absl::StatusOr<Prepared> Prepare(const protocol::PrepareTask& task, const PrepareHooks& hooks = {});
 
 // Names of the files in output_dir.

@@ -1,4 +1,5 @@
-// Whole preparations on a tokenizer of words. What transformers makes of real tokenizers and templates is in transformers_test.py.
+// Whole preparations on a tokenizer of words. What transformers makes of real tokenizers and
+// templates is in transformers_test.py.
 
 #include "worker/prepare/preparation.h"
 
@@ -32,8 +33,8 @@ constexpr absl::string_view kConfig = R"({"bos_token": "<s>", "eos_token": "</s>
     "{% for m in messages if m.role != 'system' %}{{ '<s>' + m.role + ' ' + m.content + '</s>' }}{% endfor %}"})";
 
 std::string Chat(const std::string& question, const std::string& answer) {
-  return R"({"messages": [{"role": "user", "content": ")" + question + R"("}, {"role": "assistant", "content": ")" + answer +
-         "\"}]}\n";
+  return R"({"messages": [{"role": "user", "content": ")" + question +
+         R"("}, {"role": "assistant", "content": ")" + answer + "\"}]}\n";
 }
 std::string Text(const std::string& text) { return "{\"text\": \"" + text + "\"}\n"; }
 
@@ -50,7 +51,9 @@ class PreparationTest : public ::testing::Test {
     task_.max_length = 16;
   }
   std::string Path(const std::string& name) const { return dir_.path() + "/" + name; }
-  void Write(const std::string& name, absl::string_view text) { std::ofstream(Path(name), std::ios::binary) << text; }
+  void Write(const std::string& name, absl::string_view text) {
+    std::ofstream(Path(name), std::ios::binary) << text;
+  }
   void AddTraining(const std::string& name, absl::string_view text) {
     Write(name, text);
     task_.train_files.push_back({Path(name), name});
@@ -109,15 +112,18 @@ TEST_F(PreparationTest, WritesIdsWeightsAndSources) {
 }
 
 TEST_F(PreparationTest, NamesEveryBadRowAndLeavesTheReportAlone) {
-  AddTraining("a.jsonl", Chat("a", "b") + "{\n" + Text("a b") + "{\"text\": 1}\n[]\n" + Chat("a", "") +
+  AddTraining("a.jsonl", Chat("a", "b") + "{\n" + Text("a b") + "{\"text\": 1}\n[]\n" +
+                             Chat("a", "") +
                              "{\"messages\": [{\"role\": \"user\", \"content\": \"a\"}]}\n" +
-                             Text("a a a a a a a a a a a a a a a a a") + std::string("{\"text\": \"\xff\"}\n"));
+                             Text("a a a a a a a a a a a a a a a a a") +
+                             std::string("{\"text\": \"\xff\"}\n"));
   AddValidation("v.jsonl", "{\"text\": \"a b\", \"text\": \"c\"}\n");
   const protocol::PreparedReport report = Run();
-  EXPECT_THAT(Places(report),
-              ElementsAre("a.jsonl:2 ROW_NOT_JSON", "a.jsonl:4 WRONG_TYPE text", "a.jsonl:5 ROW_NOT_JSON",
-                          "a.jsonl:6 EMPTY_TEXT messages[1].content", "a.jsonl:7 NOTHING_TO_LEARN", "a.jsonl:8 ROW_TOO_LONG",
-                          "a.jsonl:9 ROW_NOT_JSON", "v.jsonl:1 ROW_NOT_JSON"));
+  EXPECT_THAT(
+      Places(report),
+      ElementsAre("a.jsonl:2 ROW_NOT_JSON", "a.jsonl:4 WRONG_TYPE text", "a.jsonl:5 ROW_NOT_JSON",
+                  "a.jsonl:6 EMPTY_TEXT messages[1].content", "a.jsonl:7 NOTHING_TO_LEARN",
+                  "a.jsonl:8 ROW_TOO_LONG", "a.jsonl:9 ROW_NOT_JSON", "v.jsonl:1 ROW_NOT_JSON"));
   EXPECT_EQ(report.error_count, 8);
   EXPECT_EQ(report.train_data, "");
   EXPECT_EQ(report.data_report, Path("out/data_report.json"));
@@ -155,7 +161,8 @@ TEST_F(PreparationTest, LongRowsAreRefusedCutOrDropped) {
   EXPECT_EQ(report.train_rows, 1);
 
   task_.max_length = 2;
-  EXPECT_THAT(Places(Run()), ElementsAre(":0 NO_ROWS", "a.jsonl:1 ROW_DROPPED")) << "nothing is left";
+  EXPECT_THAT(Places(Run()), ElementsAre(":0 NO_ROWS", "a.jsonl:1 ROW_DROPPED"))
+      << "nothing is left";
 }
 
 TEST_F(PreparationTest, CuttingAwayAllThatCountsIsAnError) {
@@ -174,7 +181,8 @@ TEST_F(PreparationTest, FindsRepeatedAndLeakedRows) {
   EXPECT_EQ(report.validation_rows, 2);
   EXPECT_EQ(report.warning_count, 2);
   ASSERT_THAT(Places(report), ElementsAre("a.jsonl:3 DUPLICATE_ROW", "v.jsonl:2 LEAKED_ROW"));
-  EXPECT_THAT(report.issues[0].message, HasSubstr("the same as line 1 of a.jsonl (and so in 1 more rows)"));
+  EXPECT_THAT(report.issues[0].message,
+              HasSubstr("the same as line 1 of a.jsonl (and so in 1 more rows)"));
   EXPECT_THAT(report.issues[1].message, HasSubstr("line 2 of a.jsonl"));
 }
 
@@ -182,7 +190,9 @@ TEST_F(PreparationTest, HoldsOutRowsBySeed) {
   std::string rows;
   for (const char* first : {"a", "b", "c", "d", "e"}) {
     for (const char* second : {"a", "b", "c", "d", "e"}) {
-      for (const char* third : {"a", "b", "c", "d"}) rows += Chat(first, std::string(second) + " " + third);
+      for (const char* third : {"a", "b", "c", "d"}) {
+        rows += Chat(first, std::string(second) + " " + third);
+      }
     }
   }
   AddTraining("a.jsonl", rows);
@@ -212,8 +222,10 @@ TEST_F(PreparationTest, TooFewRowsForAValidationSetIsAWarning) {
 }
 
 TEST_F(PreparationTest, WarnsOfMessagesTheTemplateLeavesOut) {
-  AddTraining("a.jsonl", R"({"messages": [{"role": "system", "content": "c"}, {"role": "user", "content": "a"},)"
-                         R"( {"role": "assistant", "content": "b"}]})");
+  AddTraining(
+      "a.jsonl",
+      R"({"messages": [{"role": "system", "content": "c"}, {"role": "user", "content": "a"},)"
+      R"( {"role": "assistant", "content": "b"}]})");
   EXPECT_THAT(Places(Run()), ElementsAre("a.jsonl:1 MESSAGE_NOT_SHOWN messages[0]"));
 }
 
@@ -226,7 +238,8 @@ TEST_F(PreparationTest, RefusesTokensTheModelDoesNotHave) {
 TEST_F(PreparationTest, ModelsWithoutTemplateOrEndTokenAreNamed) {
   Write("model/tokenizer_config.json", "{}");
   AddTraining("a.jsonl", Chat("a", "b") + Text("a"));
-  EXPECT_THAT(Places(Run()), ElementsAre("a.jsonl:1 NO_CHAT_TEMPLATE messages", "a.jsonl:2 NO_END_TOKEN"));
+  EXPECT_THAT(Places(Run()),
+              ElementsAre("a.jsonl:1 NO_CHAT_TEMPLATE messages", "a.jsonl:2 NO_END_TOKEN"));
 }
 
 TEST_F(PreparationTest, EqualContentComesFromTheCache) {
@@ -254,7 +267,8 @@ TEST_F(PreparationTest, ADamagedCacheIsReplaced) {
   AddTraining("a.jsonl", Text("a b"));
   Run();
   for (const auto& entry : std::filesystem::directory_iterator(Path("cache"))) {
-    std::filesystem::remove(entry.path() / "train.safetensors");  // a hard link: the first output keeps its bytes
+    std::filesystem::remove(entry.path() /
+                            "train.safetensors");  // a hard link: the first output keeps its bytes
     std::ofstream(entry.path() / "train.safetensors") << "not a data set";
   }
   const protocol::PreparedReport report = Run();
@@ -275,22 +289,28 @@ TEST_F(PreparationTest, CheckingWritesNothing) {
 TEST_F(PreparationTest, StopsWhenToldAndLeavesNothing) {
   AddTraining("a.jsonl", Text("a b"));
   bool tokenising = false;
-  const PrepareHooks hooks = {
-      .on_phase = [&](const std::string& phase) { tokenising = tokenising || phase.find("reading") != std::string::npos; },
-      .stop_requested = [&] { return tokenising; }};
+  const PrepareHooks hooks = {.on_phase =
+                                  [&](const std::string& phase) {
+                                    tokenising =
+                                        tokenising || phase.find("reading") != std::string::npos;
+                                  },
+                              .stop_requested = [&] { return tokenising; }};
   EXPECT_THAT(Prepare(task_, hooks), StatusIs(absl::StatusCode::kCancelled));
   EXPECT_FALSE(std::filesystem::exists(Path("out")));
 }
 
 TEST_F(PreparationTest, RefusesTasksThatMakeNoSense) {
-  EXPECT_THAT(Prepare(task_), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("no training files")));
+  EXPECT_THAT(Prepare(task_),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("no training files")));
   AddTraining("a.jsonl", "\n\n");
   EXPECT_THAT(Places(Run()), ElementsAre("a.jsonl:0 NO_ROWS"));
   task_.train_on = "NOTHING";
-  EXPECT_THAT(Prepare(task_), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("train_on is \"NOTHING\"")));
+  EXPECT_THAT(Prepare(task_),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("train_on is \"NOTHING\"")));
   task_.train_on = "ALL";
   task_.validation_fraction = 1;
-  EXPECT_THAT(Prepare(task_), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("validation_fraction")));
+  EXPECT_THAT(Prepare(task_),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("validation_fraction")));
   task_.validation_fraction = 0;
   task_.train_files = {{Path("missing.jsonl"), ""}};
   EXPECT_THAT(Prepare(task_), StatusIs(absl::StatusCode::kNotFound, HasSubstr("missing.jsonl")));

@@ -1,5 +1,6 @@
 #pragma once
-// One row of training data, as its author wrote it: what RowParser makes and RowEncoder turns into tokens.
+// One row of training data, as its author wrote it: what RowParser makes and RowEncoder turns into
+// tokens.
 
 #include <cstdint>
 #include <optional>

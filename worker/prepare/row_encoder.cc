@@ -24,7 +24,8 @@ absl::StatusOr<OverLength> ParseOverLength(absl::string_view name) {
   if (name == "REJECT") return OverLength::kReject;
   if (name == "TRUNCATE") return OverLength::kTruncate;
   if (name == "DROP") return OverLength::kDrop;
-  return absl::InvalidArgumentError(absl::StrCat("over_length is \"", name, "\", not REJECT, TRUNCATE or DROP"));
+  return absl::InvalidArgumentError(
+      absl::StrCat("over_length is \"", name, "\", not REJECT, TRUNCATE or DROP"));
 }
 
 // The encoding of one row. The methods return false once the row's fate is settled.
@@ -47,7 +48,8 @@ class RowEncoder::Work {
     Note("ERROR", std::move(code), std::move(field), std::move(message), std::move(hint));
     return false;
   }
-  void Note(std::string severity, std::string code, std::string field, std::string message, std::string hint) {
+  void Note(std::string severity, std::string code, std::string field, std::string message,
+            std::string hint) {
     out_.issues.push_back({.severity = std::move(severity),
                            .code = std::move(code),
                            .field = std::move(field),
@@ -75,13 +77,17 @@ class RowEncoder::Work {
 
 bool RowEncoder::Work::Tokenise(absl::string_view text, bool add_special_tokens) {
   absl::StatusOr<Encoding> encoding = model_.tokenizer->Encode(text, add_special_tokens);
-  if (!encoding.ok()) return Refuse("NOT_ENCODED", "", absl::StrCat("cannot be tokenised: ", encoding.status().message()));
+  if (!encoding.ok()) {
+    return Refuse("NOT_ENCODED", "",
+                  absl::StrCat("cannot be tokenised: ", encoding.status().message()));
+  }
   encoding_ = *std::move(encoding);
   const int64_t length = static_cast<int64_t>(encoding_.size());
   if (length <= options_.max_length) return true;
   switch (options_.over_length) {
     case OverLength::kReject:
-      return Refuse("ROW_TOO_LONG", "", absl::StrCat(length, " tokens are over max_length ", options_.max_length),
+      return Refuse("ROW_TOO_LONG", "",
+                    absl::StrCat(length, " tokens are over max_length ", options_.max_length),
                     "shorten the row, raise max_length, or set over_length to TRUNCATE or DROP");
     case OverLength::kDrop:
       out_.fate = EncodedRow::Fate::kDropped;
@@ -105,9 +111,12 @@ bool RowEncoder::Work::EncodePlain() {
   const bool count_all = !has_prompt || options_.train_on == TrainOn::kAll;
   const TextRange counted = {count_all ? 0 : row_.prompt.size(), text.size()};
   out_.loss_weight = WeightsOfSpans(encoding_, {counted});
-  const auto crosses = [&](const TextRange& token) { return token.begin < counted.begin && token.end > counted.begin; };
+  const auto crosses = [&](const TextRange& token) {
+    return token.begin < counted.begin && token.end > counted.begin;
+  };
   if (std::any_of(encoding_.ranges.begin(), encoding_.ranges.end(), crosses)) {
-    Note("WARNING", "TOKEN_ACROSS_PROMPT", "completion", "a token holds the prompt's end and the completion's begin",
+    Note("WARNING", "TOKEN_ACROSS_PROMPT", "completion",
+         "a token holds the prompt's end and the completion's begin",
          "begin the completion with a space, or end the prompt with a line end");
   }
   return true;
@@ -115,26 +124,31 @@ bool RowEncoder::Work::EncodePlain() {
 
 bool RowEncoder::Work::EncodeChat() {
   if (model_.chat_template == nullptr) {
-    return Refuse("NO_CHAT_TEMPLATE", "messages", "the model has no chat template to render messages with",
+    return Refuse("NO_CHAT_TEMPLATE", "messages",
+                  "the model has no chat template to render messages with",
                   "use an instruction-tuned model, or prompt and completion rows");
   }
-  absl::StatusOr<RenderedChat> rendered = model_.chat_template->Render(row_.messages, row_.tools, false);
+  absl::StatusOr<RenderedChat> rendered =
+      model_.chat_template->Render(row_.messages, row_.tools, false);
   if (!rendered.ok()) {
-    return Refuse("TEMPLATE_FAILED", "messages",
-                  absl::StrCat("the model's chat template refuses it: ", rendered.status().message()));
+    return Refuse(
+        "TEMPLATE_FAILED", "messages",
+        absl::StrCat("the model's chat template refuses it: ", rendered.status().message()));
   }
   return Tokenise(rendered->text, /*add_special_tokens=*/false) && MaskChat(*rendered);
 }
 
 bool RowEncoder::Work::MaskChat(const RenderedChat& rendered) {
   const bool weighted =
-      std::any_of(row_.infos.begin(), row_.infos.end(), [](const MessageInfo& info) { return info.weight.has_value(); });
+      std::any_of(row_.infos.begin(), row_.infos.end(),
+                  [](const MessageInfo& info) { return info.weight.has_value(); });
   if (options_.train_on == TrainOn::kAll && !weighted) {
     out_.loss_weight.assign(encoding_.size(), 1);
     return true;
   }
   // Where the template marks what the assistant says and all of it counts, its marks decide.
-  if (options_.train_on == TrainOn::kAssistant && !weighted && model_.chat_template->has_generation_marks()) {
+  if (options_.train_on == TrainOn::kAssistant && !weighted &&
+      model_.chat_template->has_generation_marks()) {
     out_.loss_weight = WeightsOfSpans(encoding_, rendered.generation_spans);
     return true;
   }
@@ -142,7 +156,8 @@ bool RowEncoder::Work::MaskChat(const RenderedChat& rendered) {
   if (!spans) return false;
   out_.loss_weight = WeightsOfSpans(encoding_, *spans);
   if (options_.train_on == TrainOn::kAll) {
-    // The spans are those of the messages that do not count: everything else does, the template's own text included.
+    // The spans are those of the messages that do not count: everything else does, the template's
+    // own text included.
     for (uint8_t& weight : out_.loss_weight) weight = 1 - weight;
   }
   return true;
@@ -153,15 +168,19 @@ std::optional<std::vector<TextRange>> RowEncoder::Work::SpansOfTurns(const Rende
       model_.chat_template->Attribute(row_.messages, row_.tools, rendered.text);
   if (!attribution.ok()) {
     Refuse("NOT_TRACEABLE", "messages",
-           absl::StrCat("cannot tell which of the rendered text is the assistant's: ", attribution.status().message()),
-           "mark the assistant's text with {% generation %} in the model's chat template, or set train_on to ALL");
+           absl::StrCat("cannot tell which of the rendered text is the assistant's: ",
+                        attribution.status().message()),
+           "mark the assistant's text with {% generation %} in the model's chat template, or set "
+           "train_on to ALL");
     return std::nullopt;
   }
   const std::vector<bool> supervised = SupervisedMessages(row_.infos, options_.train_on);
-  const bool wanted = options_.train_on != TrainOn::kAll;  // of ALL the spans left out are asked for
+  const bool wanted =
+      options_.train_on != TrainOn::kAll;  // of ALL the spans left out are asked for
   std::vector<TextRange> spans;
   bool endless = false;
-  for (const TurnSpan& turn : FindTurns({rendered, encoding_, *attribution, frame_, model_.eos_token_id})) {
+  for (const TurnSpan& turn :
+       FindTurns({rendered, encoding_, *attribution, frame_, model_.eos_token_id})) {
     if (supervised[turn.message] != wanted) continue;
     spans.push_back(turn.range);
     endless = endless || (wanted && !turn.ends_with_token);
@@ -172,16 +191,20 @@ std::optional<std::vector<TextRange>> RowEncoder::Work::SpansOfTurns(const Rende
     if (shown[i]) continue;
     const std::string field = absl::StrCat("messages[", i, "]");
     if (supervised[i]) {
-      Refuse("MESSAGE_NOT_SHOWN", field, "the model's chat template shows nothing of this message, so nothing can be learnt");
+      Refuse("MESSAGE_NOT_SHOWN", field,
+             "the model's chat template shows nothing of this message, so nothing can be learnt");
       return std::nullopt;
     }
     if (ShowsText(row_.messages[i])) {
-      Note("WARNING", "MESSAGE_NOT_SHOWN", field, absl::StrCat("the model's chat template leaves out ", row_.infos[i].role, " messages like this one"),
+      Note("WARNING", "MESSAGE_NOT_SHOWN", field,
+           absl::StrCat("the model's chat template leaves out ", row_.infos[i].role,
+                        " messages like this one"),
            "the model will not see it, here or when it is used");
     }
   }
   if (endless) {
-    Note("WARNING", "NO_END_OF_TURN", "messages", "no end-of-turn token follows an assistant message",
+    Note("WARNING", "NO_END_OF_TURN", "messages",
+         "no end-of-turn token follows an assistant message",
          "the model may not learn to stop; see the model's chat template and eos_token");
   }
   return spans;
@@ -190,10 +213,11 @@ std::optional<std::vector<TextRange>> RowEncoder::Work::SpansOfTurns(const Rende
 bool RowEncoder::Work::CheckIds() {
   for (const int32_t id : encoding_.ids) {
     if (id < options_.vocab_size) continue;
-    return Refuse("TOKEN_OUTSIDE_MODEL", "",
-                  absl::StrCat("token ", id, " (", model_.tokenizer->IdToToken(id).value_or(""), ") is outside the model's vocabulary of ",
-                               options_.vocab_size),
-                  "the tokenizer does not belong to this model, or the text uses a token added to it");
+    return Refuse(
+        "TOKEN_OUTSIDE_MODEL", "",
+        absl::StrCat("token ", id, " (", model_.tokenizer->IdToToken(id).value_or(""),
+                     ") is outside the model's vocabulary of ", options_.vocab_size),
+        "the tokenizer does not belong to this model, or the text uses a token added to it");
   }
   return true;
 }
@@ -208,18 +232,22 @@ void RowEncoder::Work::Finish() {
   if (!out_.loss_weight.empty()) out_.loss_weight[0] = 0;  // nothing predicts the first token
   if (std::count(out_.loss_weight.begin(), out_.loss_weight.end(), 1) > 0) return;
   if (counted_before && out_.fate == EncodedRow::Fate::kTruncated) {
-    Refuse("NOTHING_TO_LEARN", "", absl::StrCat("cut to max_length ", options_.max_length, ", no token that counts is left"),
-           "raise max_length, or set over_length to DROP");
+    Refuse(
+        "NOTHING_TO_LEARN", "",
+        absl::StrCat("cut to max_length ", options_.max_length, ", no token that counts is left"),
+        "raise max_length, or set over_length to DROP");
   } else {
-    Refuse("NOTHING_TO_LEARN", "", "no token of this row counts for the loss",
-           row_.kind == RowKind::kChat ? "it needs an assistant message whose weight is not 0" : "");
+    Refuse(
+        "NOTHING_TO_LEARN", "", "no token of this row counts for the loss",
+        row_.kind == RowKind::kChat ? "it needs an assistant message whose weight is not 0" : "");
   }
 }
 
 RowEncoder::RowEncoder(const TextModel& model, const EncodeOptions& options)
     : model_(model),
       options_(options),
-      frame_(model.chat_template == nullptr ? AssistantFrame() : FindAssistantFrame(*model.chat_template)) {}
+      frame_(model.chat_template == nullptr ? AssistantFrame()
+                                            : FindAssistantFrame(*model.chat_template)) {}
 
 EncodedRow RowEncoder::Encode(const Row& row) const { return Work(*this, row).Run(); }
 

@@ -34,10 +34,11 @@ struct EncodedRow {
   std::vector<Issue> issues;
 };
 
-// Conversations are rendered by the model's chat template and encoded without further special tokens, as transformers'
-// apply_chat_template does. Prompt and completion are encoded together, with the special tokens the tokenizer puts around any
-// text, and the completion with the end-of-text token behind it counts; text rows likewise, and all of it counts. This is how
-// TRL's SFTTrainer prepares them. Thread-safe.
+// Conversations are rendered by the model's chat template and encoded without further special
+// tokens, as transformers' apply_chat_template does. Prompt and completion are encoded together,
+// with the special tokens the tokenizer puts around any text, and the completion with the
+// end-of-text token behind it counts; text rows likewise, and all of it counts. This is how TRL's
+// SFTTrainer prepares them. Thread-safe.
 class RowEncoder {
  public:
   // `model` outlives the encoder.

@@ -16,25 +16,33 @@ namespace {
 
 constexpr JsonLimits kRowLimits = {.max_bytes = kMaxRowBytes, .max_depth = 32};
 constexpr size_t kMaxMessages = 10'000;
-constexpr std::array<absl::string_view, 5> kRoles = {"system", "developer", "user", "assistant", "tool"};
-constexpr std::array<absl::string_view, 3> kReasoningKeys = {"reasoning_content", "reasoning", "thinking"};
+constexpr std::array<absl::string_view, 5> kRoles = {"system", "developer", "user", "assistant",
+                                                     "tool"};
+constexpr std::array<absl::string_view, 3> kReasoningKeys = {"reasoning_content", "reasoning",
+                                                             "thinking"};
 
 // Names that other formats use for what we call otherwise.
 struct ForeignName {
   absl::string_view name, ours;
 };
 constexpr ForeignName kForeignKeys[] = {
-    {"conversations", "messages"}, {"conversation", "messages"}, {"from", "role"},         {"value", "content"},
-    {"instruction", "prompt"},     {"question", "prompt"},       {"input", "prompt"},      {"output", "completion"},
-    {"response", "completion"},    {"answer", "completion"},     {"content", "text"},      {"function_call", "tool_calls"},
+    {"conversations", "messages"}, {"conversation", "messages"}, {"from", "role"},
+    {"value", "content"},          {"instruction", "prompt"},    {"question", "prompt"},
+    {"input", "prompt"},           {"output", "completion"},     {"response", "completion"},
+    {"answer", "completion"},      {"content", "text"},          {"function_call", "tool_calls"},
 };
-constexpr ForeignName kForeignRoles[] = {
-    {"human", "user"}, {"gpt", "assistant"}, {"bot", "assistant"}, {"model", "assistant"}, {"function", "tool"}};
+constexpr ForeignName kForeignRoles[] = {{"human", "user"},
+                                         {"gpt", "assistant"},
+                                         {"bot", "assistant"},
+                                         {"model", "assistant"},
+                                         {"function", "tool"}};
 
 template <size_t N>
 std::string HintFor(absl::string_view name, const ForeignName (&table)[N]) {
   for (const ForeignName& entry : table) {
-    if (absl::EqualsIgnoreCase(name, entry.name)) return absl::StrCat("it is called \"", entry.ours, "\" here");
+    if (absl::EqualsIgnoreCase(name, entry.name)) {
+      return absl::StrCat("it is called \"", entry.ours, "\" here");
+    }
   }
   return "";
 }
@@ -45,13 +53,17 @@ std::string Quote(absl::string_view text) {
   size_t cut = text.size();
   if (cut > kShown) {
     cut = kShown;
-    while (cut > 0 && (static_cast<unsigned char>(text[cut]) & 0xC0) == 0x80) --cut;  // not inside a character
+    while (cut > 0 && (static_cast<unsigned char>(text[cut]) & 0xC0) == 0x80) {
+      --cut;  // not inside a character
+    }
   }
   return absl::StrCat("\"", text.substr(0, cut), cut < text.size() ? "..." : "", "\"");
 }
 
 std::string Describe(const Json& value) {
-  if (value.is_string()) return absl::StrCat("the string ", Quote(value.get_ref<const std::string&>()));
+  if (value.is_string()) {
+    return absl::StrCat("the string ", Quote(value.get_ref<const std::string&>()));
+  }
   if (value.is_array()) return "a list";
   if (value.is_object()) return "an object";
   return DumpJson(value);
@@ -80,12 +92,15 @@ class Parser {
                            .message = std::move(message),
                            .hint = std::move(hint)});
   }
-  void AddWrongType(const std::string& field, absl::string_view expected, const Json& got, std::string hint = "") {
-    Add("WRONG_TYPE", field, absl::StrCat("expected ", expected, ", got ", Describe(got)), std::move(hint));
+  void AddWrongType(const std::string& field, absl::string_view expected, const Json& got,
+                    std::string hint = "") {
+    Add("WRONG_TYPE", field, absl::StrCat("expected ", expected, ", got ", Describe(got)),
+        std::move(hint));
   }
 
   void ParseJsonText(absl::string_view line, Json& out);
-  void CheckKeys(const Json& object, const std::string& prefix, std::initializer_list<absl::string_view> known);
+  void CheckKeys(const Json& object, const std::string& prefix,
+                 std::initializer_list<absl::string_view> known);
   // The string under `key`, which must be there and not be empty.
   void ReadText(const Json& object, const char* key, std::string& out);
 
@@ -103,40 +118,49 @@ class Parser {
 
 void Parser::ParseJsonText(absl::string_view line, Json& out) {
   if (absl::StartsWith(line, "\xEF\xBB\xBF")) {
-    return Add("BYTE_ORDER_MARK", "", "the line begins with a byte order mark", "save the file as UTF-8 without BOM");
+    return Add("BYTE_ORDER_MARK", "", "the line begins with a byte order mark",
+               "save the file as UTF-8 without BOM");
   }
   if (absl::StrContains(line, '\0')) {
-    return Add("NUL_BYTE", "", "the line holds a NUL byte", "the file may be UTF-16; save it as UTF-8");
+    return Add("NUL_BYTE", "", "the line holds a NUL byte",
+               "the file may be UTF-16; save it as UTF-8");
   }
   absl::StatusOr<Json> json = ParseJson(line, kRowLimits);
   if (!json.ok()) {
-    // "not JSON: line 1 column 14: ...": the line is the file's to say, the column is the issue's own member.
+    // "not JSON: line 1 column 14: ...": the line is the file's to say, the column is the issue's
+    // own member.
     absl::string_view why = json.status().message();
     absl::ConsumePrefix(&why, "JSON refused: ");
     int32_t column = 0;
     if (const size_t at = why.find("line 1 column "); at != absl::string_view::npos) {
       const absl::string_view tail = why.substr(at + 14);
       const size_t colon = tail.find(": ");
-      if (colon != absl::string_view::npos && absl::SimpleAtoi(tail.substr(0, colon), &column)) why = tail.substr(colon + 2);
+      if (colon != absl::string_view::npos && absl::SimpleAtoi(tail.substr(0, colon), &column)) {
+        why = tail.substr(colon + 2);
+      }
     }
     Add("ROW_NOT_JSON", "", absl::StrCat("not a JSON object: ", why),
-        absl::StartsWith(line, "[") ? "write one object a line, not a list" : "each line must be one whole JSON object");
+        absl::StartsWith(line, "[") ? "write one object a line, not a list"
+                                    : "each line must be one whole JSON object");
     if (!out_.issues.empty()) out_.issues.back().column = column;
     return;
   }
   out = *std::move(json);
   if (!out.is_object()) {
     Add("ROW_NOT_JSON", "", absl::StrCat("expected a JSON object, got ", Describe(out)),
-        out.is_array() ? "write one object a line, not a list" : "each line must be one whole JSON object");
+        out.is_array() ? "write one object a line, not a list"
+                       : "each line must be one whole JSON object");
   }
 }
 
-void Parser::CheckKeys(const Json& object, const std::string& prefix, std::initializer_list<absl::string_view> known) {
+void Parser::CheckKeys(const Json& object, const std::string& prefix,
+                       std::initializer_list<absl::string_view> known) {
   for (const auto& [key, value] : object.items()) {
     if (Contains(known, key)) continue;
     std::string hint = HintFor(key, kForeignKeys);
     if (hint.empty()) hint = absl::StrCat("known here: ", absl::StrJoin(known, ", "));
-    Add("UNKNOWN_FIELD", absl::StrCat(prefix, key.substr(0, 60)), absl::StrCat("unknown field ", Quote(key)), std::move(hint));
+    Add("UNKNOWN_FIELD", absl::StrCat(prefix, key.substr(0, 60)),
+        absl::StrCat("unknown field ", Quote(key)), std::move(hint));
   }
 }
 
@@ -171,7 +195,8 @@ void Parser::Parse(absl::string_view line) {
         break;
       }
     }
-    Add("UNKNOWN_SHAPE", "", "neither messages nor prompt and completion nor text", std::move(hint));
+    Add("UNKNOWN_SHAPE", "", "neither messages nor prompt and completion nor text",
+        std::move(hint));
   }
 }
 
@@ -183,16 +208,20 @@ void Parser::ParseChat(const Json& row) {
   if (!messages.is_array()) return AddWrongType("messages", "a list of messages", messages);
   if (messages.empty()) return Add("EMPTY_MESSAGES", "messages", "no messages");
   if (messages.size() > kMaxMessages) {
-    return Add("TOO_MANY_MESSAGES", "messages", absl::StrCat(messages.size(), " messages are over the limit of ", kMaxMessages));
+    return Add("TOO_MANY_MESSAGES", "messages",
+               absl::StrCat(messages.size(), " messages are over the limit of ", kMaxMessages));
   }
-  for (size_t i = 0; i < messages.size(); ++i) ParseMessage(messages[i], absl::StrCat("messages[", i, "]"));
+  for (size_t i = 0; i < messages.size(); ++i) {
+    ParseMessage(messages[i], absl::StrCat("messages[", i, "]"));
+  }
   if (row.contains("tools")) ParseTools(row["tools"]);
 }
 
 void Parser::ParseMessage(Json message, const std::string& field) {
   if (!message.is_object()) return AddWrongType(field, "an object with role and content", message);
   CheckKeys(message, field + ".",
-            {"role", "content", "weight", "name", "tool_calls", "tool_call_id", "reasoning_content", "reasoning", "thinking"});
+            {"role", "content", "weight", "name", "tool_calls", "tool_call_id", "reasoning_content",
+             "reasoning", "thinking"});
   MessageInfo info;
   const auto role = message.find("role");
   if (role == message.end()) {
@@ -204,7 +233,8 @@ void Parser::ParseMessage(Json message, const std::string& field) {
     if (!Contains(kRoles, info.role)) {
       std::string hint = HintFor(info.role, kForeignRoles);
       if (hint.empty()) hint = absl::StrCat("one of ", absl::StrJoin(kRoles, ", "));
-      Add("UNKNOWN_ROLE", field + ".role", absl::StrCat("unknown role ", Quote(info.role)), std::move(hint));
+      Add("UNKNOWN_ROLE", field + ".role", absl::StrCat("unknown role ", Quote(info.role)),
+          std::move(hint));
     }
   }
   ParseWeight(message, field, info);
@@ -213,7 +243,8 @@ void Parser::ParseMessage(Json message, const std::string& field) {
   for (absl::string_view key : kReasoningKeys) CheckOptionalString(message, field, key);
   if (message.contains("tool_calls") && !message["tool_calls"].is_null()) {
     if (info.role != "assistant") {
-      Add("MISPLACED_FIELD", field + ".tool_calls", absl::StrCat("a ", info.role, " message cannot call tools"));
+      Add("MISPLACED_FIELD", field + ".tool_calls",
+          absl::StrCat("a ", info.role, " message cannot call tools"));
     } else {
       ParseToolCalls(message["tool_calls"], field + ".tool_calls");
     }
@@ -243,7 +274,9 @@ void Parser::ParseContent(const Json& message, const std::string& field, const M
   }
   if (!content->is_string()) {
     return AddWrongType(field + ".content", "a string", *content,
-                        content->is_array() ? "join the parts into one string; images and audio are not supported" : "");
+                        content->is_array()
+                            ? "join the parts into one string; images and audio are not supported"
+                            : "");
   }
   const bool blank = absl::StripAsciiWhitespace(content->get_ref<const std::string&>()).empty();
   if (blank && info.role == "assistant" && !calls_tools && info.weight.value_or(true)) {
@@ -252,7 +285,8 @@ void Parser::ParseContent(const Json& message, const std::string& field, const M
   }
 }
 
-void Parser::CheckOptionalString(const Json& message, const std::string& field, absl::string_view key) {
+void Parser::CheckOptionalString(const Json& message, const std::string& field,
+                                 absl::string_view key) {
   const auto it = message.find(std::string(key));
   if (it == message.end() || it->is_null() || it->is_string()) return;
   AddWrongType(absl::StrCat(field, ".", key), "a string", *it);
@@ -270,7 +304,9 @@ void Parser::ParseToolCalls(const Json& calls, const std::string& field) {
     }
     CheckKeys(call, place + ".", {"id", "type", "function"});
     CheckOptionalString(call, place, "id");
-    if (call.contains("type") && call["type"] != "function") AddWrongType(place + ".type", "\"function\"", call["type"]);
+    if (call.contains("type") && call["type"] != "function") {
+      AddWrongType(place + ".type", "\"function\"", call["type"]);
+    }
     if (!call.contains("function") || !call["function"].is_object()) {
       Add("MISSING_FIELD", place + ".function", "expected an object with name and arguments");
       continue;
@@ -281,9 +317,12 @@ void Parser::ParseToolCalls(const Json& calls, const std::string& field) {
         function["name"].get_ref<const std::string&>().empty()) {
       Add("MISSING_FIELD", place + ".function.name", "expected the name of a function");
     }
-    // Templates differ: some print the arguments as JSON, some take them as text already. Both forms are passed as they are.
-    if (!function.contains("arguments") || !(function["arguments"].is_object() || function["arguments"].is_string())) {
-      Add("MISSING_FIELD", place + ".function.arguments", "expected an object, or its JSON as a string");
+    // Templates differ: some print the arguments as JSON, some take them as text already. Both
+    // forms are passed as they are.
+    if (!function.contains("arguments") ||
+        !(function["arguments"].is_object() || function["arguments"].is_string())) {
+      Add("MISSING_FIELD", place + ".function.arguments",
+          "expected an object, or its JSON as a string");
     }
   }
 }

@@ -1,5 +1,6 @@
 #pragma once
-// One line of a data file to a Row, strictly: whatever is not understood is an error, never ignored.
+// One line of a data file to a Row, strictly: whatever is not understood is an error, never
+// ignored.
 
 #include <vector>
 
@@ -18,7 +19,8 @@ struct ParsedRow {
 inline constexpr size_t kMaxIssuesPerRow = 20;
 
 // Reads one JSON object of one of the shapes
-//   {"messages": [{"role": ..., "content": ..., "weight": 0|1, "name": ..., "tool_calls": [...]}, ...], "tools": [...]}
+//   {"messages": [{"role": ..., "content": ..., "weight": 0|1, "name": ..., "tool_calls": [...]},
+//   ...], "tools": [...]}
 //   {"prompt": ..., "completion": ...}
 //   {"text": ...}
 // Thread-safe.

@@ -16,7 +16,8 @@ using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 using ::testing::SizeIs;
 
-::testing::Matcher<Issue> IssueIs(const std::string& code, const std::string& field, const std::string& text = "") {
+::testing::Matcher<Issue> IssueIs(const std::string& code, const std::string& field,
+                                  const std::string& text = "") {
   return AllOf(Field("code", &Issue::code, code), Field("field", &Issue::field, field),
                Field("message", &Issue::message, HasSubstr(text)));
 }
@@ -25,7 +26,8 @@ std::vector<Issue> IssuesOf(absl::string_view line) { return ParseRow(line).issu
 
 // A conversation with `message` as its second message, after a user's.
 std::vector<Issue> IssuesOfMessage(absl::string_view message) {
-  return IssuesOf(absl::StrCat(R"({"messages": [{"role": "user", "content": "x"}, )", message, "]}"));
+  return IssuesOf(
+      absl::StrCat(R"({"messages": [{"role": "user", "content": "x"}, )", message, "]}"));
 }
 
 TEST(RowParserTest, ReadsConversations) {
@@ -56,22 +58,25 @@ TEST(RowParserTest, ReadsPromptCompletionAndText) {
 
 TEST(RowParserTest, ReadsToolCallsWithArgumentsAsObjectOrText) {
   for (const char* arguments : {R"({"a": 1})", R"("{\"a\": 1}")"}) {
-    EXPECT_THAT(IssuesOfMessage(absl::StrCat(
-                    R"({"role": "assistant", "content": null, "tool_calls": [{"id": "1", "type": "function", "function": )",
-                    R"({"name": "f", "arguments": )", arguments, "}}]}")),
-                IsEmpty());
+    EXPECT_THAT(
+        IssuesOfMessage(absl::StrCat(
+            R"({"role": "assistant", "content": null, "tool_calls": [{"id": "1", "type": "function", "function": )",
+            R"({"name": "f", "arguments": )", arguments, "}}]}")),
+        IsEmpty());
   }
 }
 
 TEST(RowParserTest, RefusesWhatIsNotOneJsonObject) {
-  EXPECT_THAT(IssuesOf(R"({"text": "a")"), ElementsAre(IssueIs("ROW_NOT_JSON", "", "unexpected end of input")));
+  EXPECT_THAT(IssuesOf(R"({"text": "a")"),
+              ElementsAre(IssueIs("ROW_NOT_JSON", "", "unexpected end of input")));
   EXPECT_THAT(IssuesOf(R"({"text": "a"} {})"), ElementsAre(IssueIs("ROW_NOT_JSON", "")));
   EXPECT_THAT(IssuesOf(R"([{"text": "a"}])"), ElementsAre(IssueIs("ROW_NOT_JSON", "", "a list")));
   EXPECT_THAT(IssuesOf("null"), ElementsAre(IssueIs("ROW_NOT_JSON", "", "null")));
   EXPECT_THAT(IssuesOf("text"), ElementsAre(IssueIs("ROW_NOT_JSON", "")));
   EXPECT_THAT(IssuesOf(R"({"text": NaN})"), ElementsAre(IssueIs("ROW_NOT_JSON", "")));
   EXPECT_THAT(IssuesOf(R"({"text": "\ud800"})"), ElementsAre(IssueIs("ROW_NOT_JSON", "")));
-  EXPECT_THAT(IssuesOf(R"({"text": "a", "text": "b"})"), ElementsAre(IssueIs("ROW_NOT_JSON", "", "\"text\" occurs twice")));
+  EXPECT_THAT(IssuesOf(R"({"text": "a", "text": "b"})"),
+              ElementsAre(IssueIs("ROW_NOT_JSON", "", "\"text\" occurs twice")));
 }
 
 TEST(RowParserTest, SaysInWhichColumnJsonEnds) {
@@ -82,10 +87,12 @@ TEST(RowParserTest, SaysInWhichColumnJsonEnds) {
 }
 
 TEST(RowParserTest, RefusesBytesThatAreNoText) {
-  EXPECT_THAT(IssuesOf("{\"text\": \"\xff\xfe\"}"), ElementsAre(IssueIs("ROW_NOT_JSON", "", "invalid")));
+  EXPECT_THAT(IssuesOf("{\"text\": \"\xff\xfe\"}"),
+              ElementsAre(IssueIs("ROW_NOT_JSON", "", "invalid")));
   EXPECT_THAT(IssuesOf("{\"text\": \"\xe2\x82\"}"), ElementsAre(IssueIs("ROW_NOT_JSON", "")));
   EXPECT_THAT(IssuesOf("{\"text\": \"\xed\xa0\x80\"}"), ElementsAre(IssueIs("ROW_NOT_JSON", "")));
-  EXPECT_THAT(IssuesOf("\xEF\xBB\xBF{\"text\": \"a\"}"), ElementsAre(IssueIs("BYTE_ORDER_MARK", "")));
+  EXPECT_THAT(IssuesOf("\xEF\xBB\xBF{\"text\": \"a\"}"),
+              ElementsAre(IssueIs("BYTE_ORDER_MARK", "")));
   EXPECT_THAT(IssuesOf(absl::string_view("{\0\"\0", 4)), ElementsAre(IssueIs("NUL_BYTE", "")));
 }
 
@@ -97,7 +104,8 @@ TEST(RowParserTest, BoundsDepthAndNumberOfIssues) {
   EXPECT_THAT(IssuesOf(many + "]}"), SizeIs(kMaxIssuesPerRow));
   std::string crowd = "{\"messages\": [3";
   for (int i = 0; i < 10'000; ++i) absl::StrAppend(&crowd, ",3");
-  EXPECT_THAT(IssuesOf(crowd + "]}"), ElementsAre(IssueIs("TOO_MANY_MESSAGES", "messages", "10001")));
+  EXPECT_THAT(IssuesOf(crowd + "]}"),
+              ElementsAre(IssueIs("TOO_MANY_MESSAGES", "messages", "10001")));
 }
 
 TEST(RowParserTest, RefusesUnknownShapesAndFields) {
@@ -106,21 +114,28 @@ TEST(RowParserTest, RefusesUnknownShapesAndFields) {
   ASSERT_THAT(foreign, ElementsAre(IssueIs("UNKNOWN_SHAPE", "")));
   EXPECT_THAT(foreign[0].hint, HasSubstr("\"messages\""));
   EXPECT_THAT(IssuesOf(R"({"text": "a", "id": 1})"), ElementsAre(IssueIs("UNKNOWN_FIELD", "id")));
-  EXPECT_THAT(IssuesOf(R"({"prompt": "a", "completion": "b", "text": "c"})"), ElementsAre(IssueIs("UNKNOWN_FIELD", "text")));
+  EXPECT_THAT(IssuesOf(R"({"prompt": "a", "completion": "b", "text": "c"})"),
+              ElementsAre(IssueIs("UNKNOWN_FIELD", "text")));
   EXPECT_THAT(IssuesOf(R"({"prompt": "a"})"), ElementsAre(IssueIs("MISSING_FIELD", "completion")));
-  EXPECT_THAT(IssuesOf(R"({"prompt": 1, "completion": " "})"),
-              ElementsAre(IssueIs("WRONG_TYPE", "prompt", "got 1"), IssueIs("EMPTY_TEXT", "completion")));
-  EXPECT_THAT(IssuesOf(R"({"text": ["a"]})"), ElementsAre(IssueIs("WRONG_TYPE", "text", "got a list")));
+  EXPECT_THAT(
+      IssuesOf(R"({"prompt": 1, "completion": " "})"),
+      ElementsAre(IssueIs("WRONG_TYPE", "prompt", "got 1"), IssueIs("EMPTY_TEXT", "completion")));
+  EXPECT_THAT(IssuesOf(R"({"text": ["a"]})"),
+              ElementsAre(IssueIs("WRONG_TYPE", "text", "got a list")));
 }
 
 TEST(RowParserTest, RefusesBadConversations) {
   EXPECT_THAT(IssuesOf(R"({"messages": []})"), ElementsAre(IssueIs("EMPTY_MESSAGES", "messages")));
-  EXPECT_THAT(IssuesOf(R"({"messages": {}})"), ElementsAre(IssueIs("WRONG_TYPE", "messages", "an object")));
-  EXPECT_THAT(IssuesOfMessage("\"hi\""), ElementsAre(IssueIs("WRONG_TYPE", "messages[1]", "\"hi\"")));
+  EXPECT_THAT(IssuesOf(R"({"messages": {}})"),
+              ElementsAre(IssueIs("WRONG_TYPE", "messages", "an object")));
+  EXPECT_THAT(IssuesOfMessage("\"hi\""),
+              ElementsAre(IssueIs("WRONG_TYPE", "messages[1]", "\"hi\"")));
   EXPECT_THAT(IssuesOfMessage("{}"), ElementsAre(IssueIs("MISSING_FIELD", "messages[1].role"),
                                                  IssueIs("MISSING_FIELD", "messages[1].content")));
-  EXPECT_THAT(IssuesOfMessage(R"({"role": "gpt", "content": "a"})"), ElementsAre(IssueIs("UNKNOWN_ROLE", "messages[1].role")));
-  EXPECT_THAT(IssuesOfMessage(R"({"role": 1, "content": "a"})"), ElementsAre(IssueIs("WRONG_TYPE", "messages[1].role")));
+  EXPECT_THAT(IssuesOfMessage(R"({"role": "gpt", "content": "a"})"),
+              ElementsAre(IssueIs("UNKNOWN_ROLE", "messages[1].role")));
+  EXPECT_THAT(IssuesOfMessage(R"({"role": 1, "content": "a"})"),
+              ElementsAre(IssueIs("WRONG_TYPE", "messages[1].role")));
   EXPECT_THAT(IssuesOfMessage(R"({"role": "user", "content": [{"type": "text", "text": "a"}]})"),
               ElementsAre(IssueIs("WRONG_TYPE", "messages[1].content", "got a list")));
   EXPECT_THAT(IssuesOfMessage(R"({"role": "user", "content": "a", "value": "b"})"),
@@ -128,7 +143,8 @@ TEST(RowParserTest, RefusesBadConversations) {
   EXPECT_THAT(IssuesOfMessage(R"({"role": "user", "content": "a", "name": 3})"),
               ElementsAre(IssueIs("WRONG_TYPE", "messages[1].name")));
   for (const char* weight : {"2", "-1", "0.5", "1.0", "true", "\"1\"", "null"}) {
-    EXPECT_THAT(IssuesOfMessage(absl::StrCat(R"({"role": "assistant", "content": "a", "weight": )", weight, "}")),
+    EXPECT_THAT(IssuesOfMessage(absl::StrCat(R"({"role": "assistant", "content": "a", "weight": )",
+                                             weight, "}")),
                 ElementsAre(IssueIs("WRONG_TYPE", "messages[1].weight", "0 or 1")))
         << weight;
   }
@@ -144,15 +160,18 @@ TEST(RowParserTest, AnAssistantMustSaySomethingUnlessItDoesNotCount) {
 
 TEST(RowParserTest, RefusesBadToolCalls) {
   const auto with_calls = [](absl::string_view calls) {
-    return IssuesOfMessage(absl::StrCat(R"({"role": "assistant", "content": "a", "tool_calls": )", calls, "}"));
+    return IssuesOfMessage(
+        absl::StrCat(R"({"role": "assistant", "content": "a", "tool_calls": )", calls, "}"));
   };
   EXPECT_THAT(with_calls("{}"), ElementsAre(IssueIs("WRONG_TYPE", "messages[1].tool_calls")));
   EXPECT_THAT(with_calls("[]"), ElementsAre(IssueIs("EMPTY_LIST", "messages[1].tool_calls")));
   EXPECT_THAT(with_calls("[1]"), ElementsAre(IssueIs("WRONG_TYPE", "messages[1].tool_calls[0]")));
-  EXPECT_THAT(with_calls("[{}]"), ElementsAre(IssueIs("MISSING_FIELD", "messages[1].tool_calls[0].function")));
-  EXPECT_THAT(with_calls(R"([{"function": {"name": "", "arguments": 3}}])"),
-              ElementsAre(IssueIs("MISSING_FIELD", "messages[1].tool_calls[0].function.name"),
-                          IssueIs("MISSING_FIELD", "messages[1].tool_calls[0].function.arguments")));
+  EXPECT_THAT(with_calls("[{}]"),
+              ElementsAre(IssueIs("MISSING_FIELD", "messages[1].tool_calls[0].function")));
+  EXPECT_THAT(
+      with_calls(R"([{"function": {"name": "", "arguments": 3}}])"),
+      ElementsAre(IssueIs("MISSING_FIELD", "messages[1].tool_calls[0].function.name"),
+                  IssueIs("MISSING_FIELD", "messages[1].tool_calls[0].function.arguments")));
   EXPECT_THAT(IssuesOfMessage(R"({"role": "user", "content": "a", "tool_calls": [1]})"),
               ElementsAre(IssueIs("MISPLACED_FIELD", "messages[1].tool_calls")));
   EXPECT_THAT(IssuesOf(R"({"messages": [{"role": "user", "content": "x"}], "tools": ["f"]})"),
@@ -162,7 +181,8 @@ TEST(RowParserTest, RefusesBadToolCalls) {
 TEST(RowParserTest, QuotesForeignTextShortlyAndWholeCharactersOnly) {
   std::string role;
   for (int i = 0; i < 100; ++i) role += "é";
-  const std::vector<Issue> issues = IssuesOfMessage(absl::StrCat(R"({"role": ")", role, R"(", "content": "a"})"));
+  const std::vector<Issue> issues =
+      IssuesOfMessage(absl::StrCat(R"({"role": ")", role, R"(", "content": "a"})"));
   ASSERT_THAT(issues, SizeIs(1));
   EXPECT_LT(issues[0].message.size(), 100u);
   EXPECT_THAT(issues[0].message, HasSubstr("é...\""));

@@ -29,13 +29,17 @@ protocol::PrepareTask Resolve(protocol::PrepareTask task, const std::string& sto
     *path = protocol::ResolvePath(storage_root, *path);
   }
   for (auto* files : {&task.train_files, &task.validation_files}) {
-    for (protocol::InputFile& file : *files) file.path = protocol::ResolvePath(storage_root, file.path);
+    for (protocol::InputFile& file : *files) {
+      file.path = protocol::ResolvePath(storage_root, file.path);
+    }
   }
   return task;
 }
 
-// Prepares; paths in the report begin as the task's output_dir does, so that another node can resolve them in its own way.
-absl::StatusOr<protocol::PreparedReport> RunTask(const Json& json, const std::string& storage_root, const PrepareHooks& hooks) {
+// Prepares; paths in the report begin as the task's output_dir does, so that another node can
+// resolve them in its own way.
+absl::StatusOr<protocol::PreparedReport> RunTask(const Json& json, const std::string& storage_root,
+                                                 const PrepareHooks& hooks) {
   ANNEAL_ASSIGN_OR_RETURN(const protocol::PrepareTask task, protocol::PrepareTaskFromJson(json));
   if (task.output_dir.empty()) return absl::InvalidArgumentError("output_dir is missing");
   absl::StatusOr<protocol::PreparedReport> report;
@@ -45,7 +49,8 @@ absl::StatusOr<protocol::PreparedReport> RunTask(const Json& json, const std::st
     return absl::OkStatus();
   }));
   const std::string resolved = report->output_dir;
-  for (std::string* path : {&report->output_dir, &report->train_data, &report->validation_data, &report->data_report}) {
+  for (std::string* path :
+       {&report->output_dir, &report->train_data, &report->validation_data, &report->data_report}) {
     if (!path->empty()) *path = absl::StrCat(task.output_dir, path->substr(resolved.size()));
   }
   return report;
@@ -56,7 +61,9 @@ protocol::ExitRecord RecordOf(const absl::StatusOr<protocol::PreparedReport>& re
     const absl::Status& status = report.status();
     std::string reason = ReasonOf(status);
     if (reason.empty()) reason = absl::IsCancelled(status) ? "STOPPED" : "PREPARE_FAILED";
-    return {.status_code = static_cast<int>(status.code()), .reason = reason, .message = std::string(status.message())};
+    return {.status_code = static_cast<int>(status.code()),
+            .reason = reason,
+            .message = std::string(status.message())};
   }
   if (report->error_count == 0) return {};
   return {.status_code = static_cast<int>(absl::StatusCode::kInvalidArgument),
@@ -71,13 +78,17 @@ int ExitCodeOf(const absl::StatusOr<protocol::PreparedReport>& report) {
 
 void WriteLastWords(const std::string& run_dir, const protocol::ExitRecord& record) {
   const absl::Status status = protocol::WriteExitRecord(run_dir, record);
-  if (!status.ok()) ANNEAL_LOG(ERROR) << "cannot write the exit record" << Field("why", status.ToString());
+  if (!status.ok()) {
+    ANNEAL_LOG(ERROR) << "cannot write the exit record" << Field("why", status.ToString());
+  }
 }
 
 int RunForWorker(const Options& options) {
-  const std::string run_dir =
-      options.run_dir.empty() ? options.socket.substr(0, options.socket.rfind('/')) : options.run_dir;
-  absl::StatusOr<std::unique_ptr<protocol::ChildChannel>> channel = protocol::ChildChannel::Listen(options.socket);
+  const std::string run_dir = options.run_dir.empty()
+                                  ? options.socket.substr(0, options.socket.rfind('/'))
+                                  : options.run_dir;
+  absl::StatusOr<std::unique_ptr<protocol::ChildChannel>> channel =
+      protocol::ChildChannel::Listen(options.socket);
   const auto run = [&]() -> absl::StatusOr<protocol::PreparedReport> {
     if (!channel.ok()) return channel.status();
     protocol::ChildChannel& worker = **channel;
@@ -85,12 +96,15 @@ int RunForWorker(const Options& options) {
     const PrepareHooks hooks = {
         .on_phase = [&](const std::string& phase) { worker.SetPhase(phase); },
         .stop_requested = [&] { return worker.stop_requested() != protocol::StopMode::kNone; }};
-    ANNEAL_ASSIGN_OR_RETURN(protocol::PreparedReport report, RunTask(start.task, start.storage_root, hooks));
+    ANNEAL_ASSIGN_OR_RETURN(protocol::PreparedReport report,
+                            RunTask(start.task, start.storage_root, hooks));
     ANNEAL_RETURN_IF_ERROR(worker.SendReport({.prepared = report}));
     return report;
   };
   const absl::StatusOr<protocol::PreparedReport> report = run();
-  if (!report.ok()) ANNEAL_LOG(ERROR) << "preparation failed" << Field("why", report.status().ToString());
+  if (!report.ok()) {
+    ANNEAL_LOG(ERROR) << "preparation failed" << Field("why", report.status().ToString());
+  }
   WriteLastWords(run_dir, RecordOf(report));
   return ExitCodeOf(report);
 }
@@ -115,10 +129,14 @@ int RunAlone(const Options& options) {
 int RunCommand(int argc, char** argv) {
   Options options;
   CLI::App app("Prepare the data of one job.", "anneal-prepare run");
-  CLI::Option* socket = app.add_option("--socket", options.socket, "listen here for a worker's orders");
-  CLI::Option* task = app.add_option("--task", options.task_file, "without a worker: the task (JSON, PrepareTask)");
+  CLI::Option* socket =
+      app.add_option("--socket", options.socket, "listen here for a worker's orders");
+  CLI::Option* task =
+      app.add_option("--task", options.task_file, "without a worker: the task (JSON, PrepareTask)");
   app.add_option("--run-dir", options.run_dir, "gets exit.json; default: the folder of the socket");
-  app.add_option("--storage-root", options.storage_root, "what relative paths in the task start from")->needs(task);
+  app.add_option("--storage-root", options.storage_root,
+                 "what relative paths in the task start from")
+      ->needs(task);
   socket->excludes(task);
   try {
     app.parse(argc, argv);

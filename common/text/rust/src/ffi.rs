@@ -37,14 +37,22 @@ pub struct Text {
 
 impl Text {
     unsafe fn bytes(&self) -> &[u8] {
-        if self.size == 0 { &[] } else { slice::from_raw_parts(self.data, self.size) }
+        if self.size == 0 {
+            &[]
+        } else {
+            slice::from_raw_parts(self.data, self.size)
+        }
     }
     unsafe fn str(&self) -> Result<&str, String> {
         std::str::from_utf8(self.bytes()).map_err(|e| format!("invalid UTF-8: {e}"))
     }
     /// An empty text is null.
     unsafe fn json(&self) -> Result<Json, String> {
-        if self.size == 0 { Ok(Json::Null) } else { serde_json::from_slice(self.bytes()).map_err(|e| e.to_string()) }
+        if self.size == 0 {
+            Ok(Json::Null)
+        } else {
+            serde_json::from_slice(self.bytes()).map_err(|e| e.to_string())
+        }
     }
 }
 
@@ -88,7 +96,10 @@ unsafe fn guard(error: *mut Array<u8>, body: impl FnOnce() -> Result<(), String>
         Ok(Ok(())) => return true,
         Ok(Err(message)) => message,
         Err(panic) => {
-            let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
+            let text = panic
+                .downcast_ref::<String>()
+                .map(String::as_str)
+                .or_else(|| panic.downcast_ref::<&str>().copied());
             format!("internal error: {}", text.unwrap_or("panic"))
         }
     };
@@ -176,7 +187,11 @@ pub unsafe extern "C" fn anneal_text_token_to_id(tokenizer: *const Tokenizer, to
 }
 
 #[no_mangle]
-pub unsafe extern "C" fn anneal_text_id_to_token(tokenizer: *const Tokenizer, id: u32, out: *mut Array<u8>) -> bool {
+pub unsafe extern "C" fn anneal_text_id_to_token(
+    tokenizer: *const Tokenizer,
+    id: u32,
+    out: *mut Array<u8>,
+) -> bool {
     match (*tokenizer).id_to_token(id) {
         Some(token) => {
             out.write(Array::new(token.into_bytes()));
@@ -197,8 +212,15 @@ pub unsafe extern "C" fn anneal_text_template_compile(
     error: *mut Array<u8>,
 ) -> bool {
     guard(error, || {
-        let Json::Object(globals) = globals.json()? else { return Err("the template's globals are not an object".into()) };
-        let template = ChatTemplate::compile(source.str()?, globals, now_unix_seconds, Limits { fuel, output_bytes })?;
+        let Json::Object(globals) = globals.json()? else {
+            return Err("the template's globals are not an object".into());
+        };
+        let template = ChatTemplate::compile(
+            source.str()?,
+            globals,
+            now_unix_seconds,
+            Limits { fuel, output_bytes },
+        )?;
         out.write(Box::into_raw(Box::new(template)));
         Ok(())
     })
@@ -210,7 +232,9 @@ pub unsafe extern "C" fn anneal_text_template_free(template: *mut ChatTemplate) 
 }
 
 #[no_mangle]
-pub unsafe extern "C" fn anneal_text_template_has_generation_marks(template: *const ChatTemplate) -> bool {
+pub unsafe extern "C" fn anneal_text_template_has_generation_marks(
+    template: *const ChatTemplate,
+) -> bool {
     (*template).has_generation_marks()
 }
 
@@ -226,8 +250,15 @@ pub unsafe extern "C" fn anneal_text_render(
     guard(error, || {
         let messages = normalise_messages(&messages.json()?);
         let rendered = (*template).render(&messages, &tools.json()?, add_generation_prompt)?;
-        let spans = rendered.generation_spans.into_iter().map(|(begin, end)| SpanOut { begin, end }).collect();
-        out.write(RenderedOut { text: Array::new(rendered.text.into_bytes()), generation_spans: Array::new(spans) });
+        let spans = rendered
+            .generation_spans
+            .into_iter()
+            .map(|(begin, end)| SpanOut { begin, end })
+            .collect();
+        out.write(RenderedOut {
+            text: Array::new(rendered.text.into_bytes()),
+            generation_spans: Array::new(spans),
+        });
         Ok(())
     })
 }
@@ -251,10 +282,17 @@ pub unsafe extern "C" fn anneal_text_attribute(
     guard(error, || {
         let messages = normalise_messages(&messages.json()?);
         let found = shadow::attribute(&*template, &messages, &tools.json()?, rendered.str()?)?;
-        let range = |r: &shadow::Range| RangeOut { begin: r.begin, end: r.end, message: r.message, field: r.field };
+        let range = |r: &shadow::Range| RangeOut {
+            begin: r.begin,
+            end: r.end,
+            message: r.message,
+            field: r.field,
+        };
         out.write(AttributionOut {
             ranges: Array::new(found.ranges.iter().map(range).collect()),
-            fields: Array::new(found.fields.into_iter().map(|field| Array::new(field.into_bytes())).collect()),
+            fields: Array::new(
+                found.fields.into_iter().map(|field| Array::new(field.into_bytes())).collect(),
+            ),
         });
         Ok(())
     })

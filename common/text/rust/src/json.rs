@@ -50,7 +50,9 @@ fn new_line(style: &Style, depth: usize, out: &mut String) {
 fn write_number(value: &Value, out: &mut String) {
     match python::as_float(value) {
         Some(number) if number.is_nan() => out.push_str("NaN"),
-        Some(number) if number.is_infinite() => out.push_str(if number > 0.0 { "Infinity" } else { "-Infinity" }),
+        Some(number) if number.is_infinite() => {
+            out.push_str(if number > 0.0 { "Infinity" } else { "-Infinity" })
+        }
         Some(number) => out.push_str(&python::float(number)),
         None => {
             let _ = write!(out, "{value}");
@@ -131,7 +133,9 @@ pub fn filter(value: &Value, options: Kwargs) -> Result<Value, Error> {
     options.assert_all_used()?;
     let indent = match indent {
         Some(text) if text.as_str().is_some() => text.as_str().map(str::to_string),
-        Some(count) if count.kind() == ValueKind::Number => Some(" ".repeat(usize::try_from(count).unwrap_or(0).min(64))),
+        Some(count) if count.kind() == ValueKind::Number => {
+            Some(" ".repeat(usize::try_from(count).unwrap_or(0).min(64)))
+        }
         _ => None,
     };
     let (item_separator, key_separator) = match separators {

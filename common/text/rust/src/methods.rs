@@ -2,7 +2,12 @@
 
 use minijinja::{Error, State, Value};
 
-fn pad(text: &str, args: &[Value], zeros: bool, place: fn(usize) -> (usize, usize)) -> Option<Value> {
+fn pad(
+    text: &str,
+    args: &[Value],
+    zeros: bool,
+    place: fn(usize) -> (usize, usize),
+) -> Option<Value> {
     let width = usize::try_from(args.first()?.clone()).ok()?.min(10_000);
     let fill = match args.get(1) {
         Some(fill) => fill.as_str()?.chars().next()?,
@@ -49,8 +54,12 @@ fn rsplit(text: &str, separator: &str, args: &[Value]) -> Value {
 fn string_method(text: &str, method: &str, args: &[Value]) -> Option<Value> {
     let argument = args.first().and_then(|value| value.as_str()).filter(|text| !text.is_empty());
     match (method, argument) {
-        ("removeprefix", Some(prefix)) => Some(Value::from(text.strip_prefix(prefix).unwrap_or(text))),
-        ("removesuffix", Some(suffix)) => Some(Value::from(text.strip_suffix(suffix).unwrap_or(text))),
+        ("removeprefix", Some(prefix)) => {
+            Some(Value::from(text.strip_prefix(prefix).unwrap_or(text)))
+        }
+        ("removesuffix", Some(suffix)) => {
+            Some(Value::from(text.strip_suffix(suffix).unwrap_or(text)))
+        }
         ("partition", Some(separator)) => Some(partition(text, separator)),
         ("rpartition", Some(separator)) => Some(rpartition(text, separator)),
         ("rsplit", Some(separator)) => Some(rsplit(text, separator, args)),
@@ -62,7 +71,12 @@ fn string_method(text: &str, method: &str, args: &[Value]) -> Option<Value> {
 }
 
 /// The environment's callback for methods that values do not have.
-pub fn unknown_method(state: &mut State, value: &Value, method: &str, args: &[Value]) -> Result<Value, Error> {
+pub fn unknown_method(
+    state: &mut State,
+    value: &Value,
+    method: &str,
+    args: &[Value],
+) -> Result<Value, Error> {
     if let Some(result) = value.as_str().and_then(|text| string_method(text, method, args)) {
         return Ok(result);
     }
@@ -84,7 +98,10 @@ mod tests {
         assert_eq!(call("ab", "ljust", &[Value::from(1)]), "ab");
         assert_eq!(call("a,b,c", "rsplit", &[Value::from(","), Value::from(1)]), "['a,b', 'c']");
         assert_eq!(call("a,b", "rpartition", &[Value::from(";")]), "['', '', 'a,b']");
-        assert_eq!(call("think</think>x", "partition", &[Value::from("</think>")]), "['think', '</think>', 'x']");
+        assert_eq!(
+            call("think</think>x", "partition", &[Value::from("</think>")]),
+            "['think', '</think>', 'x']"
+        );
         assert_eq!(call("ab", "removesuffix", &[Value::from("b")]), "a");
     }
 }

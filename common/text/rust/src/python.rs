@@ -20,14 +20,22 @@ pub fn float(value: f64) -> String {
     let exponent: i32 = exponent.parse().expect("LowerExp writes a number after e");
     if (-4..16).contains(&exponent) {
         let plain = format!("{value}");
-        if plain.contains('.') { plain } else { plain + ".0" }
+        if plain.contains('.') {
+            plain
+        } else {
+            plain + ".0"
+        }
     } else {
         format!("{mantissa}e{}{:02}", if exponent < 0 { '-' } else { '+' }, exponent.abs())
     }
 }
 
 pub fn as_float(value: &Value) -> Option<f64> {
-    if value.kind() == ValueKind::Number && !value.is_integer() { f64::try_from(value.clone()).ok() } else { None }
+    if value.kind() == ValueKind::Number && !value.is_integer() {
+        f64::try_from(value.clone()).ok()
+    } else {
+        None
+    }
 }
 
 fn repr_str(text: &str, out: &mut String) {
@@ -67,7 +75,11 @@ pub fn write(value: &Value, repr: bool, out: &mut String) -> Result<(), Error> {
         },
         ValueKind::String => {
             let text = value.as_str().unwrap_or("");
-            if repr { repr_str(text, out) } else { out.push_str(text) }
+            if repr {
+                repr_str(text, out)
+            } else {
+                out.push_str(text)
+            }
         }
         ValueKind::Seq => {
             let tuple = value.is_tuple();
@@ -148,7 +160,9 @@ mod tests {
     #[test]
     fn containers_are_written_as_python_does() {
         let mut out = String::new();
-        let value = Value::from(minijinja::value::Serde(serde_json::json!({"a": [1, true, null, "it's", "x\n"], "b": 2.0})));
+        let value = Value::from(minijinja::value::Serde(
+            serde_json::json!({"a": [1, true, null, "it's", "x\n"], "b": 2.0}),
+        ));
         write(&value, false, &mut out).unwrap();
         assert_eq!(out, r#"{'a': [1, True, None, "it's", 'x\n'], 'b': 2.0}"#);
     }

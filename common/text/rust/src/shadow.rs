@@ -1,21 +1,25 @@
 //! Shadow text: which message and field did each part of a rendered chat come from?
 //!
-//! Render again with each character of each message field replaced one for one by a code point of its own, so that trims,
-//! slices and splits keep working; every position of the second text then names its source. The first text stays the truth: the
-//! second counts only if it maps back to the first exactly, character by character.
+//! Render again with each character of each message field replaced one for one by a code point of
+//! its own, so that trims, slices and splits keep working; every position of the second text then
+//! names its source. The first text stays the truth: the second counts only if it maps back to the
+//! first exactly, character by character.
 //!
-//! A template may look at what the text says (`'</think>' in content`), so characters inside literals of the template are
-//! spared. Sparing more costs traceability where a field holds nothing else, so the steps go from few literals to all. Quotes,
-//! brackets and control characters are never replaced, since JSON escapes them; whitespace at a field's edge becomes rare
-//! Unicode whitespace, so that trims still trim, or stays as it is in the next step. In later steps equal fields get equal
-//! shadows, for templates that compare messages with each other. A field that would show no trace at all, a lone quote say, is
-//! replaced whole at first, and spared only in the second half of the steps.
+//! A template may look at what the text says (`'</think>' in content`), so characters inside
+//! literals of the template are spared. Sparing more costs traceability where a field holds nothing
+//! else, so the steps go from few literals to all. Quotes, brackets and control characters are
+//! never replaced, since JSON escapes them; whitespace at a field's edge becomes rare Unicode
+//! whitespace, so that trims still trim, or stays as it is in the next step. In later steps equal
+//! fields get equal shadows, for templates that compare messages with each other. A field that
+//! would show no trace at all, a lone quote say, is replaced whole at first, and spared only in the
+//! second half of the steps.
 
 use crate::template::{holds_any, ChatTemplate};
 use serde_json::Value as Json;
 use std::collections::{BTreeSet, HashMap};
 
-/// Planes 4 to 13 hold no assigned characters, so that no real text meets them and no case mapping moves them.
+/// Planes 4 to 13 hold no assigned characters, so that no real text meets them and no case mapping
+/// moves them.
 const FIRST: u32 = 0x40000;
 const LAST: u32 = 0xDFFFF;
 const CAPACITY: usize = (LAST - FIRST + 1) as usize;
@@ -23,9 +27,11 @@ const NEVER_MAPPED: &[char] = &['"', '\\', '<', '>', '&', '\''];
 /// Keys whose values steer the template and are not text of the message.
 const SKIPPED_KEYS: &[&str] = &["role", "type", "id", "tool_call_id"];
 /// Whitespace at an edge and what stands for it.
-const EDGES: &[(char, char)] = &[(' ', '\u{2002}'), ('\n', '\u{2028}'), ('\t', '\u{2003}'), ('\r', '\u{2029}')];
+const EDGES: &[(char, char)] =
+    &[(' ', '\u{2002}'), ('\n', '\u{2028}'), ('\t', '\u{2003}'), ('\r', '\u{2029}')];
 
-/// A byte range of the rendered text and the field it came from (an index into `Attribution::fields`).
+/// A byte range of the rendered text and the field it came from (an index into
+/// `Attribution::fields`).
 #[derive(Debug, PartialEq, Clone, Copy)]
 pub struct Range {
     pub begin: usize,
@@ -71,7 +77,13 @@ fn is_shadow(c: char) -> bool {
     (FIRST..=LAST).contains(&(c as u32))
 }
 
-fn collect_fields(value: &Json, message: usize, path: String, pointer: String, out: &mut Vec<Field>) {
+fn collect_fields(
+    value: &Json,
+    message: usize,
+    path: String,
+    pointer: String,
+    out: &mut Vec<Field>,
+) {
     match value {
         Json::Object(map) => {
             for (key, item) in map.iter().filter(|(key, _)| !SKIPPED_KEYS.contains(&key.as_str())) {
@@ -82,10 +94,18 @@ fn collect_fields(value: &Json, message: usize, path: String, pointer: String, o
         }
         Json::Array(list) => {
             for (i, item) in list.iter().enumerate() {
-                collect_fields(item, message, format!("{path}[{i}]"), format!("{pointer}/{i}"), out);
+                collect_fields(
+                    item,
+                    message,
+                    format!("{path}[{i}]"),
+                    format!("{pointer}/{i}"),
+                    out,
+                );
             }
         }
-        Json::String(text) if !text.is_empty() => out.push(Field { message, path, pointer, text: text.chars().collect() }),
+        Json::String(text) if !text.is_empty() => {
+            out.push(Field { message, path, pointer, text: text.chars().collect() })
+        }
         _ => {}
     }
 }
@@ -181,9 +201,13 @@ fn make_shadows(fields: &[Field], spared: &[Vec<char>], step: Step) -> Shadows {
             spare.fill(false);
         }
         let start = field.text.iter().take_while(|c| c.is_whitespace()).count();
-        let end = field.text.len() - field.text.iter().rev().take_while(|c| c.is_whitespace()).count();
+        let end =
+            field.text.len() - field.text.iter().rev().take_while(|c| c.is_whitespace()).count();
         let shadow = field.text.iter().enumerate().map(|(at, &c)| {
-            let edge = EDGES.iter().find(|(plain, _)| *plain == c).filter(|_| step.replace_edges && (at < start || at >= end));
+            let edge = EDGES
+                .iter()
+                .find(|(plain, _)| *plain == c)
+                .filter(|_| step.replace_edges && (at < start || at >= end));
             if let Some((_, rare)) = edge {
                 return *rare;
             }
@@ -191,7 +215,8 @@ fn make_shadows(fields: &[Field], spared: &[Vec<char>], step: Step) -> Shadows {
                 return c;
             }
             shadows.table.push((index, at));
-            char::from_u32(FIRST + shadows.table.len() as u32 - 1).expect("planes 4 to 13 hold no surrogates")
+            char::from_u32(FIRST + shadows.table.len() as u32 - 1)
+                .expect("planes 4 to 13 hold no surrogates")
         });
         let shadow = shadow.collect();
         shadows.texts.push(shadow);
@@ -199,13 +224,21 @@ fn make_shadows(fields: &[Field], spared: &[Vec<char>], step: Step) -> Shadows {
     shadows
 }
 
-/// For each character of `text` the field and character it came from; None if `text` does not map back to `truth`.
-fn map_back(text: &[char], truth: &[char], fields: &[Field], shadows: &Shadows, step: Step) -> Option<Vec<Option<(usize, usize)>>> {
+/// For each character of `text` the field and character it came from; None if `text` does not map
+/// back to `truth`.
+fn map_back(
+    text: &[char],
+    truth: &[char],
+    fields: &[Field],
+    shadows: &Shadows,
+    step: Step,
+) -> Option<Vec<Option<(usize, usize)>>> {
     if text.len() != truth.len() {
         return None;
     }
     let mut owners = vec![None; text.len()];
-    let mut turns: HashMap<usize, (usize, usize)> = HashMap::new(); // of a group: which of its fields is shown, last character
+    // Of each group of equal fields: which of them is being shown, and its last character so far.
+    let mut turns: HashMap<usize, (usize, usize)> = HashMap::new();
     for (at, (&c, &plain)) in text.iter().zip(truth).enumerate() {
         if is_shadow(c) {
             let (field, character) = *shadows.table.get((c as u32 - FIRST) as usize)?;
@@ -214,14 +247,19 @@ fn map_back(text: &[char], truth: &[char], fields: &[Field], shadows: &Shadows, 
             }
             let mut owner = field;
             if let Some(group) = shadows.groups.get(&field) {
-                // Equal fields are told apart by order: when a character comes round again, the next field is being shown.
-                let (turn, last) = turns.entry(field).and_modify(|(turn, last)| *turn += usize::from(character <= *last)).or_default();
+                // Equal fields are told apart by order: when a character comes round again, the
+                // next field is being shown.
+                let (turn, last) = turns
+                    .entry(field)
+                    .and_modify(|(turn, last)| *turn += usize::from(character <= *last))
+                    .or_default();
                 *last = character;
                 owner = group[(*turn).min(group.len() - 1)];
             }
             owners[at] = Some((owner, character));
         } else if c != plain {
-            let restored = EDGES.iter().any(|(edge, rare)| step.replace_edges && c == *rare && plain == *edge);
+            let restored =
+                EDGES.iter().any(|(edge, rare)| step.replace_edges && c == *rare && plain == *edge);
             if !restored {
                 return None;
             }
@@ -230,7 +268,8 @@ fn map_back(text: &[char], truth: &[char], fields: &[Field], shadows: &Shadows, 
     Some(owners)
 }
 
-/// Characters of a field that were not replaced take their neighbour's owner as long as the field's text goes on.
+/// Characters of a field that were not replaced take their neighbour's owner as long as the field's
+/// text goes on.
 fn extend_to_neighbours(owners: &mut [Option<(usize, usize)>], text: &[char], shadows: &Shadows) {
     let continues = |owner: Option<(usize, usize)>, step: isize, c: char| {
         let (field, character) = owner?;
@@ -258,7 +297,12 @@ fn to_ranges(owners: &[Option<(usize, usize)>], truth: &[char], fields: &[Field]
         if let Some((field, _)) = *owner {
             match ranges.last_mut().filter(|last| last.end == byte && last.field == field as u32) {
                 Some(last) => last.end = end,
-                None => ranges.push(Range { begin: byte, end, message: fields[field].message as u32, field: field as u32 }),
+                None => ranges.push(Range {
+                    begin: byte,
+                    end,
+                    message: fields[field].message as u32,
+                    field: field as u32,
+                }),
             }
         }
         byte = end;
@@ -267,7 +311,12 @@ fn to_ranges(owners: &[Option<(usize, usize)>], truth: &[char], fields: &[Field]
 }
 
 /// `messages` must be normalised and `truth` be their rendering without generation prompt.
-pub fn attribute(template: &ChatTemplate, messages: &Json, tools: &Json, truth: &str) -> Result<Attribution, String> {
+pub fn attribute(
+    template: &ChatTemplate,
+    messages: &Json,
+    tools: &Json,
+    truth: &str,
+) -> Result<Attribution, String> {
     if truth.contains(is_shadow) || holds_any(messages, &is_shadow) {
         return Err("the text holds code points of planes 4 to 13, which are not assigned".into());
     }
@@ -278,16 +327,22 @@ pub fn attribute(template: &ChatTemplate, messages: &Json, tools: &Json, truth: 
     if fields.iter().map(|field| field.text.len()).sum::<usize>() > CAPACITY {
         return Err(format!("the messages hold more than {CAPACITY} characters"));
     }
-    let all_literals: Vec<Vec<char>> = literals(template.source()).iter().map(|text| text.chars().collect()).collect();
-    let punctuated: Vec<Vec<char>> =
-        all_literals.iter().filter(|text| text.iter().any(char::is_ascii_punctuation)).cloned().collect();
+    let all_literals: Vec<Vec<char>> =
+        literals(template.source()).iter().map(|text| text.chars().collect()).collect();
+    let punctuated: Vec<Vec<char>> = all_literals
+        .iter()
+        .filter(|text| text.iter().any(char::is_ascii_punctuation))
+        .cloned()
+        .collect();
     let truth: Vec<char> = truth.chars().collect();
     for step in steps() {
         let spared = if step.spare_all_literals { &all_literals } else { &punctuated };
         let shadows = make_shadows(&fields, spared, step);
         let mut shadowed = messages.clone();
         for (field, shadow) in fields.iter().zip(&shadows.texts) {
-            let place = shadowed.pointer_mut(&field.pointer).expect("the pointer was made from these messages");
+            let place = shadowed
+                .pointer_mut(&field.pointer)
+                .expect("the pointer was made from these messages");
             *place = Json::String(shadow.iter().collect());
         }
         let Ok(rendered) = template.render(&shadowed, tools, false) else { continue };
@@ -295,7 +350,10 @@ pub fn attribute(template: &ChatTemplate, messages: &Json, tools: &Json, truth: 
         if let Some(mut owners) = map_back(&text, &truth, &fields, &shadows, step) {
             extend_to_neighbours(&mut owners, &text, &shadows);
             let ranges = to_ranges(&owners, &truth, &fields);
-            return Ok(Attribution { ranges, fields: fields.into_iter().map(|field| field.path).collect() });
+            return Ok(Attribution {
+                ranges,
+                fields: fields.into_iter().map(|field| field.path).collect(),
+            });
         }
     }
     Err("the template depends on what the messages say in a way that cannot be traced".into())

@@ -1,10 +1,23 @@
-//! `strftime_now(format)`: Python's `datetime.strftime` on Linux in the C locale, for a time that is given, in UTC.
+//! `strftime_now(format)`: Python's `datetime.strftime` on Linux in the C locale, for a time that
+//! is given, in UTC.
 
 use std::fmt::Write as _;
 
-const DAYS: [&str; 7] = ["Sunday", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday"];
+const DAYS: [&str; 7] =
+    ["Sunday", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday"];
 const MONTHS: [&str; 12] = [
-    "January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November", "December",
+    "January",
+    "February",
+    "March",
+    "April",
+    "May",
+    "June",
+    "July",
+    "August",
+    "September",
+    "October",
+    "November",
+    "December",
 ];
 
 struct Time {
@@ -18,7 +31,8 @@ struct Time {
     day_of_year: i64, // from 1
 }
 
-/// Days since 1970-01-01 of a date in the Gregorian calendar (howardhinnant.github.io/date_algorithms.html, days_from_civil).
+/// Days since 1970-01-01 of a date in the Gregorian calendar
+/// (howardhinnant.github.io/date_algorithms.html, days_from_civil).
 fn days_from_civil(year: i64, month: i64, day: i64) -> i64 {
     let year = if month <= 2 { year - 1 } else { year };
     let era = year.div_euclid(400);
@@ -33,7 +47,8 @@ impl Time {
         let (days, rest) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
         let shifted = days + 719_468;
         let (era, day_of_era) = (shifted.div_euclid(146_097), shifted.rem_euclid(146_097));
-        let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+        let year_of_era =
+            (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
         let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
         let shifted_month = (5 * day_of_year + 2) / 153;
         let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
@@ -87,7 +102,13 @@ fn write_pattern(pattern: &str, time: &Time, unix_seconds: i64, out: &mut String
     out.push_str(rest);
 }
 
-fn write_directive(directive: char, flag: Option<char>, time: &Time, unix_seconds: i64, out: &mut String) -> bool {
+fn write_directive(
+    directive: char,
+    flag: Option<char>,
+    time: &Time,
+    unix_seconds: i64,
+    out: &mut String,
+) -> bool {
     let mut number = |value: i64, width: usize, padding: char| {
         let padding = match flag {
             Some('_') => ' ',
@@ -152,9 +173,18 @@ mod tests {
     fn agrees_with_python() {
         // datetime.fromtimestamp(t, UTC).replace(tzinfo=None).strftime(...)
         assert_eq!(format("%d %b %Y", 1_721_952_000), "26 Jul 2024");
-        assert_eq!(format("%A, %B %-d, %Y %I:%M %p|%j|%U|%W|%V|%G", 1_704_067_199), "Sunday, December 31, 2023 11:59 PM|365|53|52|52|2023");
-        assert_eq!(format("%F %T %y %e %a %u %w", 951_782_400), "2000-02-29 00:00:00 00 29 Tue 2 2");
-        assert_eq!(format("%c|%D|%R|%r|%p", 0), "Thu Jan  1 00:00:00 1970|01/01/70|00:00|12:00:00 AM|AM");
+        assert_eq!(
+            format("%A, %B %-d, %Y %I:%M %p|%j|%U|%W|%V|%G", 1_704_067_199),
+            "Sunday, December 31, 2023 11:59 PM|365|53|52|52|2023"
+        );
+        assert_eq!(
+            format("%F %T %y %e %a %u %w", 951_782_400),
+            "2000-02-29 00:00:00 00 29 Tue 2 2"
+        );
+        assert_eq!(
+            format("%c|%D|%R|%r|%p", 0),
+            "Thu Jan  1 00:00:00 1970|01/01/70|00:00|12:00:00 AM|AM"
+        );
         assert_eq!(format("%G-%V", 1_609_459_200), "2020-53"); // 2021-01-01
         assert_eq!(format("%Y", -86_400), "1969");
     }

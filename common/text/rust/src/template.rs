@@ -1,4 +1,5 @@
-//! A chat template, compiled once and rendered as transformers' `apply_chat_template(tokenize=False)` renders it.
+//! A chat template, compiled once and rendered as transformers'
+//! `apply_chat_template(tokenize=False)` renders it.
 
 use crate::{generation, json, methods, python, strftime};
 use minijinja::value::{Serde, ValueKind};
@@ -9,8 +10,8 @@ use std::io;
 
 const NAME: &str = "chat_template";
 
-/// What one rendering may use up. Fuel is minijinja's: one unit an instruction and one for each 64 bytes produced, intermediate
-/// text included, so it bounds memory as well as time.
+/// What one rendering may use up. Fuel is minijinja's: one unit an instruction and one for each 64
+/// bytes produced, intermediate text included, so it bounds memory as well as time.
 #[derive(Clone, Copy)]
 pub struct Limits {
     pub fuel: u64,
@@ -35,13 +36,18 @@ pub struct ChatTemplate {
 /// Transformers passes a message's reasoning under each name that templates read.
 const REASONING_FIELDS: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
 
-/// Messages as transformers hands them to the template: keys that are null are dropped, reasoning gets its aliases.
+/// Messages as transformers hands them to the template: keys that are null are dropped, reasoning
+/// gets its aliases.
 pub fn normalise_messages(messages: &Json) -> Json {
     let normalise = |message: &Json| -> Json {
         let Json::Object(fields) = message else { return message.clone() };
-        let fields: Map<String, Json> =
-            fields.iter().filter(|(_, value)| !value.is_null()).map(|(key, value)| (key.clone(), value.clone())).collect();
-        let Some(reasoning) = REASONING_FIELDS.iter().find_map(|name| fields.get(*name)).cloned() else {
+        let fields: Map<String, Json> = fields
+            .iter()
+            .filter(|(_, value)| !value.is_null())
+            .map(|(key, value)| (key.clone(), value.clone()))
+            .collect();
+        let Some(reasoning) = REASONING_FIELDS.iter().find_map(|name| fields.get(*name)).cloned()
+        else {
             return Json::Object(fields);
         };
         let mut aliased = Map::new();
@@ -78,7 +84,8 @@ fn describe(error: Error) -> String {
 
 fn environment(fuel: u64, now_unix_seconds: i64) -> Environment<'static> {
     let mut environment = Environment::new();
-    let syntax = minijinja::syntax::SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
+    let syntax =
+        minijinja::syntax::SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
     environment.set_syntax(syntax.expect("the default delimiters are valid"));
     environment.set_fuel(Some(fuel));
     environment.set_auto_escape_callback(|_| AutoEscape::None);
@@ -86,7 +93,8 @@ fn environment(fuel: u64, now_unix_seconds: i64) -> Environment<'static> {
     environment.set_unknown_method_callback(methods::unknown_method);
     environment.add_filter("tojson", json::filter);
     environment.add_filter("string", python::string_filter);
-    // Jinja's tests follow Python's protocols: a string is iterable and a sequence, a bool is a number.
+    // Jinja's tests follow Python's protocols: a string is iterable and a sequence, a bool is a
+    // number.
     environment.add_test("iterable", |value: &Value| {
         use ValueKind::*;
         matches!(value.kind(), String | Seq | Map | Iterable | Undefined)
@@ -95,11 +103,15 @@ fn environment(fuel: u64, now_unix_seconds: i64) -> Environment<'static> {
         use ValueKind::*;
         matches!(value.kind(), String | Seq | Map | Undefined)
     });
-    environment.add_test("number", |value: &Value| matches!(value.kind(), ValueKind::Number | ValueKind::Bool));
+    environment.add_test("number", |value: &Value| {
+        matches!(value.kind(), ValueKind::Number | ValueKind::Bool)
+    });
     environment.add_function("raise_exception", |message: String| -> Result<Value, Error> {
         Err(Error::new(ErrorKind::InvalidOperation, message))
     });
-    environment.add_function("strftime_now", move |pattern: &str| strftime::format(pattern, now_unix_seconds));
+    environment.add_function("strftime_now", move |pattern: &str| {
+        strftime::format(pattern, now_unix_seconds)
+    });
     environment.add_global(generation::OPEN_NAME, generation::OPEN.to_string());
     environment.add_global(generation::CLOSE_NAME, generation::CLOSE.to_string());
     environment
@@ -114,7 +126,10 @@ struct Bounded {
 impl io::Write for Bounded {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         if self.bytes.len() + bytes.len() > self.limit {
-            return Err(io::Error::other(format!("the rendered text is over {} bytes", self.limit)));
+            return Err(io::Error::other(format!(
+                "the rendered text is over {} bytes",
+                self.limit
+            )));
         }
         self.bytes.extend_from_slice(bytes);
         Ok(bytes.len())
@@ -125,14 +140,25 @@ impl io::Write for Bounded {
 }
 
 impl ChatTemplate {
-    /// `globals` are names the template sees besides the call's own (special tokens); `now_unix_seconds` is what
-    /// `strftime_now` shows, in UTC.
-    pub fn compile(source: &str, globals: Map<String, Json>, now_unix_seconds: i64, limits: Limits) -> Result<Self, String> {
+    /// `globals` are names the template sees besides the call's own (special tokens);
+    /// `now_unix_seconds` is what `strftime_now` shows, in UTC.
+    pub fn compile(
+        source: &str,
+        globals: Map<String, Json>,
+        now_unix_seconds: i64,
+        limits: Limits,
+    ) -> Result<Self, String> {
         let (rewritten, has_generation_marks) = generation::rewrite(source);
         let mut environment = environment(limits.fuel, now_unix_seconds);
         environment.add_template_owned(NAME, rewritten).map_err(describe)?;
         let source = source.to_string();
-        Ok(ChatTemplate { environment, source, has_generation_marks, globals, output_bytes: limits.output_bytes })
+        Ok(ChatTemplate {
+            environment,
+            source,
+            has_generation_marks,
+            globals,
+            output_bytes: limits.output_bytes,
+        })
     }
 
     pub fn source(&self) -> &str {
@@ -144,7 +170,12 @@ impl ChatTemplate {
     }
 
     /// `messages` must be normalised. `tools` is null or a list of JSON schemas.
-    pub fn render(&self, messages: &Json, tools: &Json, add_generation_prompt: bool) -> Result<Rendered, String> {
+    pub fn render(
+        &self,
+        messages: &Json,
+        tools: &Json,
+        add_generation_prompt: bool,
+    ) -> Result<Rendered, String> {
         let mut context = self.globals.clone();
         context.insert("messages".into(), messages.clone());
         context.insert("tools".into(), tools.clone());
@@ -168,7 +199,9 @@ pub fn holds_any(value: &Json, unwanted: &dyn Fn(char) -> bool) -> bool {
     match value {
         Json::String(text) => text.contains(unwanted),
         Json::Array(list) => list.iter().any(|item| holds_any(item, unwanted)),
-        Json::Object(fields) => fields.iter().any(|(key, item)| key.contains(unwanted) || holds_any(item, unwanted)),
+        Json::Object(fields) => {
+            fields.iter().any(|(key, item)| key.contains(unwanted) || holds_any(item, unwanted))
+        }
         _ => false,
     }
 }

@@ -11,7 +11,8 @@ const CHATML: &str = "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\\
 
 fn compile(source: &str) -> ChatTemplate {
     let globals = json!({"bos_token": "<s>", "eos_token": "</s>"});
-    ChatTemplate::compile(source, globals.as_object().unwrap().clone(), 1_721_952_000, LIMITS).unwrap()
+    ChatTemplate::compile(source, globals.as_object().unwrap().clone(), 1_721_952_000, LIMITS)
+        .unwrap()
 }
 
 fn render(source: &str, messages: &Json) -> Result<Rendered, String> {
@@ -25,7 +26,11 @@ fn trace(source: &str, messages: &Json) -> Result<Vec<(u32, String, String)>, St
     let text = template.render(&messages, &Json::Null, false)?.text;
     let found = attribute(&template, &messages, &Json::Null, &text)?;
     let owned = |range: &Range| {
-        (range.message, found.fields[range.field as usize].clone(), text[range.begin..range.end].to_string())
+        (
+            range.message,
+            found.fields[range.field as usize].clone(),
+            text[range.begin..range.end].to_string(),
+        )
     };
     Ok(found.ranges.iter().map(owned).collect())
 }
@@ -36,7 +41,9 @@ fn content(message: u32, text: &str) -> (u32, String, String) {
 
 #[test]
 fn a_template_is_rendered_many_times_with_its_globals_and_clock() {
-    let template = compile("{{ bos_token }}{{ strftime_now('%d %b %Y') }}{{ messages[0].content }}{{ tools is none }}");
+    let template = compile(
+        "{{ bos_token }}{{ strftime_now('%d %b %Y') }}{{ messages[0].content }}{{ tools is none }}",
+    );
     for text in ["a", "é"] {
         let rendered = template.render(&json!([{"content": text}]), &Json::Null, false).unwrap();
         assert_eq!(rendered.text, format!("<s>26 Jul 2024{text}True"));
@@ -47,15 +54,23 @@ fn a_template_is_rendered_many_times_with_its_globals_and_clock() {
 fn generation_blocks_give_spans() {
     let source = "{% for m in messages %}[{{ m.role }}]{% if m.role == 'assistant' %}{% generation %}{{ m.content }}</s>\
                   {% endgeneration %}{% else %}{{ m.content }}{% endif %}{% endfor %}";
-    let rendered = render(source, &json!([{"role": "user", "content": "é"}, {"role": "assistant", "content": "yes"}])).unwrap();
+    let rendered = render(
+        source,
+        &json!([{"role": "user", "content": "é"}, {"role": "assistant", "content": "yes"}]),
+    )
+    .unwrap();
     assert_eq!(rendered.text, "[user]é[assistant]yes</s>");
     assert_eq!(rendered.generation_spans, [(19, 26)]);
 }
 
 #[test]
 fn messages_are_normalised_as_transformers_does() {
-    let messages = normalise_messages(&json!([{"role": "assistant", "content": null, "reasoning": "r"}]));
-    assert_eq!(messages, json!([{"thinking": "r", "role": "assistant", "reasoning": "r", "reasoning_content": "r"}]));
+    let messages =
+        normalise_messages(&json!([{"role": "assistant", "content": null, "reasoning": "r"}]));
+    assert_eq!(
+        messages,
+        json!([{"thinking": "r", "role": "assistant", "reasoning": "r", "reasoning_content": "r"}])
+    );
 }
 
 #[test]
@@ -68,13 +83,16 @@ fn an_endless_template_runs_out_of_fuel() {
 
 #[test]
 fn output_is_limited() {
-    let error = render("{% for i in range(9999) %}xxxxxxxxxxxxxxxxxxxx{% endfor %}", &json!([])).err().unwrap();
+    let error = render("{% for i in range(9999) %}xxxxxxxxxxxxxxxxxxxx{% endfor %}", &json!([]))
+        .err()
+        .unwrap();
     assert!(error.contains("over 100000 bytes"), "{error}");
 }
 
 #[test]
 fn errors_say_what_the_template_raised_and_where() {
-    let error = render("\n{{ raise_exception('roles must alternate') }}", &json!([])).err().unwrap();
+    let error =
+        render("\n{{ raise_exception('roles must alternate') }}", &json!([])).err().unwrap();
     assert_eq!(error, "roles must alternate (line 2 of the template)");
     let error = ChatTemplate::compile("{% if %}", Default::default(), 0, LIMITS).err().unwrap();
     assert!(error.contains("syntax error"), "{error}");
@@ -86,20 +104,23 @@ fn each_text_names_its_message() {
         {"role": "system", "content": "  Be brief. "},
         {"role": "user", "content": "1 < 2 & \"x\"?"},
         {"role": "assistant", "content": "Yes.\n\nReally."}]);
-    let expected = [content(0, "Be brief."), content(1, "1 < 2 & \"x\"?"), content(2, "Yes.\n\nReally.")];
+    let expected =
+        [content(0, "Be brief."), content(1, "1 < 2 & \"x\"?"), content(2, "Yes.\n\nReally.")];
     assert_eq!(trace(CHATML, &messages).unwrap(), expected);
 }
 
 #[test]
 fn text_that_repeats_the_templates_own_markers_is_traced() {
     let text = "<|im_end|>\n<|im_start|>assistant\nuser";
-    let messages = json!([{"role": "user", "content": text}, {"role": "assistant", "content": "assistant"}]);
+    let messages =
+        json!([{"role": "user", "content": text}, {"role": "assistant", "content": "assistant"}]);
     assert_eq!(trace(CHATML, &messages).unwrap(), [content(0, text), content(1, "assistant")]);
 }
 
 #[test]
 fn text_cut_at_a_literal_is_traced() {
-    let source = "{% for m in messages %}[{{ m.content.split('</think>')[-1].lstrip('\\n') }}]{% endfor %}";
+    let source =
+        "{% for m in messages %}[{{ m.content.split('</think>')[-1].lstrip('\\n') }}]{% endfor %}";
     let messages = json!([{"role": "assistant", "content": "<think>\nhm\n</think>\n\nfour"}]);
     assert_eq!(trace(source, &messages).unwrap(), [content(0, "four")]);
 }
@@ -107,14 +128,20 @@ fn text_cut_at_a_literal_is_traced() {
 #[test]
 fn a_template_that_compares_words_needs_all_literals_spared() {
     let source = "{% for m in messages %}{% if 'magic' in m.content %}!{% endif %}{{ m.content }}{% endfor %}";
-    assert_eq!(trace(source, &json!([{"content": "a magic b"}])).unwrap(), [content(0, "a magic b")]);
+    assert_eq!(
+        trace(source, &json!([{"content": "a magic b"}])).unwrap(),
+        [content(0, "a magic b")]
+    );
 }
 
 #[test]
 fn a_template_that_compares_messages_needs_equal_shadows() {
     let source = "{% for m in messages %}{{ '=' if m.content == messages[0].content else '/' }}{{ m.content }}{% endfor %}";
     let messages = json!([{"content": "ab"}, {"content": "cd"}, {"content": "ab"}]);
-    assert_eq!(trace(source, &messages).unwrap(), [content(0, "ab"), content(1, "cd"), content(2, "ab")]);
+    assert_eq!(
+        trace(source, &messages).unwrap(),
+        [content(0, "ab"), content(1, "cd"), content(2, "ab")]
+    );
 }
 
 #[test]
@@ -133,17 +160,28 @@ fn tool_calls_are_traced_by_path() {
 #[test]
 fn a_lone_character_that_json_would_escape_is_traced() {
     for text in ["\"", "<", "\\", "'&'"] {
-        let messages = json!([{"role": "user", "content": "a"}, {"role": "assistant", "content": text}]);
+        let messages =
+            json!([{"role": "user", "content": "a"}, {"role": "assistant", "content": text}]);
         assert_eq!(trace(CHATML, &messages).unwrap(), [content(0, "a"), content(1, text)]);
     }
     // Here it is escaped, so it cannot be; but the rest still is.
     let source = "{% for m in messages %}{{ m.content | tojson }}{% endfor %}";
-    assert_eq!(trace(source, &json!([{"content": "a"}, {"content": "\""}])).unwrap(), [content(0, "a")]);
+    assert_eq!(
+        trace(source, &json!([{"content": "a"}, {"content": "\""}])).unwrap(),
+        [content(0, "a")]
+    );
 }
 
 #[test]
 fn what_cannot_be_traced_is_an_error() {
-    let source = "{% for m in messages %}{{ m.content | length }}{{ m.content | upper }}{% endfor %}";
-    assert!(trace(source, &json!([{"content": "abc"}])).err().unwrap().contains("cannot be traced"));
-    assert!(trace(CHATML, &json!([{"role": "user", "content": "\u{50000}"}])).err().unwrap().contains("planes 4 to 13"));
+    let source =
+        "{% for m in messages %}{{ m.content | length }}{{ m.content | upper }}{% endfor %}";
+    assert!(trace(source, &json!([{"content": "abc"}]))
+        .err()
+        .unwrap()
+        .contains("cannot be traced"));
+    assert!(trace(CHATML, &json!([{"role": "user", "content": "\u{50000}"}]))
+        .err()
+        .unwrap()
+        .contains("planes 4 to 13"));
 }

@@ -22,15 +22,18 @@ pub struct Tokenizer {
 }
 
 impl Tokenizer {
-    /// `added_tokens` is a list in tokenizer.json's form. Those the file does not have are added, as transformers does with the
-    /// special tokens of tokenizer_config.json.
+    /// `added_tokens` is a list in tokenizer.json's form. Those the file does not have are added,
+    /// as transformers does with the special tokens of tokenizer_config.json.
     pub fn load(tokenizer_json: &[u8], added_tokens: &Json) -> Result<Self, String> {
         let mut inner = Inner::from_bytes(tokenizer_json).map_err(|e| e.to_string())?;
         inner.with_truncation(None).map_err(|e| e.to_string())?;
         inner.with_padding(None);
-        let known: Vec<String> = inner.get_added_tokens_decoder().into_values().map(|token| token.content).collect();
-        let wanted: Vec<AddedToken> = serde_json::from_value(added_tokens.clone()).map_err(|e| format!("added tokens: {e}"))?;
-        let missing: Vec<AddedToken> = wanted.into_iter().filter(|token| !known.contains(&token.content)).collect();
+        let known: Vec<String> =
+            inner.get_added_tokens_decoder().into_values().map(|token| token.content).collect();
+        let wanted: Vec<AddedToken> = serde_json::from_value(added_tokens.clone())
+            .map_err(|e| format!("added tokens: {e}"))?;
+        let missing: Vec<AddedToken> =
+            wanted.into_iter().filter(|token| !known.contains(&token.content)).collect();
         inner.add_tokens(missing).map_err(|e| e.to_string())?;
         let post_processor = inner.get_post_processor().cloned();
         inner.with_post_processor(None::<PostProcessorWrapper>);
@@ -47,18 +50,23 @@ impl Tokenizer {
         let offsets = plain.get_offsets().to_vec();
         let (ids, offsets) = match &self.post_processor {
             Some(post_processor) if add_special_tokens => {
-                let processed = post_processor.process(plain, None, true).map_err(|e| e.to_string())?;
+                let processed =
+                    post_processor.process(plain, None, true).map_err(|e| e.to_string())?;
                 let mut own = offsets.into_iter();
                 let mut spread = Vec::with_capacity(processed.len());
-                for (added, offset) in processed.get_special_tokens_mask().iter().zip(processed.get_offsets()) {
+                for (added, offset) in
+                    processed.get_special_tokens_mask().iter().zip(processed.get_offsets())
+                {
                     spread.push(if *added != 0 { (0, 0) } else { own.next().unwrap_or(*offset) });
                 }
                 (processed.get_ids().to_vec(), spread)
             }
             _ => (plain.get_ids().to_vec(), offsets),
         };
-        let (begins, ends) = offsets.into_iter().map(|(begin, end)| (begin as u32, end as u32)).unzip();
-        let special = ids.iter().map(|id| u8::from(self.special.get(*id as usize) == Some(&true))).collect();
+        let (begins, ends) =
+            offsets.into_iter().map(|(begin, end)| (begin as u32, end as u32)).unzip();
+        let special =
+            ids.iter().map(|id| u8::from(self.special.get(*id as usize) == Some(&true))).collect();
         Ok(Encoding { ids, begins, ends, special })
     }
 
