@@ -1,6 +1,7 @@
 #pragma once
 // A file system that dies at a chosen operation, for tests of what a crash leaves behind.
 
+#include <atomic>
 #include <memory>
 #include <string>
 #include <utility>
@@ -13,7 +14,7 @@ namespace anneal::testing {
 
 // Passes everything on to `base` until the given number of changing operations is used up; from
 // then on every call fails with UNAVAILABLE, as if the process were gone. An append that fails
-// first writes half of its bytes. Guarded by its caller.
+// first writes half of its bytes. Thread-safe.
 class FaultyFileSystem : public FileSystem {
  public:
   explicit FaultyFileSystem(FileSystem& base) : base_(base) {}
@@ -54,7 +55,9 @@ class FaultyFileSystem : public FileSystem {
   }
   absl::StatusOr<int64_t> FreeBytes(const std::string& path) override {
     if (failed()) return Dead();
-    return free_bytes_ >= 0 ? free_bytes_ : base_.FreeBytes(path);
+    const int64_t pretended = free_bytes_;
+    if (pretended >= 0) return pretended;
+    return base_.FreeBytes(path);
   }
   // What FreeBytes says from now on.
   void SetFreeBytes(int64_t bytes) { free_bytes_ = bytes; }
@@ -81,8 +84,8 @@ class FaultyFileSystem : public FileSystem {
   bool Use() { return left_ >= 0 && --left_ >= 0; }
 
   FileSystem& base_;
-  int left_ = 1 << 30;
-  int64_t free_bytes_ = -1;
+  std::atomic<int> left_ = 1 << 30;
+  std::atomic<int64_t> free_bytes_ = -1;
 };
 
 }  // namespace anneal::testing
