@@ -60,7 +60,8 @@ absl::StatusOr<std::string> ReadSmallFile(const std::string& path, size_t max_by
   if (!fd.valid()) return ErrnoStatus("open", path);
   absl::StatusOr<std::string> text = ReadUpTo(fd.get(), max_bytes + 1, path);
   if (text.ok() && text->size() > max_bytes) {
-    return absl::ResourceExhaustedError(absl::StrCat(path, " is longer than ", max_bytes, " bytes"));
+    return absl::ResourceExhaustedError(
+        absl::StrCat(path, " is longer than ", max_bytes, " bytes"));
   }
   return text;
 }

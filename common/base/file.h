@@ -1,5 +1,6 @@
 #pragma once
-// Small files and file descriptors of POSIX, for programs' own state. Artifacts of jobs go through common/storage.
+// Small files and file descriptors of POSIX, for programs' own state. Artifacts of jobs go through
+// common/storage.
 
 #include <cstddef>
 #include <string>
@@ -30,14 +31,15 @@ class UniqueFd {
   int fd_ = -1;
 };
 
-// The whole file. NOT_FOUND or the errno's code with the path; RESOURCE_EXHAUSTED if it is longer than `max_bytes`.
+// The whole file. NOT_FOUND or the errno's code with the path; RESOURCE_EXHAUSTED if it is longer
+// than `max_bytes`.
 absl::StatusOr<std::string> ReadSmallFile(const std::string& path, size_t max_bytes = 16u << 20);
 
 // The last `max_bytes` of a file that may be growing, or all of it.
 absl::StatusOr<std::string> ReadFileTail(const std::string& path, size_t max_bytes);
 
-// Replaces the file's content: a reader sees the old or the new text, also after a power failure. Writes `path`.tmp first, so
-// one file has one writer at a time.
+// Replaces the file's content: a reader sees the old or the new text, also after a power failure.
+// Writes `path`.tmp first, so one file has one writer at a time.
 absl::Status WriteFileAtomically(const std::string& path, absl::string_view content);
 
 // Makes names created, renamed and removed in the folder survive a power failure.

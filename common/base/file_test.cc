@@ -50,7 +50,8 @@ TEST_F(FileTest, AFileIsReplacedAsAWhole) {
 TEST_F(FileTest, ALongFileIsRefusedNotCut) {
   std::ofstream(path_) << "12345678";
   EXPECT_THAT(ReadSmallFile(path_, 8), IsOkAndHolds(std::string("12345678")));
-  EXPECT_THAT(ReadSmallFile(path_, 7), StatusIs(absl::StatusCode::kResourceExhausted, HasSubstr(path_)));
+  EXPECT_THAT(ReadSmallFile(path_, 7),
+              StatusIs(absl::StatusCode::kResourceExhausted, HasSubstr(path_)));
   EXPECT_THAT(ReadSmallFile(path_ + "x"), StatusIs(absl::StatusCode::kNotFound, HasSubstr(path_)));
 }
 

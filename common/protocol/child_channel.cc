@@ -31,24 +31,27 @@ std::string HelloLine(const TaskKey& key) {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<ChildChannel>> ChildChannel::Listen(const std::string& socket_path, Clock& clock) {
+absl::StatusOr<std::unique_ptr<ChildChannel>> ChildChannel::Listen(const std::string& socket_path,
+                                                                   Clock& clock) {
   const std::string run_dir = socket_path.substr(0, socket_path.rfind('/'));
   ANNEAL_ASSIGN_OR_RETURN(TaskKey key, ParseTaskName(run_dir.substr(run_dir.rfind('/') + 1)));
   const std::string reports_path = absl::StrCat(run_dir, "/", kReportsName);
-  UniqueFd reports(::open(reports_path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_APPEND | O_CLOEXEC, 0600));
+  UniqueFd reports(
+      ::open(reports_path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_APPEND | O_CLOEXEC, 0600));
   if (!reports.valid()) {
-    if (errno == EEXIST) return absl::FailedPreconditionError(absl::StrCat(reports_path, " is from another run"));
+    if (errno == EEXIST)
+      return absl::FailedPreconditionError(absl::StrCat(reports_path, " is from another run"));
     return absl::ErrnoToStatus(errno, absl::StrCat("cannot create ", reports_path));
   }
   ANNEAL_ASSIGN_OR_RETURN(UniqueFd listener, ListenUnix(socket_path));
   UniqueFd wake(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (!wake.valid()) return absl::ErrnoToStatus(errno, "cannot make an eventfd");
-  return std::unique_ptr<ChildChannel>(
-      new ChildChannel(std::move(key), run_dir, std::move(listener), std::move(reports), std::move(wake), clock));
+  return std::unique_ptr<ChildChannel>(new ChildChannel(
+      std::move(key), run_dir, std::move(listener), std::move(reports), std::move(wake), clock));
 }
 
-ChildChannel::ChildChannel(TaskKey key, std::string run_dir, UniqueFd listener, UniqueFd reports, UniqueFd wake,
-                           Clock& clock)
+ChildChannel::ChildChannel(TaskKey key, std::string run_dir, UniqueFd listener, UniqueFd reports,
+                           UniqueFd wake, Clock& clock)
     : key_(std::move(key)),
       run_dir_(std::move(run_dir)),
       listener_(std::move(listener)),
@@ -67,14 +70,17 @@ ChildChannel::~ChildChannel() {
 }
 
 template <typename T>
-absl::Status ChildChannel::Await(const std::optional<T>& value, absl::Duration timeout, absl::string_view what) {
+absl::Status ChildChannel::Await(const std::optional<T>& value, absl::Duration timeout,
+                                 absl::string_view what) {
   auto decided = [this, &value]() ABSL_SHARED_LOCKS_REQUIRED(mu_) {
     return value.has_value() || stop_ == StopMode::kNow;
   };
   const bool in_time = clock_.AwaitWithTimeout(&mu_, absl::Condition(&decided), timeout);
-  if (stop_ == StopMode::kNow) return absl::CancelledError(absl::StrCat("told to stop while waiting for ", what));
+  if (stop_ == StopMode::kNow)
+    return absl::CancelledError(absl::StrCat("told to stop while waiting for ", what));
   if (in_time) return absl::OkStatus();
-  return absl::DeadlineExceededError(absl::StrCat("no ", what, " from the worker within ", absl::FormatDuration(timeout)));
+  return absl::DeadlineExceededError(
+      absl::StrCat("no ", what, " from the worker within ", absl::FormatDuration(timeout)));
 }
 
 absl::StatusOr<Start> ChildChannel::WaitForStart(absl::Duration timeout) {
@@ -133,9 +139,11 @@ absl::Status ChildChannel::SendReport(const Report& report) {
   const ssize_t written = ::write(reports_.get(), line.data(), line.size());
   if (written != static_cast<ssize_t>(line.size())) {
     const int error = written < 0 ? errno : ENOSPC;
-    // Half a line would spoil the next one; if even this fails, the reader sees a line that is not JSON and says so.
+    // Half a line would spoil the next one; if even this fails, the reader sees a line that is not
+    // JSON and says so.
     [[maybe_unused]] int ignored = ::ftruncate(reports_.get(), reports_bytes_);
-    return absl::ErrnoToStatus(error, absl::StrCat("cannot append to ", run_dir_, "/", kReportsName));
+    return absl::ErrnoToStatus(error,
+                               absl::StrCat("cannot append to ", run_dir_, "/", kReportsName));
   }
   reports_bytes_ += written;
   {
@@ -162,7 +170,9 @@ void ChildChannel::Serve() {
     }
     std::vector<pollfd> polled = {{listener_.get(), POLLIN, 0}, {wake_.get(), POLLIN, 0}};
     if (connection.has_value()) {
-      polled.push_back({connection->fd(), static_cast<short>(connection->pending_bytes() > 0 ? POLLIN | POLLOUT : POLLIN), 0});
+      polled.push_back(
+          {connection->fd(),
+           static_cast<short>(connection->pending_bytes() > 0 ? POLLIN | POLLOUT : POLLIN), 0});
     }
     ::poll(polled.data(), polled.size(), -1);
     if (polled[1].revents != 0) {
@@ -170,14 +180,17 @@ void ChildChannel::Serve() {
       [[maybe_unused]] ssize_t ignored = ::read(wake_.get(), &count, sizeof(count));
     }
     absl::Status status;
-    if (connection.has_value() && (polled[2].revents & ~POLLOUT) != 0) status = HandleInput(&*connection);
-    if (polled[0].revents != 0 && AcceptConnection(&connection)) status = absl::OkStatus();  // the old one is forgotten
+    if (connection.has_value() && (polled[2].revents & ~POLLOUT) != 0)
+      status = HandleInput(&*connection);
+    if (polled[0].revents != 0 && AcceptConnection(&connection))
+      status = absl::OkStatus();  // the old one is forgotten
     if (connection.has_value() && status.ok()) {
       QueueNews(&*connection);
       status = connection->Flush();
     }
     if (!status.ok()) {
-      ANNEAL_LOG(WARNING) << "lost the worker daemon, waiting for it" << Field("why", status.message());
+      ANNEAL_LOG(WARNING) << "lost the worker daemon, waiting for it"
+                          << Field("why", status.message());
       connection.reset();
     }
   }
@@ -226,13 +239,15 @@ absl::Status ChildChannel::HandleLine(absl::string_view text) {
   } else if (line.stop.has_value() && line.stop->mode == "NOW") {
     stop_ = StopMode::kNow;
   } else {
-    return absl::InvalidArgumentError(absl::StrCat("a line that no daemon sends: ", text.substr(0, 100)));
+    return absl::InvalidArgumentError(
+        absl::StrCat("a line that no daemon sends: ", text.substr(0, 100)));
   }
   return absl::OkStatus();
 }
 
 absl::Status WriteExitRecord(const std::string& run_dir, const ExitRecord& record) {
-  return WriteFileAtomically(absl::StrCat(run_dir, "/", kExitName), DumpJson(ToJson(record)) + "\n");
+  return WriteFileAtomically(absl::StrCat(run_dir, "/", kExitName),
+                             DumpJson(ToJson(record)) + "\n");
 }
 
 }  // namespace anneal::protocol

@@ -37,7 +37,8 @@ class Daemon {
     EXPECT_THAT(connection_.Flush(), IsOk());
   }
   void SendBytes(const std::string& bytes) {
-    EXPECT_EQ(::send(connection_.fd(), bytes.data(), bytes.size(), MSG_NOSIGNAL), static_cast<ssize_t>(bytes.size()));
+    EXPECT_EQ(::send(connection_.fd(), bytes.data(), bytes.size(), MSG_NOSIGNAL),
+              static_cast<ssize_t>(bytes.size()));
   }
   // The next line; fails the test when the child hangs up or says nothing.
   Line Receive() {
@@ -140,9 +141,11 @@ TEST_F(ChildChannelTest, ReportsAreLinesOfAFileAndTheDaemonLearnsTheirNumber) {
 
 TEST_F(ChildChannelTest, AReportThatCannotBeKeptIsRefusedAndSpoilsNothing) {
   Listen();
-  EXPECT_THAT(channel_->SendReport({}), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("this one 0")));
-  EXPECT_THAT(channel_->SendReport({.issue = IssueReport{.message = std::string(kMaxReportBytes, 'x')}}),
-              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("the limit")));
+  EXPECT_THAT(channel_->SendReport({}),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("this one 0")));
+  EXPECT_THAT(
+      channel_->SendReport({.issue = IssueReport{.message = std::string(kMaxReportBytes, 'x')}}),
+      StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("the limit")));
   EXPECT_EQ(Reports(), "");
 
   // A file size limit stands for a full disk: the kernel writes a part of the line, then refuses.
@@ -154,7 +157,8 @@ TEST_F(ChildChannelTest, AReportThatCannotBeKeptIsRefusedAndSpoilsNothing) {
   limit.rlim_cur = before.size() + 10;
   ::signal(SIGXFSZ, SIG_IGN);
   ::setrlimit(RLIMIT_FSIZE, &limit);
-  const absl::Status status = channel_->SendReport({.issue = IssueReport{.message = "does not fit"}});
+  const absl::Status status =
+      channel_->SendReport({.issue = IssueReport{.message = "does not fit"}});
   ::setrlimit(RLIMIT_FSIZE, &old_limit);
   EXPECT_THAT(status, StatusIs(absl::StatusCode::kResourceExhausted, HasSubstr("cannot append")));
   EXPECT_EQ(Reports(), before);
@@ -216,8 +220,9 @@ TEST_F(ChildChannelTest, WaitingEndsAtItsDeadline) {
 TEST_F(ChildChannelTest, HostileLinesCutTheConnectionAndNothingElse) {
   Listen();
   for (const std::string& bytes :
-       {std::string("garbage\n"), std::string("\n"), std::string("{\"start\":5}\n"), std::string("\xff\xfe\x00\n", 4),
-        std::string("{\"hello\":{}}\n"), std::string("{\"status\":{}}\n"), std::string("{\"stop\":{\"mode\":\"later\"}}\n"),
+       {std::string("garbage\n"), std::string("\n"), std::string("{\"start\":5}\n"),
+        std::string("\xff\xfe\x00\n", 4), std::string("{\"hello\":{}}\n"),
+        std::string("{\"status\":{}}\n"), std::string("{\"stop\":{\"mode\":\"later\"}}\n"),
         std::string("{\"start\":{\"task\":") + std::string(100, '[') + "\n"}) {
     Daemon daemon(socket_);
     daemon.SendBytes(bytes);
@@ -258,25 +263,31 @@ TEST_F(ChildChannelTest, AnEndlessLineIsCut) {
 TEST_F(ChildChannelTest, ARunFolderServesOneRun) {
   Listen();
   channel_.reset();
-  EXPECT_THAT(ChildChannel::Listen(socket_), StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("another run")));
-  EXPECT_THAT(ChildChannel::Listen(temp_.path() + "/s"), StatusIs(absl::StatusCode::kInvalidArgument));
+  EXPECT_THAT(ChildChannel::Listen(socket_),
+              StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("another run")));
+  EXPECT_THAT(ChildChannel::Listen(temp_.path() + "/s"),
+              StatusIs(absl::StatusCode::kInvalidArgument));
 }
 
 TEST_F(ChildChannelTest, LastWordsAreAFile) {
-  ANNEAL_ASSERT_OK(WriteExitRecord(run_dir_, {.status_code = 8, .reason = "OUT_OF_MEMORY", .message = "no room"}));
+  ANNEAL_ASSERT_OK(WriteExitRecord(
+      run_dir_, {.status_code = 8, .reason = "OUT_OF_MEMORY", .message = "no room"}));
   ANNEAL_ASSERT_OK_AND_ASSIGN(Json json, ReadJsonFile(run_dir_ + "/" + kExitName));
   ANNEAL_ASSERT_OK_AND_ASSIGN(ExitRecord record, ExitRecordFromJson(json));
   EXPECT_EQ(record.reason, "OUT_OF_MEMORY");
 }
 
 TEST(RunFolderLayoutTest, NamesSurviveTheRoundTrip) {
-  const TaskKey key{.job = "01hf7yat00abcdefghjkmnpqrs", .generation = 12, .kind = TaskKind::kPrepare, .rank = 0};
+  const TaskKey key{
+      .job = "01hf7yat00abcdefghjkmnpqrs", .generation = 12, .kind = TaskKind::kPrepare, .rank = 0};
   EXPECT_EQ(TaskName(key), "01hf7yat00abcdefghjkmnpqrs-g12-prepare0");
   EXPECT_THAT(ParseTaskName(TaskName(key)), IsOkAndHolds(key));
   for (const char* bad :
-       {"", "x", "01hf7yat00abcdefghjkmnpqrs", "01hf7yat00abcdefghjkmnpqrs-g1-train", "01hf7yat00abcdefghjkmnpqrs-g1-train+1",
-        "01hf7yat00abcdefghjkmnpqrs-g01-train1", "01hf7yat00abcdefghjkmnpqrs-g-1-train1", "../../../../../../etc-g1-train0",
-        "01hf7yat00abcdefghjkmnpqrs-g1-7", "01hf7yat00abcdefghjkmnpqrs-g99999999999999999999-train0"}) {
+       {"", "x", "01hf7yat00abcdefghjkmnpqrs", "01hf7yat00abcdefghjkmnpqrs-g1-train",
+        "01hf7yat00abcdefghjkmnpqrs-g1-train+1", "01hf7yat00abcdefghjkmnpqrs-g01-train1",
+        "01hf7yat00abcdefghjkmnpqrs-g-1-train1", "../../../../../../etc-g1-train0",
+        "01hf7yat00abcdefghjkmnpqrs-g1-7",
+        "01hf7yat00abcdefghjkmnpqrs-g99999999999999999999-train0"}) {
     EXPECT_THAT(ParseTaskName(bad), StatusIs(absl::StatusCode::kInvalidArgument)) << bad;
   }
 }

@@ -17,7 +17,8 @@ namespace anneal::protocol {
 namespace {
 
 absl::Status SocketError(absl::string_view action, const std::string& path) {
-  const std::string message = absl::StrCat("cannot ", action, " ", path, ": ", std::strerror(errno));
+  const std::string message =
+      absl::StrCat("cannot ", action, " ", path, ": ", std::strerror(errno));
   if (errno == ENOENT) return absl::NotFoundError(message);
   if (errno == ECONNREFUSED || errno == EAGAIN) return absl::UnavailableError(message);
   return absl::ErrnoToStatus(errno, absl::StrCat("cannot ", action, " ", path));
@@ -80,8 +81,8 @@ absl::Status CheckPeerIsSameUser(int fd) {
     return absl::ErrnoToStatus(errno, "cannot learn who is at the other end of a socket");
   }
   if (peer.uid != ::geteuid()) {
-    return absl::PermissionDeniedError(
-        absl::StrCat("a process of user ", peer.uid, " connected; only user ", ::geteuid(), " may"));
+    return absl::PermissionDeniedError(absl::StrCat("a process of user ", peer.uid,
+                                                    " connected; only user ", ::geteuid(), " may"));
   }
   return absl::OkStatus();
 }
@@ -125,7 +126,8 @@ absl::Status LineConnection::Read(std::vector<std::string>* lines) {
   }
   absl::StrAppend(&in_, rest);
   if (in_.size() > kMaxLineBytes) {
-    return absl::InvalidArgumentError(absl::StrCat("a line is longer than ", kMaxLineBytes, " bytes"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("a line is longer than ", kMaxLineBytes, " bytes"));
   }
   return absl::OkStatus();
 }

@@ -11,7 +11,9 @@
 
 namespace anneal::protocol {
 
-absl::string_view TaskKindName(TaskKind kind) { return kind == TaskKind::kPrepare ? "prepare" : "train"; }
+absl::string_view TaskKindName(TaskKind kind) {
+  return kind == TaskKind::kPrepare ? "prepare" : "train";
+}
 
 std::string TaskName(const TaskKey& key) {
   return absl::StrCat(key.job, "-g", key.generation, "-", TaskKindName(key.kind), key.rank);
@@ -24,16 +26,21 @@ absl::StatusOr<TaskKey> ParseTaskName(absl::string_view name) {
     key.job = std::string(parts[0]);
     absl::string_view generation = parts[1];
     absl::string_view rank = parts[2];
-    if (absl::ConsumePrefix(&rank, "prepare")) key.kind = TaskKind::kPrepare;
-    else absl::ConsumePrefix(&rank, "train");
-    // Reading is lenient and writing is not, so comparing with what we would write refuses "g03", "+3" and the like.
+    if (absl::ConsumePrefix(&rank, "prepare"))
+      key.kind = TaskKind::kPrepare;
+    else
+      absl::ConsumePrefix(&rank, "train");
+    // Reading is lenient and writing is not, so comparing with what we would write refuses "g03",
+    // "+3" and the like.
     if (absl::ConsumePrefix(&generation, "g") && absl::SimpleAtoi(generation, &key.generation) &&
-        absl::SimpleAtoi(rank, &key.rank) && key.generation >= 0 && key.rank >= 0 && TaskName(key) == name) {
+        absl::SimpleAtoi(rank, &key.rank) && key.generation >= 0 && key.rank >= 0 &&
+        TaskName(key) == name) {
       return key;
     }
   }
-  return absl::InvalidArgumentError(
-      absl::StrCat("not the name of a run folder: '", name.substr(0, 100), "'; expected <job>-g<generation>-train<rank>"));
+  return absl::InvalidArgumentError(absl::StrCat("not the name of a run folder: '",
+                                                 name.substr(0, 100),
+                                                 "'; expected <job>-g<generation>-train<rank>"));
 }
 
 }  // namespace anneal::protocol

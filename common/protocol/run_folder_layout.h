@@ -1,6 +1,6 @@
 #pragma once
-// Names inside a run folder, the meeting place of one child process, the daemon and the keeper: <state-dir>/runs/<task name>/.
-// docs/formats/run_folder.md says who writes which file and when.
+// Names inside a run folder, the meeting place of one child process, the daemon and the keeper:
+// <state-dir>/runs/<task name>/. docs/formats/run_folder.md says who writes which file and when.
 
 #include <compare>
 #include <cstdint>
@@ -30,7 +30,8 @@ std::string TaskName(const TaskKey& key);
 // INVALID_ARGUMENT unless TaskName gives `name` back.
 absl::StatusOr<TaskKey> ParseTaskName(absl::string_view name);
 
-inline constexpr char kSocketName[] = "s";  // short, because a Unix socket's path is limited to 107 bytes
+inline constexpr char kSocketName[] =
+    "s";  // short, because a Unix socket's path is limited to 107 bytes
 inline constexpr char kReportsName[] = "reports.jsonl";
 inline constexpr char kExitName[] = "exit.json";
 inline constexpr char kTaskName[] = "task.json";

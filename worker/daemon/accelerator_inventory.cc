@@ -25,19 +25,22 @@ std::string ProcessorName() {
   std::ifstream file("/proc/cpuinfo");
   for (std::string line; std::getline(file, line);) {
     const size_t colon = line.find(": ");
-    if (absl::StartsWith(line, "model name") && colon != std::string::npos) return line.substr(colon + 2);
+    if (absl::StartsWith(line, "model name") && colon != std::string::npos)
+      return line.substr(colon + 2);
   }
   return "CPU";
 }
 
-// Processors that one control group allows: "max 100000" or "150000 100000" (quota and period in microseconds).
+// Processors that one control group allows: "max 100000" or "150000 100000" (quota and period in
+// microseconds).
 double LimitOf(const std::string& cgroup_dir) {
   constexpr double kNone = std::numeric_limits<double>::infinity();
   const absl::StatusOr<std::string> text = ReadSmallFile(cgroup_dir + "/cpu.max");
   if (!text.ok()) return kNone;
   const std::vector<std::string> fields = absl::StrSplit(absl::StripAsciiWhitespace(*text), ' ');
   double quota = 0, period = 0;
-  if (fields.size() != 2 || !absl::SimpleAtod(fields[0], &quota) || !absl::SimpleAtod(fields[1], &period) || period <= 0) {
+  if (fields.size() != 2 || !absl::SimpleAtod(fields[0], &quota) ||
+      !absl::SimpleAtod(fields[1], &period) || period <= 0) {
     return kNone;
   }
   return quota / period;
@@ -65,9 +68,10 @@ double CgroupLimit(const std::string& root, const std::string& own_cgroup_file) 
 int CountUsableProcessors(const std::string& cgroup_root, const std::string& own_cgroup_file) {
   cpu_set_t set;
   CPU_ZERO(&set);
-  const int in_mask = ::sched_getaffinity(0, sizeof(set), &set) == 0
-                          ? CPU_COUNT(&set)
-                          : static_cast<int>(::sysconf(_SC_NPROCESSORS_ONLN));  // more than 1024 processors
+  const int in_mask =
+      ::sched_getaffinity(0, sizeof(set), &set) == 0
+          ? CPU_COUNT(&set)
+          : static_cast<int>(::sysconf(_SC_NPROCESSORS_ONLN));  // more than 1024 processors
   const double limit = std::min<double>(in_mask, CgroupLimit(cgroup_root, own_cgroup_file));
   return std::max(1, static_cast<int>(std::floor(limit)));
 }
@@ -80,10 +84,12 @@ absl::StatusOr<std::vector<v1::Slot>> FindSlots(const InventoryOptions& options)
   const int processors = CountUsableProcessors();
   const int cpu_slots = options.cpu_slots >= 0 ? options.cpu_slots : (gpus.empty() ? 1 : 0);
   const int sharing = std::max<int>(1, cpu_slots > 0 ? cpu_slots : gpus.size());
-  const int threads = options.threads_per_slot > 0 ? options.threads_per_slot : std::max(1, processors / sharing);
+  const int threads =
+      options.threads_per_slot > 0 ? options.threads_per_slot : std::max(1, processors / sharing);
   if (cpu_slots * threads > processors) {
-    ANNEAL_LOG(WARNING) << "CPU slots have more threads than there are processors" << Field("slots", cpu_slots)
-                        << Field("threads_per_slot", threads) << Field("processors", processors);
+    ANNEAL_LOG(WARNING) << "CPU slots have more threads than there are processors"
+                        << Field("slots", cpu_slots) << Field("threads_per_slot", threads)
+                        << Field("processors", processors);
   }
   const int64_t memory = static_cast<int64_t>(::sysconf(_SC_PHYS_PAGES)) * ::sysconf(_SC_PAGE_SIZE);
   std::vector<v1::Slot> slots;

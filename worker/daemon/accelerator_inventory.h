@@ -20,12 +20,13 @@ struct InventoryOptions {
   std::string nvml_library = "libnvidia-ml.so.1";
 };
 
-// CPU slots "cpu0", "cpu1", ...; then one slot for each GPU, whose id is the device's UUID. Looked up once, at the daemon's
-// start. A GPU driver that is there but broken is an error: silently having no GPUs would only show as jobs that wait for ever.
+// CPU slots "cpu0", "cpu1", ...; then one slot for each GPU, whose id is the device's UUID. Looked
+// up once, at the daemon's start. A GPU driver that is there but broken is an error: silently
+// having no GPUs would only show as jobs that wait for ever.
 absl::StatusOr<std::vector<v1::Slot>> FindSlots(const InventoryOptions& options);
 
-// Processors that this process may use: those of its affinity mask, less what the limits of its control groups (cgroup v2,
-// cpu.max) leave; at least 1. The paths are for tests.
+// Processors that this process may use: those of its affinity mask, less what the limits of its
+// control groups (cgroup v2, cpu.max) leave; at least 1. The paths are for tests.
 int CountUsableProcessors(const std::string& cgroup_root = "/sys/fs/cgroup",
                           const std::string& own_cgroup_file = "/proc/self/cgroup");
 

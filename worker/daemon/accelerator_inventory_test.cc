@@ -14,7 +14,8 @@ using ::anneal::testing::StatusIs;
 using ::testing::HasSubstr;
 
 std::string Library(const std::string& name) {
-  return std::filesystem::read_symlink("/proc/self/exe").parent_path().parent_path().string() + "/lib/lib" + name + ".so";
+  return std::filesystem::read_symlink("/proc/self/exe").parent_path().parent_path().string() +
+         "/lib/lib" + name + ".so";
 }
 
 TEST(AcceleratorInventoryTest, WithoutADriverThereAreCpuSlots) {
@@ -27,7 +28,9 @@ TEST(AcceleratorInventoryTest, WithoutADriverThereAreCpuSlots) {
   EXPECT_GT(slots[0].memory_bytes(), 0);
   EXPECT_FALSE(slots[0].device_name().empty());
 
-  ANNEAL_ASSERT_OK_AND_ASSIGN(slots, FindSlots({.cpu_slots = 3, .threads_per_slot = 5, .nvml_library = "libno-such-thing.so"}));
+  ANNEAL_ASSERT_OK_AND_ASSIGN(
+      slots,
+      FindSlots({.cpu_slots = 3, .threads_per_slot = 5, .nvml_library = "libno-such-thing.so"}));
   ASSERT_EQ(slots.size(), 3u);
   EXPECT_EQ(slots[2].id(), "cpu2");
   EXPECT_EQ(slots[2].threads(), 5);
@@ -41,9 +44,11 @@ TEST(AcceleratorInventoryTest, GpusAreSlotsByUuid) {
   EXPECT_EQ(slots[1].accelerator(), v1::ResourceSpec::ACCELERATOR_GPU);
   EXPECT_EQ(slots[1].device_name(), "NVIDIA H100 80GB HBM3");
   EXPECT_EQ(slots[1].memory_bytes(), int64_t{80} << 30);
-  ANNEAL_ASSERT_OK_AND_ASSIGN(slots, FindSlots({.cpu_slots = 1, .nvml_library = Library("fake_nvml")}));
+  ANNEAL_ASSERT_OK_AND_ASSIGN(slots,
+                              FindSlots({.cpu_slots = 1, .nvml_library = Library("fake_nvml")}));
   EXPECT_EQ(slots.size(), 3u);
-  ANNEAL_ASSERT_OK_AND_ASSIGN(slots, FindSlots({.use_gpus = false, .nvml_library = Library("fake_nvml")}));
+  ANNEAL_ASSERT_OK_AND_ASSIGN(slots,
+                              FindSlots({.use_gpus = false, .nvml_library = Library("fake_nvml")}));
   ASSERT_EQ(slots.size(), 1u);
   EXPECT_EQ(slots[0].id(), "cpu0");
 }

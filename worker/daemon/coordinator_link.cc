@@ -10,11 +10,13 @@ namespace anneal {
 using internal::Desired;
 using internal::Observed;
 
-// One Sync call. Made and destroyed by the link's thread; gRPC calls the On methods from its own threads.
+// One Sync call. Made and destroyed by the link's thread; gRPC calls the On methods from its own
+// threads.
 //
-// All state is guarded by the link's lock. WriteIfIdle, broken and writing assert that it is held, because the analysis does not
-// see that `link_.mu_` is their caller's `mu_`. A hold keeps the call from ending while others may still write: gRPC reports the
-// end (OnDone) only after Finish, when the link no longer points here.
+// All state is guarded by the link's lock. WriteIfIdle, broken and writing assert that it is held,
+// because the analysis does not see that `link_.mu_` is their caller's `mu_`. A hold keeps the call
+// from ending while others may still write: gRPC reports the end (OnDone) only after Finish, when
+// the link no longer points here.
 class CoordinatorLink::Stream : public grpc::ClientBidiReactor<Observed, Desired> {
  public:
   explicit Stream(CoordinatorLink& link) : link_(link) {}
@@ -88,8 +90,8 @@ class CoordinatorLink::Stream : public grpc::ClientBidiReactor<Observed, Desired
   grpc::Status status_ ABSL_GUARDED_BY(link_.mu_);
 };
 
-CoordinatorLink::CoordinatorLink(std::shared_ptr<grpc::Channel> channel, std::string api_key, std::function<void()> notify,
-                                 Clock& clock, Random& random)
+CoordinatorLink::CoordinatorLink(std::shared_ptr<grpc::Channel> channel, std::string api_key,
+                                 std::function<void()> notify, Clock& clock, Random& random)
     : stub_(internal::FleetService::NewStub(channel)),
       api_key_(std::move(api_key)),
       notify_(std::move(notify)),
@@ -137,7 +139,8 @@ void CoordinatorLink::Reconnect() {
 void CoordinatorLink::Heard(Desired desired) {
   {
     absl::MutexLock lock(&mu_);
-    if (!connected_) ANNEAL_LOG(INFO) << "connected" << Field("coordinator_epoch", desired.coordinator_epoch());
+    if (!connected_)
+      ANNEAL_LOG(INFO) << "connected" << Field("coordinator_epoch", desired.coordinator_epoch());
     connected_ = true;
     desired_ = std::move(desired);
   }

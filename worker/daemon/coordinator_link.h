@@ -17,15 +17,15 @@
 
 namespace anneal {
 
-// Keeps one stream to the coordinator open, opening it again with backoff for as long as it lives. Both directions carry full
-// states, so each holds one message at most: the newest. Owned by the daemon, thread-safe; one thread of its own, "link", beside
-// gRPC's.
+// Keeps one stream to the coordinator open, opening it again with backoff for as long as it lives.
+// Both directions carry full states, so each holds one message at most: the newest. Owned by the
+// daemon, thread-safe; one thread of its own, "link", beside gRPC's.
 class CoordinatorLink {
  public:
-  // `notify` is called, without a lock and from any thread, when there is something to take or the connection has come or gone;
-  // it must not block.
-  CoordinatorLink(std::shared_ptr<grpc::Channel> channel, std::string api_key, std::function<void()> notify, Clock& clock,
-                  Random& random);
+  // `notify` is called, without a lock and from any thread, when there is something to take or the
+  // connection has come or gone; it must not block.
+  CoordinatorLink(std::shared_ptr<grpc::Channel> channel, std::string api_key,
+                  std::function<void()> notify, Clock& clock, Random& random);
   // Cancels the stream and waits for its end.
   ~CoordinatorLink();
 
@@ -37,8 +37,8 @@ class CoordinatorLink {
   bool connected() const;
   // Whether the newest observed state has been written to the present stream.
   bool sent() const;
-  // Gives the present stream up, and waits before the next as after a failure: what came was from a coordinator that is not the
-  // one any more.
+  // Gives the present stream up, and waits before the next as after a failure: what came was from a
+  // coordinator that is not the one any more.
   void Reconnect();
 
  private:

@@ -17,18 +17,21 @@ using protocol::TaskKind;
 
 // Null if this worker has no such slot.
 const v1::Slot* FindSlot(const std::vector<v1::Slot>& slots, absl::string_view id) {
-  const auto slot = std::find_if(slots.begin(), slots.end(), [&](const v1::Slot& s) { return s.id() == id; });
+  const auto slot =
+      std::find_if(slots.begin(), slots.end(), [&](const v1::Slot& s) { return s.id() == id; });
   return slot == slots.end() ? nullptr : &*slot;
 }
 
-absl::Status CheckSlots(const internal::DesiredTask& desired, const TaskKey& key, const std::vector<v1::Slot>& slots) {
+absl::Status CheckSlots(const internal::DesiredTask& desired, const TaskKey& key,
+                        const std::vector<v1::Slot>& slots) {
   const int expected = key.kind == TaskKind::kTrain ? 1 : 0;
   if (desired.slot_ids_size() != expected) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(TaskName(key), " takes ", expected, " slots, ", desired.slot_ids_size(), " were given"));
+    return absl::InvalidArgumentError(absl::StrCat(TaskName(key), " takes ", expected, " slots, ",
+                                                   desired.slot_ids_size(), " were given"));
   }
   for (const std::string& id : desired.slot_ids()) {
-    if (FindSlot(slots, id) == nullptr) return absl::InvalidArgumentError(absl::StrCat("this worker has no slot ", id));
+    if (FindSlot(slots, id) == nullptr)
+      return absl::InvalidArgumentError(absl::StrCat("this worker has no slot ", id));
   }
   return absl::OkStatus();
 }
@@ -37,7 +40,8 @@ template <typename T>
 absl::Status CheckTask(const absl::StatusOr<T>& task, const TaskKey& key) {
   if (!task.ok()) return task.status();
   if (task->job != key.job || task->generation != key.generation) {
-    return absl::InvalidArgumentError(absl::StrCat("the task is of generation ", task->generation, " of job ", task->job));
+    return absl::InvalidArgumentError(
+        absl::StrCat("the task is of generation ", task->generation, " of job ", task->job));
   }
   return absl::OkStatus();
 }
@@ -47,7 +51,8 @@ absl::Status CheckTask(const absl::StatusOr<T>& task, const TaskKey& key) {
 absl::StatusOr<TaskKey> TaskKeyFromProto(const TaskId& id) {
   TaskKey key{.job = id.job(), .generation = id.generation(), .rank = id.rank()};
   key.kind = id.kind() == TaskId::KIND_PREPARE ? TaskKind::kPrepare : TaskKind::kTrain;
-  const bool known = id.kind() == TaskId::KIND_TRAIN || (id.kind() == TaskId::KIND_PREPARE && id.rank() == 0);
+  const bool known =
+      id.kind() == TaskId::KIND_TRAIN || (id.kind() == TaskId::KIND_PREPARE && id.rank() == 0);
   if (!known || !protocol::ParseTaskName(TaskName(key)).ok()) {
     return absl::InvalidArgumentError(absl::StrCat("not a task id: ", id.ShortDebugString()));
   }
@@ -64,15 +69,19 @@ TaskId TaskKeyToProto(const TaskKey& key) {
 }
 
 absl::StatusOr<TaskFile> MakeTaskFile(const internal::DesiredTask& desired, const TaskKey& key,
-                                      const std::vector<v1::Slot>& slots, const WorkerOptions& options) {
+                                      const std::vector<v1::Slot>& slots,
+                                      const WorkerOptions& options) {
   ANNEAL_RETURN_IF_ERROR(CheckSlots(desired, key, slots));
-  ANNEAL_ASSIGN_OR_RETURN(Json json, ParseJson(desired.task_json(), {.max_bytes = protocol::kMaxLineBytes, .max_depth = 30}));
+  ANNEAL_ASSIGN_OR_RETURN(
+      Json json,
+      ParseJson(desired.task_json(), {.max_bytes = protocol::kMaxLineBytes, .max_depth = 30}));
   if (key.kind == TaskKind::kPrepare) {
     ANNEAL_RETURN_IF_ERROR(CheckTask(protocol::PrepareTaskFromJson(json), key));
   } else {
     const absl::StatusOr<protocol::TrainTask> task = protocol::TrainTaskFromJson(json);
     ANNEAL_RETURN_IF_ERROR(CheckTask(task, key));
-    if (task->rank != key.rank) return absl::InvalidArgumentError(absl::StrCat("the task is of rank ", task->rank));
+    if (task->rank != key.rank)
+      return absl::InvalidArgumentError(absl::StrCat("the task is of rank ", task->rank));
     json["data_address"] = options.data_address;
     json["device_uuid"] = FindSlot(slots, desired.slot_ids(0))->device_uuid();
   }
@@ -87,23 +96,28 @@ std::string LogPath(const TaskKey& key, const std::string& storage_root) {
   return absl::StrCat(logs, "g", key.generation, "/rank", key.rank, ".log");
 }
 
-SpawnRequest MakeSpawnRequest(const RunFolder& folder, const TaskFile& task, const std::vector<v1::Slot>& slots,
-                              const WorkerOptions& options) {
+SpawnRequest MakeSpawnRequest(const RunFolder& folder, const TaskFile& task,
+                              const std::vector<v1::Slot>& slots, const WorkerOptions& options) {
   const bool prepares = folder.key().kind == TaskKind::kPrepare;
-  SpawnRequest request{.run_dir = folder.path(),
-                       .program = absl::StrCat(options.bin_dir, prepares ? "/anneal-prepare" : "/anneal-trainer"),
-                       .arguments = {"--socket", folder.FilePath(protocol::kSocketName)},
-                       .log_path = LogPath(folder.key(), task.storage_root)};
-  // Libraries read these before main, so the child cannot set them itself. MKL_CBWR keeps matrix products the same whatever the
-  // alignment of their arguments, CUBLAS_WORKSPACE_CONFIG the same on every call.
-  const std::string threads = absl::StrCat(std::max<int64_t>(1, task.task.value("threads", int64_t{1})));
-  request.environment = {{"MKL_CBWR", "AUTO"}, {"OMP_NUM_THREADS", threads}, {"MKL_NUM_THREADS", threads}};
+  SpawnRequest request{
+      .run_dir = folder.path(),
+      .program = absl::StrCat(options.bin_dir, prepares ? "/anneal-prepare" : "/anneal-trainer"),
+      .arguments = {"--socket", folder.FilePath(protocol::kSocketName)},
+      .log_path = LogPath(folder.key(), task.storage_root)};
+  // Libraries read these before main, so the child cannot set them itself. MKL_CBWR keeps matrix
+  // products the same whatever the alignment of their arguments, CUBLAS_WORKSPACE_CONFIG the same
+  // on every call.
+  const std::string threads =
+      absl::StrCat(std::max<int64_t>(1, task.task.value("threads", int64_t{1})));
+  request.environment = {
+      {"MKL_CBWR", "AUTO"}, {"OMP_NUM_THREADS", threads}, {"MKL_NUM_THREADS", threads}};
   for (const std::string& id : task.slots) {
     request.lock_paths.push_back(absl::StrCat(options.state_dir, "/slots/", id, ".lock"));
     const v1::Slot* slot = FindSlot(slots, id);
     if (slot == nullptr || slot->device_uuid().empty()) continue;
     // By device and machine, not by worker: two workers on one node must not lend the same GPU.
-    request.lock_paths.push_back(absl::StrCat(options.device_lock_dir, "/anneal-", slot->device_uuid(), ".lock"));
+    request.lock_paths.push_back(
+        absl::StrCat(options.device_lock_dir, "/anneal-", slot->device_uuid(), ".lock"));
     request.environment["CUDA_VISIBLE_DEVICES"] = slot->device_uuid();
     request.environment["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8";
   }

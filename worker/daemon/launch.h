@@ -14,18 +14,22 @@
 
 namespace anneal {
 
-// INVALID_ARGUMENT if the id is not one (job not a ULID, no kind, negative numbers, a prepare task with a rank).
+// INVALID_ARGUMENT if the id is not one (job not a ULID, no kind, negative numbers, a prepare task
+// with a rank).
 absl::StatusOr<protocol::TaskKey> TaskKeyFromProto(const internal::TaskId& id);
 internal::TaskId TaskKeyToProto(const protocol::TaskKey& key);
 
-// The task as the child gets it: the coordinator's JSON, checked against its schema, with what only this node knows filled in
-// (data address, device). INVALID_ARGUMENT for a task that is not for this key or slot.
-absl::StatusOr<TaskFile> MakeTaskFile(const internal::DesiredTask& desired, const protocol::TaskKey& key,
-                                      const std::vector<v1::Slot>& slots, const WorkerOptions& options);
+// The task as the child gets it: the coordinator's JSON, checked against its schema, with what only
+// this node knows filled in (data address, device). INVALID_ARGUMENT for a task that is not for
+// this key or slot.
+absl::StatusOr<TaskFile> MakeTaskFile(const internal::DesiredTask& desired,
+                                      const protocol::TaskKey& key,
+                                      const std::vector<v1::Slot>& slots,
+                                      const WorkerOptions& options);
 
 // Program, environment, log and locks of the task's process.
-SpawnRequest MakeSpawnRequest(const RunFolder& folder, const TaskFile& task, const std::vector<v1::Slot>& slots,
-                              const WorkerOptions& options);
+SpawnRequest MakeSpawnRequest(const RunFolder& folder, const TaskFile& task,
+                              const std::vector<v1::Slot>& slots, const WorkerOptions& options);
 
 // <storage root>/jobs/<job>/logs/g<generation>/rank<rank>.log, or .../logs/prepare.log
 std::string LogPath(const protocol::TaskKey& key, const std::string& storage_root);

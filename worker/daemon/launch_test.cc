@@ -11,14 +11,14 @@ namespace {
 
 using ::anneal::testing::IsOkAndHolds;
 using ::anneal::testing::StatusIs;
+using protocol::TaskKey;
+using protocol::TaskKind;
 using ::testing::Contains;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
+using ::testing::Key;
 using ::testing::Not;
 using ::testing::Pair;
-using ::testing::Key;
-using protocol::TaskKey;
-using protocol::TaskKind;
 
 constexpr auto kInvalid = absl::StatusCode::kInvalidArgument;
 constexpr char kJob[] = "01hf7yat00abcdefghjkmnpqrs";
@@ -29,7 +29,10 @@ class LaunchTest : public ::testing::Test {
     slots_[0].set_id("cpu0");
     slots_[1].set_id("GPU-1");
     slots_[1].set_device_uuid("GPU-1");
-    options_ = {.state_dir = temp_.path(), .storage_root = "/srv", .bin_dir = "/opt/bin", .device_lock_dir = "/locks",
+    options_ = {.state_dir = temp_.path(),
+                .storage_root = "/srv",
+                .bin_dir = "/opt/bin",
+                .device_lock_dir = "/locks",
                 .data_address = "10.0.0.7"};
   }
   static internal::DesiredTask Desired(const std::string& json, const std::string& slot) {
@@ -44,8 +47,10 @@ class LaunchTest : public ::testing::Test {
   WorkerOptions options_;
   const TaskKey train_{.job = kJob, .generation = 3, .rank = 1};
   const TaskKey prepare_{.job = kJob, .generation = 3, .kind = TaskKind::kPrepare};
-  const std::string train_json_ = R"({"job":"01hf7yat00abcdefghjkmnpqrs","generation":3,"rank":1,"threads":2,"new":true})";
-  const std::string prepare_json_ = R"({"job":"01hf7yat00abcdefghjkmnpqrs","generation":3,"threads":1})";
+  const std::string train_json_ =
+      R"({"job":"01hf7yat00abcdefghjkmnpqrs","generation":3,"rank":1,"threads":2,"new":true})";
+  const std::string prepare_json_ =
+      R"({"job":"01hf7yat00abcdefghjkmnpqrs","generation":3,"threads":1})";
 };
 
 TEST_F(LaunchTest, IdsSurviveTheRoundTripAndWrongOnesAreRefused) {
@@ -65,13 +70,15 @@ TEST_F(LaunchTest, IdsSurviveTheRoundTripAndWrongOnesAreRefused) {
 }
 
 TEST_F(LaunchTest, TheNodeAddsWhatOnlyItKnows) {
-  ANNEAL_ASSERT_OK_AND_ASSIGN(TaskFile file, MakeTaskFile(Desired(train_json_, "GPU-1"), train_, slots_, options_));
+  ANNEAL_ASSERT_OK_AND_ASSIGN(
+      TaskFile file, MakeTaskFile(Desired(train_json_, "GPU-1"), train_, slots_, options_));
   EXPECT_EQ(file.storage_root, "/srv");
   EXPECT_THAT(file.slots, ElementsAre("GPU-1"));
   EXPECT_EQ(file.task["data_address"], "10.0.0.7");
   EXPECT_EQ(file.task["device_uuid"], "GPU-1");
   EXPECT_EQ(file.task["new"], true);  // carried, though this worker does not know it
-  ANNEAL_ASSERT_OK_AND_ASSIGN(file, MakeTaskFile(Desired(prepare_json_, ""), prepare_, slots_, options_));
+  ANNEAL_ASSERT_OK_AND_ASSIGN(file,
+                              MakeTaskFile(Desired(prepare_json_, ""), prepare_, slots_, options_));
   EXPECT_FALSE(file.task.contains("data_address"));
 }
 
@@ -79,11 +86,14 @@ TEST_F(LaunchTest, TasksThatAreNotInOrderAreRefused) {
   const auto make = [&](const std::string& json, const std::string& slot, const TaskKey& key) {
     return MakeTaskFile(Desired(json, slot), key, slots_, options_);
   };
-  EXPECT_THAT(make(train_json_, "", train_), StatusIs(kInvalid, HasSubstr("takes 1 slots, 0 were given")));
+  EXPECT_THAT(make(train_json_, "", train_),
+              StatusIs(kInvalid, HasSubstr("takes 1 slots, 0 were given")));
   EXPECT_THAT(make(train_json_, "cpu9", train_), StatusIs(kInvalid, HasSubstr("no slot cpu9")));
-  EXPECT_THAT(make(prepare_json_, "cpu0", prepare_), StatusIs(kInvalid, HasSubstr("takes 0 slots")));
+  EXPECT_THAT(make(prepare_json_, "cpu0", prepare_),
+              StatusIs(kInvalid, HasSubstr("takes 0 slots")));
   EXPECT_THAT(make("{", "cpu0", train_), StatusIs(kInvalid, HasSubstr("not JSON")));
-  EXPECT_THAT(make(R"({"job":5})", "cpu0", train_), StatusIs(kInvalid, HasSubstr("job: expected a string")));
+  EXPECT_THAT(make(R"({"job":5})", "cpu0", train_),
+              StatusIs(kInvalid, HasSubstr("job: expected a string")));
   EXPECT_THAT(make(prepare_json_, "cpu0", train_), StatusIs(kInvalid, HasSubstr("of rank 0")));
   TaskKey next = train_;
   ++next.generation;
@@ -91,7 +101,8 @@ TEST_F(LaunchTest, TasksThatAreNotInOrderAreRefused) {
 }
 
 TEST_F(LaunchTest, ATaskBecomesAProcess) {
-  ANNEAL_ASSERT_OK_AND_ASSIGN(TaskFile file, MakeTaskFile(Desired(train_json_, "GPU-1"), train_, slots_, options_));
+  ANNEAL_ASSERT_OK_AND_ASSIGN(
+      TaskFile file, MakeTaskFile(Desired(train_json_, "GPU-1"), train_, slots_, options_));
   ANNEAL_ASSERT_OK_AND_ASSIGN(RunFolder folder, RunFolder::Create(temp_.path(), train_, file));
   const SpawnRequest request = MakeSpawnRequest(folder, file, slots_, options_);
   EXPECT_EQ(request.program, "/opt/bin/anneal-trainer");
@@ -100,9 +111,11 @@ TEST_F(LaunchTest, ATaskBecomesAProcess) {
   EXPECT_THAT(request.environment, Contains(Pair("MKL_CBWR", "AUTO")));
   EXPECT_THAT(request.environment, Contains(Pair("OMP_NUM_THREADS", "2")));
   EXPECT_THAT(request.environment, Contains(Pair("CUDA_VISIBLE_DEVICES", "GPU-1")));
-  EXPECT_THAT(request.lock_paths, ElementsAre(temp_.path() + "/slots/GPU-1.lock", "/locks/anneal-GPU-1.lock"));
+  EXPECT_THAT(request.lock_paths,
+              ElementsAre(temp_.path() + "/slots/GPU-1.lock", "/locks/anneal-GPU-1.lock"));
 
-  ANNEAL_ASSERT_OK_AND_ASSIGN(file, MakeTaskFile(Desired(prepare_json_, ""), prepare_, slots_, options_));
+  ANNEAL_ASSERT_OK_AND_ASSIGN(file,
+                              MakeTaskFile(Desired(prepare_json_, ""), prepare_, slots_, options_));
   ANNEAL_ASSERT_OK_AND_ASSIGN(folder, RunFolder::Create(temp_.path(), prepare_, file));
   const SpawnRequest prepare = MakeSpawnRequest(folder, file, slots_, options_);
   EXPECT_EQ(prepare.program, "/opt/bin/anneal-prepare");

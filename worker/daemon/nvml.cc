@@ -18,17 +18,20 @@ using NvmlDevice = struct nvmlDevice_st*;
 struct NvmlMemory {
   unsigned long long total, free, used;
 };
-constexpr unsigned kNameBytes = 96;  // NVML_DEVICE_UUID_V2_BUFFER_SIZE and NVML_DEVICE_NAME_V2_BUFFER_SIZE
+constexpr unsigned kNameBytes =
+    96;  // NVML_DEVICE_UUID_V2_BUFFER_SIZE and NVML_DEVICE_NAME_V2_BUFFER_SIZE
 
 struct Library {
-  explicit Library(const std::string& name) : handle(::dlopen(name.c_str(), RTLD_NOW | RTLD_LOCAL)) {}
+  explicit Library(const std::string& name)
+      : handle(::dlopen(name.c_str(), RTLD_NOW | RTLD_LOCAL)) {}
   ~Library() {
     if (handle != nullptr) ::dlclose(handle);
   }
   template <typename Function>
   absl::Status Load(const char* name, Function** function) const {
     *function = reinterpret_cast<Function*>(::dlsym(handle, name));
-    if (*function == nullptr) return absl::FailedPreconditionError(absl::StrCat("the NVIDIA driver has no ", name));
+    if (*function == nullptr)
+      return absl::FailedPreconditionError(absl::StrCat("the NVIDIA driver has no ", name));
     return absl::OkStatus();
   }
   void* const handle;
@@ -56,7 +59,8 @@ struct Nvml {
   }
   absl::Status Check(NvmlReturn code, absl::string_view action) const {
     if (code == 0) return absl::OkStatus();
-    return absl::UnavailableError(absl::StrCat("the NVIDIA driver cannot ", action, ": ", ErrorString(code)));
+    return absl::UnavailableError(
+        absl::StrCat("the NVIDIA driver cannot ", action, ": ", ErrorString(code)));
   }
 };
 
@@ -69,11 +73,16 @@ absl::StatusOr<std::vector<GpuDevice>> ListDevices(const Nvml& nvml) {
     char uuid[kNameBytes] = "", name[kNameBytes] = "";
     NvmlMemory memory = {};
     const std::string gpu = absl::StrCat("GPU ", i);
-    ANNEAL_RETURN_IF_ERROR(nvml.Check(nvml.DeviceGetHandleByIndex(i, &device), absl::StrCat("open ", gpu)));
-    ANNEAL_RETURN_IF_ERROR(nvml.Check(nvml.DeviceGetUuid(device, uuid, kNameBytes), absl::StrCat("name ", gpu)));
-    ANNEAL_RETURN_IF_ERROR(nvml.Check(nvml.DeviceGetName(device, name, kNameBytes), absl::StrCat("describe ", gpu)));
-    ANNEAL_RETURN_IF_ERROR(nvml.Check(nvml.DeviceGetMemoryInfo(device, &memory), absl::StrCat("measure ", gpu)));
-    devices.push_back({.uuid = uuid, .name = name, .memory_bytes = static_cast<int64_t>(memory.total)});
+    ANNEAL_RETURN_IF_ERROR(
+        nvml.Check(nvml.DeviceGetHandleByIndex(i, &device), absl::StrCat("open ", gpu)));
+    ANNEAL_RETURN_IF_ERROR(
+        nvml.Check(nvml.DeviceGetUuid(device, uuid, kNameBytes), absl::StrCat("name ", gpu)));
+    ANNEAL_RETURN_IF_ERROR(
+        nvml.Check(nvml.DeviceGetName(device, name, kNameBytes), absl::StrCat("describe ", gpu)));
+    ANNEAL_RETURN_IF_ERROR(
+        nvml.Check(nvml.DeviceGetMemoryInfo(device, &memory), absl::StrCat("measure ", gpu)));
+    devices.push_back(
+        {.uuid = uuid, .name = name, .memory_bytes = static_cast<int64_t>(memory.total)});
   }
   return devices;
 }

@@ -20,14 +20,17 @@ namespace {
 
 constexpr size_t kMaxNameBytes = 63;
 
-bool IsNameCharacter(char c) { return absl::ascii_islower(c) || absl::ascii_isdigit(c) || c == '.' || c == '-'; }
+bool IsNameCharacter(char c) {
+  return absl::ascii_islower(c) || absl::ascii_isdigit(c) || c == '.' || c == '-';
+}
 
 absl::Status CheckName(const std::string& name) {
-  const bool valid = !name.empty() && name.size() <= kMaxNameBytes && name[0] != '.' && name[0] != '-' &&
-                     std::all_of(name.begin(), name.end(), IsNameCharacter);
+  const bool valid = !name.empty() && name.size() <= kMaxNameBytes && name[0] != '.' &&
+                     name[0] != '-' && std::all_of(name.begin(), name.end(), IsNameCharacter);
   if (valid) return absl::OkStatus();
-  return absl::InvalidArgumentError(
-      absl::StrCat("--name '", name, "': expected a-z, 0-9, '.' and '-', starting with a letter or digit, at most 63"));
+  return absl::InvalidArgumentError(absl::StrCat(
+      "--name '", name,
+      "': expected a-z, 0-9, '.' and '-', starting with a letter or digit, at most 63"));
 }
 
 // The host's name, in small letters, with '-' for what a worker's name may not hold.
@@ -35,7 +38,8 @@ std::string HostName() {
   char buffer[HOST_NAME_MAX + 1] = "";
   ::gethostname(buffer, sizeof(buffer) - 1);
   std::string name = absl::AsciiStrToLower(buffer).substr(0, kMaxNameBytes);
-  std::replace_if(name.begin(), name.end(), [](char c) { return !IsNameCharacter(c); }, '-');
+  std::replace_if(
+      name.begin(), name.end(), [](char c) { return !IsNameCharacter(c); }, '-');
   return name;
 }
 
@@ -48,7 +52,8 @@ std::string FirstAddress() {
     const bool usable = (i->ifa_flags & IFF_UP) != 0 && (i->ifa_flags & IFF_LOOPBACK) == 0;
     if (!usable || i->ifa_addr == nullptr || i->ifa_addr->sa_family != AF_INET) continue;
     char text[INET_ADDRSTRLEN] = "";
-    ::inet_ntop(AF_INET, &reinterpret_cast<const sockaddr_in*>(i->ifa_addr)->sin_addr, text, sizeof(text));
+    ::inet_ntop(AF_INET, &reinterpret_cast<const sockaddr_in*>(i->ifa_addr)->sin_addr, text,
+                sizeof(text));
     address = text;
     break;
   }
@@ -60,7 +65,8 @@ absl::Status MakeAbsolute(const char* flag, std::string& path) {
   if (path.empty()) return absl::InvalidArgumentError(absl::StrCat("--", flag, " is required"));
   std::error_code error;
   const std::filesystem::path absolute = std::filesystem::absolute(path, error);
-  if (error) return absl::InvalidArgumentError(absl::StrCat("--", flag, " ", path, ": ", error.message()));
+  if (error)
+    return absl::InvalidArgumentError(absl::StrCat("--", flag, " ", path, ": ", error.message()));
   path = absolute.lexically_normal().string();
   if (path.size() > 1 && path.back() == '/') path.pop_back();
   return absl::OkStatus();
@@ -82,8 +88,8 @@ absl::Status CompleteAndCheck(WorkerOptions& options) {
   in6_addr unused;
   if (::inet_pton(AF_INET, options.data_address.c_str(), &unused) != 1 &&
       ::inet_pton(AF_INET6, options.data_address.c_str(), &unused) != 1) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("--data-address '", options.data_address, "': expected an IP address, not a name"));
+    return absl::InvalidArgumentError(absl::StrCat("--data-address '", options.data_address,
+                                                   "': expected an IP address, not a name"));
   }
   return absl::OkStatus();
 }
@@ -94,31 +100,49 @@ absl::StatusOr<std::optional<WorkerOptions>> ParseWorkerOptions(int argc, const 
   constexpr int kMany = 1024;
   WorkerOptions options;
   Flags flags("anneal-worker",
-              "Runs fine-tuning jobs on this machine. SIGTERM drains, SIGINT stops now, SIGHUP replaces the daemon.");
-  flags.Text("coordinator", &options.coordinator, "Fleet address of the coordinator: host:port or unix:/path.");
-  flags.Text("name", &options.name, "Name of this worker, unique in the cluster. Default: the host's name.");
-  flags.Text("state-dir", &options.state_dir, "Folder on a local disk for what outlives a restart.");
-  flags.Text("storage-root", &options.storage_root, "Folder that all nodes and the coordinator share.");
-  flags.Text("bin-dir", &options.bin_dir, "Where anneal-prepare and anneal-trainer lie. Default: beside this program.");
-  flags.Integer("cpu-slots", &options.inventory.cpu_slots, "Shares of CPU cores to lend. -1: one if there is no GPU.", -1, kMany);
+              "Runs fine-tuning jobs on this machine. SIGTERM drains, SIGINT stops now, SIGHUP "
+              "replaces the daemon.");
+  flags.Text("coordinator", &options.coordinator,
+             "Fleet address of the coordinator: host:port or unix:/path.");
+  flags.Text("name", &options.name,
+             "Name of this worker, unique in the cluster. Default: the host's name.");
+  flags.Text("state-dir", &options.state_dir,
+             "Folder on a local disk for what outlives a restart.");
+  flags.Text("storage-root", &options.storage_root,
+             "Folder that all nodes and the coordinator share.");
+  flags.Text("bin-dir", &options.bin_dir,
+             "Where anneal-prepare and anneal-trainer lie. Default: beside this program.");
+  flags.Integer("cpu-slots", &options.inventory.cpu_slots,
+                "Shares of CPU cores to lend. -1: one if there is no GPU.", -1, kMany);
   flags.Integer("threads-per-slot", &options.inventory.threads_per_slot,
                 "Threads of a CPU slot. 0: the usable processors divided by the slots.", 0, kMany);
   flags.Switch("gpus", &options.inventory.use_gpus, "Lend the machine's GPUs.");
-  flags.Text("nvml-library", &options.inventory.nvml_library, "NVIDIA's management library; not there means no GPUs.");
-  flags.Text("device-lock-dir", &options.device_lock_dir, "Folder for lock files of GPUs, shared by all workers here.");
-  flags.Integer("prepare-slots", &options.prepare_slots, "Data sets to prepare at the same time.", 0, kMany);
+  flags.Text("nvml-library", &options.inventory.nvml_library,
+             "NVIDIA's management library; not there means no GPUs.");
+  flags.Text("device-lock-dir", &options.device_lock_dir,
+             "Folder for lock files of GPUs, shared by all workers here.");
+  flags.Integer("prepare-slots", &options.prepare_slots, "Data sets to prepare at the same time.",
+                0, kMany);
   flags.Text("data-address", &options.data_address,
              "IP address for collectives between nodes. Default: the first that is not loopback.");
-  flags.Text("admin-listen", &options.admin_listen, "host:port of /metrics, /livez and /readyz; port 0 is any free one.");
-  flags.Text("address-file", &options.address_file, "Gets {\"admin\": \"host:port\"} once it listens.");
-  flags.Text("credentials-file", &options.credentials_file, "File that starts with this worker's API key.");
+  flags.Text("admin-listen", &options.admin_listen,
+             "host:port of /metrics, /livez and /readyz; port 0 is any free one.");
+  flags.Text("address-file", &options.address_file,
+             "Gets {\"admin\": \"host:port\"} once it listens.");
+  flags.Text("credentials-file", &options.credentials_file,
+             "File that starts with this worker's API key.");
   flags.Switch("tls", &options.tls, "Reach the coordinator with TLS.");
-  flags.Text("tls-ca-file", &options.tls_ca_file, "PEM file of the authority to trust. Default: the system's.");
-  flags.Text("tls-certificate-file", &options.tls_certificate_file, "PEM file with this worker's certificate.");
+  flags.Text("tls-ca-file", &options.tls_ca_file,
+             "PEM file of the authority to trust. Default: the system's.");
+  flags.Text("tls-certificate-file", &options.tls_certificate_file,
+             "PEM file with this worker's certificate.");
   flags.Text("tls-key-file", &options.tls_key_file, "PEM file with the certificate's key.");
-  flags.Duration("stop-grace", &options.stop_grace, "From being told to stop to SIGTERM, and again to SIGKILL.");
-  flags.Duration("drain-timeout", &options.drain_timeout, "How long tasks may go on after SIGTERM.");
-  flags.Duration("orphan-timeout", &options.orphan_timeout, "How long tasks go on without a word from the coordinator.");
+  flags.Duration("stop-grace", &options.stop_grace,
+                 "From being told to stop to SIGTERM, and again to SIGKILL.");
+  flags.Duration("drain-timeout", &options.drain_timeout,
+                 "How long tasks may go on after SIGTERM.");
+  flags.Duration("orphan-timeout", &options.orphan_timeout,
+                 "How long tasks go on without a word from the coordinator.");
   ANNEAL_ASSIGN_OR_RETURN(const bool go_on, flags.Parse(argc, argv));
   if (!go_on) return std::nullopt;
   ANNEAL_RETURN_IF_ERROR(CompleteAndCheck(options));

@@ -27,7 +27,8 @@ struct WorkerOptions {
   // Lock files of GPUs, shared by all workers of the machine.
   std::string device_lock_dir = "/run/lock";
   int prepare_slots = 1;
-  // Address that collectives of this node bind to and others reach. Default: the first that is not loopback, else 127.0.0.1.
+  // Address that collectives of this node bind to and others reach. Default: the first that is not
+  // loopback, else 127.0.0.1.
   std::string data_address;
 
   // "host:port" of /metrics, /livez and /readyz.
@@ -35,7 +36,8 @@ struct WorkerOptions {
   // Gets {"admin": "host:port"} once it listens. Empty = none.
   std::string address_file;
 
-  // File with the API key on its first line that is no comment; what follows a space is ignored. Empty = no key is sent.
+  // File with the API key on its first line that is no comment; what follows a space is ignored.
+  // Empty = no key is sent.
   std::string credentials_file;
   bool tls = false;
   std::string tls_ca_file, tls_certificate_file, tls_key_file;
@@ -48,8 +50,9 @@ struct WorkerOptions {
   absl::Duration orphan_timeout = absl::Hours(1);
 };
 
-// From flags and --config (see common/config/flags.h); what depends on the machine is filled in, paths are absolute, everything
-// is checked. INVALID_ARGUMENT names the flag. Nothing when --help or --version was asked for and printed.
+// From flags and --config (see common/config/flags.h); what depends on the machine is filled in,
+// paths are absolute, everything is checked. INVALID_ARGUMENT names the flag. Nothing when --help
+// or --version was asked for and printed.
 absl::StatusOr<std::optional<WorkerOptions>> ParseWorkerOptions(int argc, const char* const* argv);
 
 }  // namespace anneal

@@ -18,7 +18,8 @@ absl::StatusOr<std::optional<WorkerOptions>> Parse(std::vector<const char*> flag
 }
 
 TEST(OptionsTest, DefaultsFitTheMachine) {
-  ANNEAL_ASSERT_OK_AND_ASSIGN(std::optional<WorkerOptions> options, Parse({"--coordinator", "c:7444"}));
+  ANNEAL_ASSERT_OK_AND_ASSIGN(std::optional<WorkerOptions> options,
+                              Parse({"--coordinator", "c:7444"}));
   ASSERT_TRUE(options.has_value());
   EXPECT_FALSE(options->name.empty());
   EXPECT_EQ(options->state_dir[0], '/');
@@ -32,9 +33,11 @@ TEST(OptionsTest, DefaultsFitTheMachine) {
 TEST(OptionsTest, WrongFlagsAreNamed) {
   const auto invalid = absl::StatusCode::kInvalidArgument;
   EXPECT_THAT(Parse({}), StatusIs(invalid, HasSubstr("--coordinator is required")));
-  EXPECT_THAT(Parse({"--coordinator", "c:1", "--name", "Bad_Name"}), StatusIs(invalid, HasSubstr("--name 'Bad_Name'")));
+  EXPECT_THAT(Parse({"--coordinator", "c:1", "--name", "Bad_Name"}),
+              StatusIs(invalid, HasSubstr("--name 'Bad_Name'")));
   EXPECT_THAT(Parse({"--coordinator", "c:1", "--name", ""}).ok(), true);
-  EXPECT_THAT(Parse({"--coordinator", "c:1", "--data-address", "localhost"}), StatusIs(invalid, HasSubstr("not a name")));
+  EXPECT_THAT(Parse({"--coordinator", "c:1", "--data-address", "localhost"}),
+              StatusIs(invalid, HasSubstr("not a name")));
   EXPECT_THAT(Parse({"--coordinator", "c:1", "--cpu-slots", "-2"}), StatusIs(invalid));
   EXPECT_THAT(Parse({"--coordinator", "c:1", "--stop-grace", "soon"}), StatusIs(invalid));
 }

@@ -57,23 +57,28 @@ absl::Status RunDaemon(const WorkerOptions& options, UniqueFd keeper_fd) {
   KeeperClient keeper(std::move(keeper_fd));
   ANNEAL_ASSIGN_OR_RETURN(std::vector<v1::Slot> slots, FindSlots(options.inventory));
   ANNEAL_ASSIGN_OR_RETURN(std::string api_key, ReadApiKey(options.credentials_file));
-  ANNEAL_ASSIGN_OR_RETURN(std::shared_ptr<grpc::Channel> channel, MakeChannel(ChannelOptionsOf(options)));
+  ANNEAL_ASSIGN_OR_RETURN(std::shared_ptr<grpc::Channel> channel,
+                          MakeChannel(ChannelOptionsOf(options)));
   ANNEAL_ASSIGN_OR_RETURN(const UniqueFd wake, WorkerDaemon::MakeWakeFd());
 
   Clock& clock = Clock::Real();
   MetricRegistry registry;
   WorkerMetrics metrics(registry, clock);
-  CoordinatorLink link(std::move(channel), std::move(api_key), [fd = wake.get()] { WorkerDaemon::WakeUp(fd); }, clock,
-                       Random::Real());
+  CoordinatorLink link(
+      std::move(channel), std::move(api_key), [fd = wake.get()] { WorkerDaemon::WakeUp(fd); },
+      clock, Random::Real());
   WorkerDaemon daemon(options, std::move(slots), keeper, link, wake.get(), metrics, clock);
   ANNEAL_RETURN_IF_ERROR(daemon.SetUp());
   auto ready = [&daemon] {
-    return daemon.ready() ? absl::OkStatus() : absl::UnavailableError("draining, or the coordinator is not heard");
+    return daemon.ready() ? absl::OkStatus()
+                          : absl::UnavailableError("draining, or the coordinator is not heard");
   };
-  ANNEAL_ASSIGN_OR_RETURN(std::unique_ptr<AdminServer> admin,
-                          AdminServer::Start({.address = options.admin_listen, .ready = ready}, registry));
+  ANNEAL_ASSIGN_OR_RETURN(
+      std::unique_ptr<AdminServer> admin,
+      AdminServer::Start({.address = options.admin_listen, .ready = ready}, registry));
   if (!options.address_file.empty()) {
-    ANNEAL_RETURN_IF_ERROR(WriteFileAtomically(options.address_file, DumpJson({{"admin", admin->address()}}) + "\n"));
+    ANNEAL_RETURN_IF_ERROR(
+        WriteFileAtomically(options.address_file, DumpJson({{"admin", admin->address()}}) + "\n"));
   }
   return daemon.Run();
 }

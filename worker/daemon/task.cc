@@ -13,7 +13,8 @@ namespace anneal {
 using internal::TaskObservation;
 using protocol::StopMode;
 
-Task::Task(const Context& context, const protocol::TaskKey& key, const internal::DesiredTask& desired)
+Task::Task(const Context& context, const protocol::TaskKey& key,
+           const internal::DesiredTask& desired)
     : context_(context), key_(key) {
   absl::StatusOr<TaskFile> file = MakeTaskFile(desired, key, context.slots, context.options);
   if (file.ok()) {
@@ -30,19 +31,22 @@ Task::Task(const Context& context, const protocol::TaskKey& key, const absl::Sta
 Task::Task(const Context& context, const RunFolder& folder, TaskFile file)
     : context_(context), key_(folder.key()), state_(State::kStarting), file_(std::move(file)) {
   Attach(folder);
-  // The daemon before us may have ended between writing task.json and asking; the keeper ignores what it has done already.
+  // The daemon before us may have ended between writing task.json and asking; the keeper ignores
+  // what it has done already.
   context_.keeper.Spawn(MakeSpawnRequest(folder, file_, context_.slots, context_.options));
 }
 
 void Task::Attach(const RunFolder& folder) {
   folder_ = folder;
   channel_.emplace(folder.FilePath(protocol::kSocketName), key_,
-                   protocol::Start{.storage_root = file_.storage_root, .task = file_.task}, context_.clock);
+                   protocol::Start{.storage_root = file_.storage_root, .task = file_.task},
+                   context_.clock);
   reports_.emplace(folder.FilePath(protocol::kReportsName));
 }
 
 void Task::Start() {
-  absl::StatusOr<RunFolder> folder = RunFolder::Create(context_.options.state_dir + "/runs", key_, file_);
+  absl::StatusOr<RunFolder> folder =
+      RunFolder::Create(context_.options.state_dir + "/runs", key_, file_);
   if (!folder.ok()) {
     state_ = State::kRefused;
     exit_ = MakeRefusal(folder.status());
@@ -58,7 +62,8 @@ void Task::Update(const internal::DesiredTask& desired) {
   if (reports_.has_value()) reports_->Acknowledge(desired.acknowledged_report());
   if (!channel_.has_value()) return;
   channel_->SetRendezvous(desired.rendezvous());
-  if (desired.action() == internal::DesiredTask::ACTION_FINISH) channel_->SetStop(StopMode::kFinish);
+  if (desired.action() == internal::DesiredTask::ACTION_FINISH)
+    channel_->SetStop(StopMode::kFinish);
 }
 
 void Task::Stop() {
@@ -70,8 +75,10 @@ void Task::Stop() {
 
 bool Task::Advance() {
   if (!holds_slots()) {
-    // Reports beyond the window wait for acknowledgements, also after the end, and the end waits for them.
-    return reports_.has_value() && !reports_->at_end() && (reports_->Poll().value_or(false) || reports_->at_end());
+    // Reports beyond the window wait for acknowledgements, also after the end, and the end waits
+    // for them.
+    return reports_.has_value() && !reports_->at_end() &&
+           (reports_->Poll().value_or(false) || reports_->at_end());
   }
   const State old_state = state_;
   bool changed = channel_->Serve();
@@ -80,7 +87,8 @@ bool Task::Advance() {
   if (stopping() && holds_slots()) Escalate();
   // After the look for the end, so that nothing is written after the last poll.
   absl::StatusOr<bool> read = reports_->Poll();
-  if (!read.ok()) ANNEAL_LOG(ERROR) << "cannot read reports" << Field("why", read.status().message());
+  if (!read.ok())
+    ANNEAL_LOG(ERROR) << "cannot read reports" << Field("why", read.status().message());
   return changed || state_ != old_state || read.value_or(false);
 }
 
@@ -95,8 +103,9 @@ void Task::End(internal::TaskExit exit) {
   exit_ = std::move(exit);
   exit_.set_log_tail(ReadLogTail(LogPath(key_, file_.storage_root)));
   channel_.reset();
-  ANNEAL_LOG(INFO) << "task ended" << Field("task", TaskName(key_)) << Field("exit_code", exit_.exit_code())
-                   << Field("signal", exit_.signal()) << Field("reason", exit_.reason());
+  ANNEAL_LOG(INFO) << "task ended" << Field("task", TaskName(key_))
+                   << Field("exit_code", exit_.exit_code()) << Field("signal", exit_.signal())
+                   << Field("reason", exit_.reason());
 }
 
 void Task::Escalate() {

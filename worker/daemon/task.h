@@ -1,5 +1,6 @@
 #pragma once
-// One task on this worker: from the coordinator's wish, through one process, to the report of its end.
+// One task on this worker: from the coordinator's wish, through one process, to the report of its
+// end.
 
 #include <memory>
 #include <optional>
@@ -22,8 +23,9 @@ namespace anneal {
 //   kWaiting -> kStarting -> kRunning -> kEnded
 //       \-> kRefused            \-> kEnded
 //
-// kWaiting has no run folder yet: its slot is still held by a task that is being stopped. kStarting is requested from the keeper
-// and has not said hello. Owned by WorkerDaemon, used from its loop only, never blocks.
+// kWaiting has no run folder yet: its slot is still held by a task that is being stopped. kStarting
+// is requested from the keeper and has not said hello. Owned by WorkerDaemon, used from its loop
+// only, never blocks.
 class Task {
  public:
   enum class State { kWaiting, kStarting, kRunning, kEnded, kRefused };
@@ -54,7 +56,8 @@ class Task {
   void Start();
   // Takes over what may change in a wish: action, rendezvous, acknowledgement.
   void Update(const internal::DesiredTask& desired);
-  // Begins to end the process: asks it, then SIGTERM, then SIGKILL. Nothing if it is on its way already.
+  // Begins to end the process: asks it, then SIGTERM, then SIGKILL. Nothing if it is on its way
+  // already.
   void Stop();
   // Looks at the folder and the socket and moves on. Whether there is something new to observe.
   bool Advance();
@@ -64,7 +67,8 @@ class Task {
   // For poll: -1 when there is no connection.
   int fd() const { return channel_.has_value() ? channel_->fd() : -1; }
   bool wants_to_write() const { return channel_.has_value() && channel_->wants_to_write(); }
-  // Whether Advance has to be called soon without an event: it waits for a socket to appear or for a grace to pass.
+  // Whether Advance has to be called soon without an event: it waits for a socket to appear or for
+  // a grace to pass.
   bool needs_tick() const { return state_ == State::kStarting || (stopping() && holds_slots()); }
 
   internal::TaskObservation Observe() const;

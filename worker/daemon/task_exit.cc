@@ -15,14 +15,17 @@ constexpr int kUnknown = static_cast<int>(absl::StatusCode::kUnknown);
 
 std::string Describe(const ProcessEnd& end) {
   if (end.lost) return "ended together with its worker";
-  if (end.signal == 0) return absl::StrCat("exited with status ", end.exit_code, " without saying why");
+  if (end.signal == 0)
+    return absl::StrCat("exited with status ", end.exit_code, " without saying why");
   const char* name = ::sigabbrev_np(end.signal);
-  return absl::StrCat("killed by signal ", end.signal, name == nullptr ? "" : absl::StrCat(" (SIG", name, ")"));
+  return absl::StrCat("killed by signal ", end.signal,
+                      name == nullptr ? "" : absl::StrCat(" (SIG", name, ")"));
 }
 
 }  // namespace
 
-internal::TaskExit MakeTaskExit(const ProcessEnd& end, const absl::StatusOr<protocol::ExitRecord>& record) {
+internal::TaskExit MakeTaskExit(const ProcessEnd& end,
+                                const absl::StatusOr<protocol::ExitRecord>& record) {
   internal::TaskExit exit;
   exit.set_exit_code(end.exit_code);
   exit.set_signal(end.signal);

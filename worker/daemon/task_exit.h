@@ -12,14 +12,17 @@ namespace anneal {
 
 inline constexpr size_t kLogTailBytes = 4096;
 
-// From what the keeper saw and, where it wrote one, the child's own record. A process that was killed, or failed without a
-// record, gets status UNKNOWN and a message that says what is known: "killed by signal 9 (SIGKILL)".
-internal::TaskExit MakeTaskExit(const ProcessEnd& end, const absl::StatusOr<protocol::ExitRecord>& record);
+// From what the keeper saw and, where it wrote one, the child's own record. A process that was
+// killed, or failed without a record, gets status UNKNOWN and a message that says what is known:
+// "killed by signal 9 (SIGKILL)".
+internal::TaskExit MakeTaskExit(const ProcessEnd& end,
+                                const absl::StatusOr<protocol::ExitRecord>& record);
 
 // A task that this worker does not start, and why.
 internal::TaskExit MakeRefusal(const absl::Status& status);
 
-// The end of the log, at most kLogTailBytes, from the start of a line and in valid UTF-8. Empty if there is no log.
+// The end of the log, at most kLogTailBytes, from the start of a line and in valid UTF-8. Empty if
+// there is no log.
 std::string ReadLogTail(const std::string& log_path);
 
 }  // namespace anneal

@@ -18,7 +18,8 @@ using ::testing::StartsWith;
 const absl::StatusOr<protocol::ExitRecord> kNoRecord = absl::NotFoundError("no record");
 
 TEST(TaskExitTest, TheChildsOwnWordsComeFirst) {
-  const protocol::ExitRecord record{.status_code = 8, .reason = "OUT_OF_MEMORY", .message = "no room"};
+  const protocol::ExitRecord record{
+      .status_code = 8, .reason = "OUT_OF_MEMORY", .message = "no room"};
   const internal::TaskExit exit = MakeTaskExit({.exit_code = 1}, record);
   EXPECT_EQ(exit.exit_code(), 1);
   EXPECT_EQ(exit.status_code(), 8);
@@ -37,10 +38,13 @@ TEST(TaskExitTest, ARecordOfSuccessNeedsASuccessfulEnd) {
 
 TEST(TaskExitTest, WithoutARecordTheEndSpeaks) {
   EXPECT_EQ(MakeTaskExit({}, kNoRecord).status_code(), 0);
-  EXPECT_EQ(MakeTaskExit({.exit_code = 7}, kNoRecord).message(), "exited with status 7 without saying why");
+  EXPECT_EQ(MakeTaskExit({.exit_code = 7}, kNoRecord).message(),
+            "exited with status 7 without saying why");
   EXPECT_EQ(MakeTaskExit({.exit_code = -1, .signal = 9}, kNoRecord).reason(), "KILLED");
-  EXPECT_EQ(MakeTaskExit({.exit_code = -1, .signal = 9, .lost = true}, kNoRecord).reason(), "WORKER_RESTARTED");
-  EXPECT_EQ(MakeRefusal(WithReason(absl::UnavailableError("later"), "DRAINING")).reason(), "DRAINING");
+  EXPECT_EQ(MakeTaskExit({.exit_code = -1, .signal = 9, .lost = true}, kNoRecord).reason(),
+            "WORKER_RESTARTED");
+  EXPECT_EQ(MakeRefusal(WithReason(absl::UnavailableError("later"), "DRAINING")).reason(),
+            "DRAINING");
 }
 
 TEST(TaskExitTest, TheLogsTailIsWholeLinesOfValidText) {

@@ -64,8 +64,9 @@ void WorkerDaemon::WakeUp(int wake_fd) {
   [[maybe_unused]] ssize_t ignored = ::write(wake_fd, &one, sizeof(one));
 }
 
-WorkerDaemon::WorkerDaemon(const WorkerOptions& options, std::vector<v1::Slot> slots, KeeperClient& keeper,
-                           CoordinatorLink& link, int wake_fd, WorkerMetrics& metrics, Clock& clock)
+WorkerDaemon::WorkerDaemon(const WorkerOptions& options, std::vector<v1::Slot> slots,
+                           KeeperClient& keeper, CoordinatorLink& link, int wake_fd,
+                           WorkerMetrics& metrics, Clock& clock)
     : options_(options),
       slots_(std::move(slots)),
       keeper_(keeper),
@@ -85,11 +86,13 @@ absl::Status WorkerDaemon::SetUp() {
   ANNEAL_RETURN_IF_ERROR(ReadMemory());
   ++incarnation_;
   ANNEAL_RETURN_IF_ERROR(WriteMemory());
-  ANNEAL_ASSIGN_OR_RETURN(std::vector<RunFolder> folders, RunFolder::List(options_.state_dir + "/runs"));
+  ANNEAL_ASSIGN_OR_RETURN(std::vector<RunFolder> folders,
+                          RunFolder::List(options_.state_dir + "/runs"));
   for (const RunFolder& folder : folders) {
     absl::StatusOr<TaskFile> file = folder.ReadTask();
     if (!file.ok()) {
-      // Without its description a task cannot be led to a good end; the coordinator will miss it and begin anew.
+      // Without its description a task cannot be led to a good end; the coordinator will miss it
+      // and begin anew.
       ANNEAL_LOG(ERROR) << "task killed" << Field("why", file.status().message());
       keeper_.Kill({.run_dir = folder.path(), .signal = SIGKILL});
       continue;
@@ -135,18 +138,22 @@ absl::Status WorkerDaemon::Run() {
 }
 
 void WorkerDaemon::Wait() {
-  std::vector<pollfd> polled = {{wake_fd_, POLLIN, 0},
-                                {keeper_.fd(), static_cast<short>(keeper_.wants_to_write() ? POLLIN | POLLOUT : POLLIN), 0}};
+  std::vector<pollfd> polled = {
+      {wake_fd_, POLLIN, 0},
+      {keeper_.fd(), static_cast<short>(keeper_.wants_to_write() ? POLLIN | POLLOUT : POLLIN), 0}};
   bool needs_tick = drain_start_.has_value();
   for (const auto& [key, task] : tasks_) {
     needs_tick = needs_tick || task->needs_tick();
     if (task->fd() < 0) continue;
-    polled.push_back({task->fd(), static_cast<short>(task->wants_to_write() ? POLLIN | POLLOUT : POLLIN), 0});
+    polled.push_back(
+        {task->fd(), static_cast<short>(task->wants_to_write() ? POLLIN | POLLOUT : POLLIN), 0});
   }
   const absl::Duration next_send = last_sent_ + (changed_ ? kShortestInterval : kHeartbeat);
-  absl::Duration timeout = settled_ ? std::max(absl::ZeroDuration(), next_send - clock_.MonotonicNow()) : kTick;
+  absl::Duration timeout =
+      settled_ ? std::max(absl::ZeroDuration(), next_send - clock_.MonotonicNow()) : kTick;
   if (needs_tick) timeout = std::min(timeout, kTick);
-  ::poll(polled.data(), polled.size(), static_cast<int>(absl::ToInt64Milliseconds(absl::Ceil(timeout, absl::Milliseconds(1)))));
+  ::poll(polled.data(), polled.size(),
+         static_cast<int>(absl::ToInt64Milliseconds(absl::Ceil(timeout, absl::Milliseconds(1)))));
   if (polled[0].revents != 0) {
     uint64_t count;
     [[maybe_unused]] ssize_t ignored = ::read(wake_fd_, &count, sizeof(count));
@@ -155,7 +162,8 @@ void WorkerDaemon::Wait() {
 
 void WorkerDaemon::ApplyDesired(const Desired& desired) {
   if (desired.coordinator_epoch() < coordinator_epoch_) {
-    ANNEAL_LOG(ERROR) << "orders of an outdated coordinator refused" << Field("epoch", desired.coordinator_epoch())
+    ANNEAL_LOG(ERROR) << "orders of an outdated coordinator refused"
+                      << Field("epoch", desired.coordinator_epoch())
                       << Field("newest", coordinator_epoch_);
     link_.Reconnect();
     return;
@@ -165,7 +173,8 @@ void WorkerDaemon::ApplyDesired(const Desired& desired) {
     changed_ = true;
     // Fencing that is forgotten in a crash is none, so nothing is obeyed before this is on disk.
     if (absl::Status status = WriteMemory(); !status.ok()) {
-      ANNEAL_LOG(ERROR) << "cannot remember the coordinator's epoch" << Field("why", status.message());
+      ANNEAL_LOG(ERROR) << "cannot remember the coordinator's epoch"
+                        << Field("why", status.message());
       return;
     }
   }
@@ -174,7 +183,8 @@ void WorkerDaemon::ApplyDesired(const Desired& desired) {
   for (const DesiredTask& task : desired.tasks()) {
     absl::StatusOr<TaskKey> key = TaskKeyFromProto(task.id());
     if (!key.ok()) {
-      ANNEAL_LOG(ERROR) << "a desired task is not understood" << Field("why", key.status().message());
+      ANNEAL_LOG(ERROR) << "a desired task is not understood"
+                        << Field("why", key.status().message());
       continue;
     }
     wanted_->insert(*key);
@@ -196,7 +206,8 @@ std::unique_ptr<Task> WorkerDaemon::MakeTask(const TaskKey& key, const DesiredTa
     return other.job == key.job && other.kind == key.kind && other.generation > key.generation;
   });
   if (outdated) {
-    return std::make_unique<Task>(context_, key, absl::FailedPreconditionError("a newer generation is here"));
+    return std::make_unique<Task>(context_, key,
+                                  absl::FailedPreconditionError("a newer generation is here"));
   }
   if (drain_start_.has_value()) {
     const absl::Status status = absl::UnavailableError("the worker is draining");
@@ -258,7 +269,8 @@ bool WorkerDaemon::Drain() {
     drain_start_ = now;
     changed_ = true;
   }
-  const bool busy = std::any_of(tasks_.begin(), tasks_.end(), [](const auto& entry) { return entry.second->holds_slots(); });
+  const bool busy = std::any_of(tasks_.begin(), tasks_.end(),
+                                [](const auto& entry) { return entry.second->holds_slots(); });
   if (busy) {
     drained_since_.reset();
     if (now - *drain_start_ >= options_.drain_timeout) {
@@ -282,8 +294,9 @@ void WorkerDaemon::SendObserved() {
 
 bool WorkerDaemon::HasSettled() {
   settled_ = settled_ || clock_.MonotonicNow() - start_time_ >= kSettleTime ||
-             std::none_of(tasks_.begin(), tasks_.end(),
-                          [](const auto& entry) { return entry.second->state() == Task::State::kStarting; });
+             std::none_of(tasks_.begin(), tasks_.end(), [](const auto& entry) {
+               return entry.second->state() == Task::State::kStarting;
+             });
   return settled_;
 }
 
@@ -301,15 +314,19 @@ internal::Observed WorkerDaemon::Observe() const {
     *observed.add_tasks() = task->Observe();
     if (!task->holds_slots()) continue;
     for (v1::Slot& slot : *observed.mutable_slots()) {
-      if (std::count(task->slots().begin(), task->slots().end(), slot.id()) > 0) slot.set_job("jobs/" + key.job);
+      if (std::count(task->slots().begin(), task->slots().end(), slot.id()) > 0)
+        slot.set_job("jobs/" + key.job);
     }
   }
   return observed;
 }
 
 void WorkerDaemon::UpdateMetrics() {
-  std::map<Task::State, int> by_state = {{Task::State::kWaiting, 0}, {Task::State::kStarting, 0}, {Task::State::kRunning, 0},
-                                         {Task::State::kEnded, 0},   {Task::State::kRefused, 0}};
+  std::map<Task::State, int> by_state = {{Task::State::kWaiting, 0},
+                                         {Task::State::kStarting, 0},
+                                         {Task::State::kRunning, 0},
+                                         {Task::State::kEnded, 0},
+                                         {Task::State::kRefused, 0}};
   size_t busy = 0;
   for (const auto& [key, task] : tasks_) {
     ++by_state[task->state()];

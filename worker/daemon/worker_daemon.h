@@ -25,13 +25,15 @@
 
 namespace anneal {
 
-// One loop in one thread: take the newest desired state, compare it with the tasks, start and stop, look at processes and
-// sockets, send the observed state up (on change, and every 2 s). It may die at any instruction: the next daemon finds
-// everything in the run folders (docs/formats/run_folder.md), and until the coordinator has spoken it stops nothing.
+// One loop in one thread: take the newest desired state, compare it with the tasks, start and stop,
+// look at processes and sockets, send the observed state up (on change, and every 2 s). It may die
+// at any instruction: the next daemon finds everything in the run folders
+// (docs/formats/run_folder.md), and until the coordinator has spoken it stops nothing.
 //
-// Fencing: desired states of an older coordinator epoch than the newest seen are refused, also after a restart; so are tasks of
-// an older generation than one of the same job and kind that is here (preparing counts its attempts apart). A slot is lent to
-// one process at a time: a task waits until the process before it has ended, whatever is desired.
+// Fencing: desired states of an older coordinator epoch than the newest seen are refused, also
+// after a restart; so are tasks of an older generation than one of the same job and kind that is
+// here (preparing counts its attempts apart). A slot is lent to one process at a time: a task waits
+// until the process before it has ended, whatever is desired.
 class WorkerDaemon {
  public:
   // What Run waits for beside sockets, and how other threads raise it. An eventfd.
@@ -39,8 +41,8 @@ class WorkerDaemon {
   static void WakeUp(int wake_fd);
 
   // All must outlive the daemon. `wake_fd` is raised whenever `link` has something.
-  WorkerDaemon(const WorkerOptions& options, std::vector<v1::Slot> slots, KeeperClient& keeper, CoordinatorLink& link,
-               int wake_fd, WorkerMetrics& metrics, Clock& clock);
+  WorkerDaemon(const WorkerOptions& options, std::vector<v1::Slot> slots, KeeperClient& keeper,
+               CoordinatorLink& link, int wake_fd, WorkerMetrics& metrics, Clock& clock);
 
   // Reads what earlier daemons have left and counts this start. Call once, before Run.
   absl::Status SetUp();
@@ -58,7 +60,8 @@ class WorkerDaemon {
   void Wait();
   // Compares wish and reality, as far as no waiting is needed.
   void ApplyDesired(const internal::Desired& desired);
-  std::unique_ptr<Task> MakeTask(const protocol::TaskKey& key, const internal::DesiredTask& desired) const;
+  std::unique_ptr<Task> MakeTask(const protocol::TaskKey& key,
+                                 const internal::DesiredTask& desired) const;
   bool IsOutdated(const protocol::TaskKey& key) const;
   void StartWaitingTasks();
   bool MayStart(const Task& task) const;
@@ -68,8 +71,8 @@ class WorkerDaemon {
   // Whether draining is over and the daemon may leave.
   bool Drain();
   void SendObserved();
-  // Whether adopted children have said what they are doing, or had the time: before, the observed state would seem to take back
-  // what an earlier daemon has told.
+  // Whether adopted children have said what they are doing, or had the time: before, the observed
+  // state would seem to take back what an earlier daemon has told.
   bool HasSettled();
   internal::Observed Observe() const;
   void UpdateMetrics();
@@ -86,7 +89,8 @@ class WorkerDaemon {
   int64_t incarnation_ = 0;
   int64_t coordinator_epoch_ = 0;
   std::map<protocol::TaskKey, std::unique_ptr<Task>> tasks_;
-  // What is desired. Absent until the coordinator has spoken to this daemon: before, nothing is undesired.
+  // What is desired. Absent until the coordinator has spoken to this daemon: before, nothing is
+  // undesired.
   std::optional<std::set<protocol::TaskKey>> wanted_;
   bool settled_ = false;
   const absl::Duration start_time_;

@@ -22,17 +22,28 @@ constexpr std::pair<const char*, double RankReport::*> kPhases[] = {
 
 WorkerMetrics::WorkerMetrics(MetricRegistry& registry, Clock& clock)
     : tasks(registry, {"anneal_worker_tasks", "Tasks on this worker, by state.", {"state"}}),
-      slots(registry, {"anneal_worker_slots", "Slots of this worker, by use: busy or free.", {"use"}}),
-      connected(registry, {"anneal_worker_coordinator_connected", "1 while the coordinator is heard, else 0.", {}}),
-      incarnation(registry, {"anneal_worker_incarnation", "Number of starts of this worker's daemon so far.", {}}),
+      slots(registry,
+            {"anneal_worker_slots", "Slots of this worker, by use: busy or free.", {"use"}}),
+      connected(
+          registry,
+          {"anneal_worker_coordinator_connected", "1 while the coordinator is heard, else 0.", {}}),
+      incarnation(
+          registry,
+          {"anneal_worker_incarnation", "Number of starts of this worker's daemon so far.", {}}),
       registry_(registry),
       clock_(clock),
-      step_seconds_(registry, {"anneal_rank_step_seconds_total", "Time a trainer has spent, by phase of its steps.",
+      step_seconds_(registry, {"anneal_rank_step_seconds_total",
+                               "Time a trainer has spent, by phase of its steps.",
                                {"job_id", "rank", "phase"}}),
-      tokens_(registry, {"anneal_rank_tokens_total", "Tokens a trainer has computed with.", {"job_id", "rank"}}),
-      step_(registry, {"anneal_rank_step", "Optimizer steps of the job when the trainer last reported.",
+      tokens_(
+          registry,
+          {"anneal_rank_tokens_total", "Tokens a trainer has computed with.", {"job_id", "rank"}}),
+      step_(registry, {"anneal_rank_step",
+                       "Optimizer steps of the job when the trainer last reported.",
                        {"job_id", "rank"}}),
-      resident_bytes_(registry, {"anneal_rank_resident_bytes", "Resident memory of a trainer.", {"job_id", "rank"}}) {}
+      resident_bytes_(
+          registry,
+          {"anneal_rank_resident_bytes", "Resident memory of a trainer.", {"job_id", "rank"}}) {}
 
 void WorkerMetrics::Count(const protocol::TaskKey& key, const RankReport& report) {
   expiry_by_job_.erase(key.job);

@@ -12,21 +12,23 @@
 
 namespace anneal {
 
-// The table of this folder's metrics, and the sums behind the counters. Used from the daemon's loop only.
+// The table of this folder's metrics, and the sums behind the counters. Used from the daemon's loop
+// only.
 class WorkerMetrics {
  public:
   WorkerMetrics(MetricRegistry& registry, Clock& clock);
 
-  // The seconds and tokens that a trainer has counted since its start. They grow in the report; a new generation starts again
-  // from zero and the totals go on.
+  // The seconds and tokens that a trainer has counted since its start. They grow in the report; a
+  // new generation starts again from zero and the totals go on.
   void Count(const protocol::TaskKey& key, const protocol::RankReport& report);
-  // The task is gone: its job's series follow 5 minutes after the last of its tasks, so that final values are scraped.
+  // The task is gone: its job's series follow 5 minutes after the last of its tasks, so that final
+  // values are scraped.
   void Forget(const protocol::TaskKey& key);
   // Removes the series whose time has come. Call now and then.
   void Expire();
 
-  Gauge tasks;               // by state
-  Gauge slots;               // by use
+  Gauge tasks;  // by state
+  Gauge slots;  // by use
   Gauge connected;
   Gauge incarnation;
 

@@ -12,7 +12,8 @@ using ::testing::Not;
 
 const protocol::TaskKey kFirst{.job = "j", .generation = 1};
 const protocol::TaskKey kSecond{.job = "j", .generation = 2};
-constexpr char kForward[] = "anneal_rank_step_seconds_total{job_id=\"j\",phase=\"forward\",rank=\"0\"} ";
+constexpr char kForward[] =
+    "anneal_rank_step_seconds_total{job_id=\"j\",phase=\"forward\",rank=\"0\"} ";
 
 TEST(WorkerMetricsTest, TotalsGoOnOverGenerationsAndNeverFall) {
   SimulatedClock clock;

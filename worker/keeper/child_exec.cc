@@ -52,13 +52,15 @@ ChildOptions ParseArguments(int argc, char** argv) {
 }
 
 absl::Status DieWithKeeper(int keeper_pid) {
-  if (::prctl(PR_SET_PDEATHSIG, SIGKILL) != 0) return absl::ErrnoToStatus(errno, "cannot tie the child to the keeper");
+  if (::prctl(PR_SET_PDEATHSIG, SIGKILL) != 0)
+    return absl::ErrnoToStatus(errno, "cannot tie the child to the keeper");
   // The keeper may have died before the call above.
   if (::getppid() != keeper_pid) return absl::AbortedError("the keeper is gone");
   return absl::OkStatus();
 }
 
-// Half of the way to certain death: above the keeper and the daemon, below processes that asked for more.
+// Half of the way to certain death: above the keeper and the daemon, below processes that asked for
+// more.
 void BeFirstVictimOfMemoryPressure() {
   UniqueFd fd(::open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC));
   // Not everywhere permitted, and nothing depends on it.
@@ -70,9 +72,11 @@ absl::Status TakeLock(const std::string& path) {
   int fd = ::open(path.c_str(), O_RDWR);
   if (fd < 0 && errno == ENOENT) fd = ::open(path.c_str(), O_RDWR | O_CREAT, 0666);
   if (fd < 0) return absl::ErrnoToStatus(errno, absl::StrCat("cannot open the lock ", path));
-  // The descriptor is left open on purpose, also across exec: the lock lives as long as the process does.
+  // The descriptor is left open on purpose, also across exec: the lock lives as long as the process
+  // does.
   if (::flock(fd, LOCK_EX | LOCK_NB) != 0) {
-    return WithReason(absl::UnavailableError(absl::StrCat("another process holds the lock ", path)), "SLOT_BUSY");
+    return WithReason(absl::UnavailableError(absl::StrCat("another process holds the lock ", path)),
+                      "SLOT_BUSY");
   }
   return absl::OkStatus();
 }
@@ -80,7 +84,9 @@ absl::Status TakeLock(const std::string& path) {
 absl::Status WriteToLog(const std::string& path) {
   std::error_code error;
   std::filesystem::create_directories(std::filesystem::path(path).parent_path(), error);
-  if (error) return absl::UnavailableError(absl::StrCat("cannot make the folder of ", path, ": ", error.message()));
+  if (error)
+    return absl::UnavailableError(
+        absl::StrCat("cannot make the folder of ", path, ": ", error.message()));
   UniqueFd fd(::open(path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644));
   if (!fd.valid()) return absl::ErrnoToStatus(errno, absl::StrCat("cannot open the log ", path));
   ::dup2(fd.get(), STDOUT_FILENO);
@@ -108,7 +114,8 @@ int ExecChild(int argc, char** argv) {
       options.run_dir, {.status_code = static_cast<int>(status.code()),
                         .reason = reason.empty() ? "START_FAILED" : reason,
                         .message = std::string(status.message())});
-  ANNEAL_LOG(ERROR) << "child not started" << Field("why", status.message()) << Field("recorded", recorded.ToString());
+  ANNEAL_LOG(ERROR) << "child not started" << Field("why", status.message())
+                    << Field("recorded", recorded.ToString());
   return 127;
 }
 

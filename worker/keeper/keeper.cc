@@ -38,7 +38,8 @@ absl::Status MakeFolder(const std::string& path) {
 
 }  // namespace
 
-Keeper::Keeper(Options options, Clock& clock) : options_(std::move(options)), clock_(clock), daemon_delay_(kFirstDelay) {}
+Keeper::Keeper(Options options, Clock& clock)
+    : options_(std::move(options)), clock_(clock), daemon_delay_(kFirstDelay) {}
 
 int Keeper::Run() {
   if (absl::Status status = SetUp(); !status.ok()) {
@@ -56,9 +57,11 @@ absl::Status Keeper::SetUp() {
   ANNEAL_RETURN_IF_ERROR(MakeFolder(options_.state_dir + "/runs"));
   const std::string lock_path = options_.state_dir + "/keeper.lock";
   state_lock_ = UniqueFd(::open(lock_path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
-  if (!state_lock_.valid()) return absl::ErrnoToStatus(errno, absl::StrCat("cannot open ", lock_path));
+  if (!state_lock_.valid())
+    return absl::ErrnoToStatus(errno, absl::StrCat("cannot open ", lock_path));
   if (::flock(state_lock_.get(), LOCK_EX | LOCK_NB) != 0) {
-    return absl::FailedPreconditionError(absl::StrCat("another worker runs with --state-dir ", options_.state_dir));
+    return absl::FailedPreconditionError(
+        absl::StrCat("another worker runs with --state-dir ", options_.state_dir));
   }
   ANNEAL_RETURN_IF_ERROR(BuryLostChildren());
   // Children's children that lose their parent come to us, not to init, and are reaped.
@@ -73,7 +76,8 @@ absl::Status Keeper::SetUp() {
 }
 
 absl::Status Keeper::BuryLostChildren() {
-  ANNEAL_ASSIGN_OR_RETURN(std::vector<RunFolder> folders, RunFolder::List(options_.state_dir + "/runs"));
+  ANNEAL_ASSIGN_OR_RETURN(std::vector<RunFolder> folders,
+                          RunFolder::List(options_.state_dir + "/runs"));
   for (const RunFolder& folder : folders) {
     const absl::StatusOr<ProcessIdentity> process = folder.ReadProcess();
     if (!process.ok() || folder.ReadEnd().ok()) continue;
@@ -91,7 +95,8 @@ void Keeper::PollOnce() {
   absl::Duration timeout = absl::InfiniteDuration();
   if (daemon_.has_value() && daemon_->connection.has_value()) {
     const bool waiting = daemon_->connection->pending_bytes() > 0;
-    polled.push_back({daemon_->connection->fd(), static_cast<short>(waiting ? POLLIN | POLLOUT : POLLIN), 0});
+    polled.push_back(
+        {daemon_->connection->fd(), static_cast<short>(waiting ? POLLIN | POLLOUT : POLLIN), 0});
   }
   if (!daemon_.has_value()) timeout = daemon_due_ - now;
   const int timeout_ms = timeout == absl::InfiniteDuration()
@@ -143,7 +148,8 @@ void Keeper::StartDaemon() {
                      .environment = options_.environment,
                      .inherited_fd = theirs.get(),
                      .inherited_as = kKeeperFd};
-  spawn.arguments.insert(spawn.arguments.end(), options_.daemon_arguments.begin(), options_.daemon_arguments.end());
+  spawn.arguments.insert(spawn.arguments.end(), options_.daemon_arguments.begin(),
+                         options_.daemon_arguments.end());
   const absl::StatusOr<pid_t> pid = Spawn(spawn);
   if (!pid.ok()) {
     ANNEAL_LOG(ERROR) << "cannot start the daemon" << Field("why", pid.status().message());
@@ -161,7 +167,8 @@ void Keeper::DaemonEnded(const ProcessEnd& end) {
   daemon_.reset();
   if (life > kHealthyLife) daemon_delay_ = std::min(daemon_delay_, kFirstDelay);
   daemon_due_ = clock_.MonotonicNow() + daemon_delay_;
-  ANNEAL_LOG(INFO) << "daemon ended" << Field("exit_code", end.exit_code) << Field("signal", end.signal)
+  ANNEAL_LOG(INFO) << "daemon ended" << Field("exit_code", end.exit_code)
+                   << Field("signal", end.signal)
                    << Field("next_in", absl::FormatDuration(daemon_delay_));
   daemon_delay_ = std::clamp(2 * daemon_delay_, kFirstDelay, kLongestDelay);
   if (draining_ && end.exit_code == 0) stopping_ = true;
@@ -209,8 +216,8 @@ absl::Status Keeper::StartChild(const SpawnRequest& request) {
   if (folder.ReadProcess().ok() || folder.ReadEnd().ok()) return absl::OkStatus();
   SpawnOptions spawn{.program = options_.self, .environment = options_.environment};
   for (const auto& [name, value] : request.environment) spawn.environment[name] = value;
-  spawn.arguments = {options_.self, kExecChildMode, "--keeper-pid", absl::StrCat(::getpid()), "--run-dir",
-                     request.run_dir, "--log", request.log_path};
+  spawn.arguments = {options_.self, kExecChildMode,  "--keeper-pid", absl::StrCat(::getpid()),
+                     "--run-dir",   request.run_dir, "--log",        request.log_path};
   for (const std::string& path : request.lock_paths) {
     spawn.arguments.insert(spawn.arguments.end(), {"--lock", path});
   }
@@ -220,14 +227,16 @@ absl::Status Keeper::StartChild(const SpawnRequest& request) {
   const absl::StatusOr<pid_t> pid = Spawn(spawn);
   if (!pid.ok()) {
     ANNEAL_RETURN_IF_ERROR(protocol::WriteExitRecord(
-        folder.path(), {.status_code = static_cast<int>(pid.status().code()), .reason = "START_FAILED",
+        folder.path(), {.status_code = static_cast<int>(pid.status().code()),
+                        .reason = "START_FAILED",
                         .message = std::string(pid.status().message())}));
     ANNEAL_RETURN_IF_ERROR(folder.WriteEnd({.exit_code = 127}));
     Tell({.changed = ChangedNotice{}});
     return pid.status();
   }
   children_.emplace(*pid, folder);
-  ANNEAL_LOG(INFO) << "child started" << Field("task", TaskName(folder.key())) << Field("pid", *pid);
+  ANNEAL_LOG(INFO) << "child started" << Field("task", TaskName(folder.key()))
+                   << Field("pid", *pid);
   // The child is not reaped yet, so /proc knows it even if it has already ended.
   ANNEAL_ASSIGN_OR_RETURN(ProcessIdentity process, IdentifyProcess(*pid));
   ANNEAL_RETURN_IF_ERROR(folder.WriteProcess(process));
@@ -241,7 +250,8 @@ void Keeper::Reap() {
     if (::waitid(P_ALL, 0, &info, WEXITED | WNOHANG | WNOWAIT) != 0 || info.si_pid == 0) return;
     const pid_t pid = info.si_pid;
     const auto child = children_.find(pid);
-    // What is left of the child's group goes with it. Before the reaping, while no other process can have the number.
+    // What is left of the child's group goes with it. Before the reaping, while no other process
+    // can have the number.
     if (child != children_.end()) ::kill(-pid, SIGKILL);
     int wait_status = 0;
     ::waitpid(pid, &wait_status, 0);

@@ -17,25 +17,28 @@
 
 namespace anneal {
 
-// A daemon that ends with this status is not started again unless children run: its configuration cannot work.
+// A daemon that ends with this status is not started again unless children run: its configuration
+// cannot work.
 inline constexpr int kExitConfiguration = 78;  // EX_CONFIG of sysexits.h
 
-// Starts the daemon and, at its request, the children; reaps all; writes how they ended into their run folders; starts the
-// daemon again when it dies, so that a new version or a crash of the daemon stops no training. Dies last: every process it
-// started dies with it.
+// Starts the daemon and, at its request, the children; reaps all; writes how they ended into their
+// run folders; starts the daemon again when it dies, so that a new version or a crash of the daemon
+// stops no training. Dies last: every process it started dies with it.
 //
-// It decides nothing else and holds no state that matters: what the daemon must know is in the run folders. Single-threaded on
-// purpose: the death signal of children (PR_SET_PDEATHSIG) is tied to the thread that started them.
+// It decides nothing else and holds no state that matters: what the daemon must know is in the run
+// folders. Single-threaded on purpose: the death signal of children (PR_SET_PDEATHSIG) is tied to
+// the thread that started them.
 //
-//   SIGTERM         drain: tells the daemon, which leaves with status 0 once the tasks have ended; then the keeper leaves.
-//   SIGINT, second SIGTERM   stop now: kills children and daemon, then leaves.
-//   SIGHUP          replaces the daemon; children go on.
+//   SIGTERM                  drain: tells the daemon, which leaves with status 0 once the tasks
+//                            have ended; then the keeper leaves
+//   SIGINT, second SIGTERM   stop now: kills children and daemon, then leaves
+//   SIGHUP                   replaces the daemon; children go on
 class Keeper {
  public:
   struct Options {
-    std::string state_dir;                     // run folders below runs/
-    std::string self;                          // path of anneal-worker
-    std::vector<std::string> daemon_arguments;  // after "daemon"
+    std::string state_dir;                           // run folders below runs/
+    std::string self;                                // path of anneal-worker
+    std::vector<std::string> daemon_arguments;       // after "daemon"
     std::map<std::string, std::string> environment;  // of the keeper, handed to every process
   };
   Keeper(Options options, Clock& clock);
@@ -47,7 +50,8 @@ class Keeper {
   struct Daemon {
     pid_t pid = 0;
     absl::Duration start_time;
-    std::optional<protocol::LineConnection> connection;  // absent once the daemon has closed its end
+    // Absent once the daemon has closed its end.
+    std::optional<protocol::LineConnection> connection;
   };
 
   absl::Status SetUp();
@@ -65,7 +69,8 @@ class Keeper {
   absl::Status StartChild(const SpawnRequest& request);
   void ChildEnded(pid_t pid, const RunFolder& folder, const ProcessEnd& end);
   void Reap();
-  // Tells the daemon, if there is one; what is lost with a daemon the next one finds in the run folders.
+  // Tells the daemon, if there is one; what is lost with a daemon the next one finds in the run
+  // folders.
   void Tell(const KeeperLine& line);
   void StopNow();
 

@@ -1,8 +1,8 @@
 // anneal-worker: one program, three processes.
 //
-//   anneal-worker FLAGS              the keeper, what an operator starts
-//   anneal-worker daemon FLAGS       the daemon, started by the keeper
-//   anneal-worker exec-child ...     a child on its way to becoming anneal-prepare or anneal-trainer, started by the keeper
+//   anneal-worker FLAGS            the keeper, what an operator starts
+//   anneal-worker daemon FLAGS     the daemon, started by the keeper
+//   anneal-worker exec-child ...   a child before it becomes anneal-prepare or anneal-trainer
 
 #include <cstdio>
 #include <filesystem>
@@ -31,12 +31,13 @@ int RunDaemonProcess(const anneal::WorkerOptions& options) {
 
 int RunKeeperProcess(const anneal::WorkerOptions& options, int argc, char** argv) {
   anneal::SetLogTag("keeper " + options.name);
-  anneal::Keeper keeper({.state_dir = options.state_dir,
-                         // By path and not /proc/self/exe: SIGHUP after an upgrade starts the new program.
-                         .self = std::filesystem::read_symlink("/proc/self/exe").string(),
-                         .daemon_arguments = {argv + 1, argv + argc},
-                         .environment = anneal::ReadEnvironment()},
-                        anneal::Clock::Real());
+  anneal::Keeper keeper(
+      {.state_dir = options.state_dir,
+       // By path and not /proc/self/exe: SIGHUP after an upgrade starts the new program.
+       .self = std::filesystem::read_symlink("/proc/self/exe").string(),
+       .daemon_arguments = {argv + 1, argv + argc},
+       .environment = anneal::ReadEnvironment()},
+      anneal::Clock::Real());
   return keeper.Run();
 }
 
@@ -47,7 +48,8 @@ int main(int argc, char** argv) {
   if (mode == anneal::kExecChildMode) return anneal::ExecChild(argc, argv);
   const bool is_daemon = mode == kDaemonMode;
   absl::StatusOr<std::optional<anneal::WorkerOptions>> options =
-      is_daemon ? anneal::ParseWorkerOptions(argc - 1, argv + 1) : anneal::ParseWorkerOptions(argc, argv);
+      is_daemon ? anneal::ParseWorkerOptions(argc - 1, argv + 1)
+                : anneal::ParseWorkerOptions(argc, argv);
   if (!options.ok()) {
     std::fprintf(stderr, "anneal-worker: %s\n", std::string(options.status().message()).c_str());
     return anneal::kExitConfiguration;

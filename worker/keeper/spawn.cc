@@ -25,13 +25,15 @@ std::vector<char*> Pointers(std::vector<std::string>& strings) {
 absl::StatusOr<pid_t> Spawn(const SpawnOptions& options) {
   std::vector<std::string> arguments = options.arguments;
   std::vector<std::string> environment;
-  for (const auto& [name, value] : options.environment) environment.push_back(absl::StrCat(name, "=", value));
+  for (const auto& [name, value] : options.environment)
+    environment.push_back(absl::StrCat(name, "=", value));
 
   posix_spawn_file_actions_t actions;
   posix_spawn_file_actions_init(&actions);
   posix_spawn_file_actions_addopen(&actions, STDIN_FILENO, "/dev/null", O_RDONLY, 0);
   if (options.inherited_fd >= 0) {
-    // dup2 also clears close-on-exec, even when both numbers are equal (POSIX.1-2024, glibc since 2.29).
+    // dup2 also clears close-on-exec, even when both numbers are equal (POSIX.1-2024, glibc
+    // since 2.29).
     posix_spawn_file_actions_adddup2(&actions, options.inherited_fd, options.inherited_as);
   }
   posix_spawnattr_t attributes;
@@ -42,10 +44,11 @@ absl::StatusOr<pid_t> Spawn(const SpawnOptions& options) {
   posix_spawnattr_setsigmask(&attributes, &none);
   posix_spawnattr_setsigdefault(&attributes, &all);
   posix_spawnattr_setpgroup(&attributes, 0);
-  posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF | POSIX_SPAWN_SETPGROUP);
+  posix_spawnattr_setflags(&attributes,
+                           POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF | POSIX_SPAWN_SETPGROUP);
   pid_t pid = 0;
-  const int error = ::posix_spawn(&pid, options.program.c_str(), &actions, &attributes, Pointers(arguments).data(),
-                                  Pointers(environment).data());
+  const int error = ::posix_spawn(&pid, options.program.c_str(), &actions, &attributes,
+                                  Pointers(arguments).data(), Pointers(environment).data());
   posix_spawnattr_destroy(&attributes);
   posix_spawn_file_actions_destroy(&actions);
   if (error != 0) return absl::ErrnoToStatus(error, absl::StrCat("cannot start ", options.program));

@@ -1,6 +1,6 @@
 #pragma once
-// posix_spawn with what the keeper needs: an own process group, no inherited signal settings, nothing open but the standard
-// descriptors.
+// posix_spawn with what the keeper needs: an own process group, no inherited signal settings,
+// nothing open but the standard descriptors.
 
 #include <map>
 #include <string>
@@ -16,7 +16,8 @@ struct SpawnOptions {
   std::string program;                 // absolute path
   std::vector<std::string> arguments;  // with argv[0]
   std::map<std::string, std::string> environment;
-  // Becomes descriptor `inherited_as` of the child. -1 = none. All others are close-on-exec by the rule of this code base.
+  // Becomes descriptor `inherited_as` of the child. -1 = none. All others are close-on-exec by the
+  // rule of this code base.
   int inherited_fd = -1;
   int inherited_as = -1;
 };

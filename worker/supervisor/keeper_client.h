@@ -8,15 +8,19 @@
 
 namespace anneal {
 
-// Owned by main, used from the daemon's loop only, never blocks. Answers come as files in run folders.
+// Owned by main, used from the daemon's loop only, never blocks. Answers come as files in run
+// folders.
 class KeeperClient {
  public:
   explicit KeeperClient(UniqueFd fd) : connection_(std::move(fd)) {}
 
-  void Spawn(const SpawnRequest& request) { connection_.Queue(FormatKeeperLine({.spawn = request})); }
+  void Spawn(const SpawnRequest& request) {
+    connection_.Queue(FormatKeeperLine({.spawn = request}));
+  }
   void Kill(const KillRequest& request) { connection_.Queue(FormatKeeperLine({.kill = request})); }
 
-  // Sends and receives what it can. UNAVAILABLE when the keeper is gone; then the daemon has nothing left to do.
+  // Sends and receives what it can. UNAVAILABLE when the keeper is gone; then the daemon has
+  // nothing left to do.
   absl::Status Serve();
   // Whether the keeper has asked to leave once the tasks have ended.
   bool draining() const { return draining_; }

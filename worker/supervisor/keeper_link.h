@@ -1,6 +1,7 @@
 #pragma once
-// What daemon and keeper say to each other: JSON lines over the socket pair that the keeper gives the daemon. A new daemon gets
-// a new pair. The keeper's facts are files in run folders; on the socket it only says that there is something to read.
+// What daemon and keeper say to each other: JSON lines over the socket pair that the keeper gives
+// the daemon. A new daemon gets a new pair. The keeper's facts are files in run folders; on the
+// socket it only says that there is something to read.
 
 #include <map>
 #include <optional>
@@ -16,11 +17,12 @@ namespace anneal {
 // Daemon -> keeper: start the child of a run folder. Ignored if the folder has a process.json.
 struct SpawnRequest {
   std::string run_dir;
-  std::string program;                 // absolute path
-  std::vector<std::string> arguments;  // without argv[0]
+  std::string program;                             // absolute path
+  std::vector<std::string> arguments;              // without argv[0]
   std::map<std::string, std::string> environment;  // added to the keeper's own
-  std::string log_path;                // gets standard output and error, appended
-  std::vector<std::string> lock_paths;  // locked for as long as the child lives; one that is taken refuses the start
+  std::string log_path;                            // gets standard output and error, appended
+  std::vector<std::string>
+      lock_paths;  // locked for as long as the child lives; one that is taken refuses the start
 };
 // Daemon -> keeper: signal the process group of a run folder's child. Ignored if it has ended.
 struct KillRequest {

@@ -17,8 +17,12 @@ namespace {
 constexpr absl::Duration kAttemptInterval = absl::Milliseconds(50);
 }  // namespace
 
-RankChannel::RankChannel(std::string socket_path, protocol::TaskKey key, protocol::Start start, Clock& clock)
-    : socket_path_(std::move(socket_path)), key_(std::move(key)), start_(std::move(start)), clock_(clock) {}
+RankChannel::RankChannel(std::string socket_path, protocol::TaskKey key, protocol::Start start,
+                         Clock& clock)
+    : socket_path_(std::move(socket_path)),
+      key_(std::move(key)),
+      start_(std::move(start)),
+      clock_(clock) {}
 
 bool RankChannel::Serve() {
   changed_ = false;
@@ -30,9 +34,11 @@ bool RankChannel::Serve() {
     status = connection_->Flush();
   }
   if (!status.ok()) {
-    // A child that ends closes its socket: how it ended is told elsewhere, so this is no warning unless it said nonsense.
+    // A child that ends closes its socket: how it ended is told elsewhere, so this is no warning
+    // unless it said nonsense.
     if (!absl::IsUnavailable(status)) {
-      ANNEAL_LOG(WARNING) << "cannot talk with a child" << Field("task", TaskName(key_)) << Field("why", status.message());
+      ANNEAL_LOG(WARNING) << "cannot talk with a child" << Field("task", TaskName(key_))
+                          << Field("why", status.message());
     }
     connection_.reset();
     greeted_ = false;
@@ -52,7 +58,8 @@ void RankChannel::Connect() {
   absl::StatusOr<UniqueFd> fd = protocol::ConnectUnix(socket_path_);
   if (!fd.ok()) return;  // not listening yet, or gone: the keeper tells
   if (absl::Status status = protocol::CheckPeerIsSameUser(fd->get()); !status.ok()) {
-    ANNEAL_LOG(ERROR) << "not talking with a child" << Field("task", TaskName(key_)) << Field("why", status.message());
+    ANNEAL_LOG(ERROR) << "not talking with a child" << Field("task", TaskName(key_))
+                      << Field("why", status.message());
     return;
   }
   connection_.emplace(*std::move(fd));
@@ -83,20 +90,22 @@ absl::Status RankChannel::HandleLine(absl::string_view text) {
     changed_ = true;
     status_ = std::move(*line.status);
   } else {
-    return absl::InvalidArgumentError(absl::StrCat("a line that no child sends: ", text.substr(0, 100)));
+    return absl::InvalidArgumentError(
+        absl::StrCat("a line that no child sends: ", text.substr(0, 100)));
   }
   return absl::OkStatus();
 }
 
 absl::Status RankChannel::CheckHello(const protocol::Hello& hello) const {
   if (hello.version != protocol::kVersion) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("the child speaks version ", hello.version, " of the protocol, we ", protocol::kVersion));
+    return absl::FailedPreconditionError(absl::StrCat("the child speaks version ", hello.version,
+                                                      " of the protocol, we ", protocol::kVersion));
   }
   if (hello.job != key_.job || hello.generation != key_.generation || hello.rank != key_.rank ||
       hello.kind != TaskKindName(key_.kind)) {
-    return absl::FailedPreconditionError(absl::StrCat("the child says it is ", hello.kind, " rank ", hello.rank,
-                                                      " of generation ", hello.generation, " of job ", hello.job));
+    return absl::FailedPreconditionError(absl::StrCat("the child says it is ", hello.kind, " rank ",
+                                                      hello.rank, " of generation ",
+                                                      hello.generation, " of job ", hello.job));
   }
   return absl::OkStatus();
 }
@@ -113,7 +122,8 @@ void RankChannel::QueueNews() {
   }
   if (told_stop_ != stop_) {
     told_stop_ = stop_;
-    connection_->Queue(protocol::FormatLine({.stop = protocol::Stop{stop_ == StopMode::kFinish ? "FINISH" : "NOW"}}));
+    connection_->Queue(protocol::FormatLine(
+        {.stop = protocol::Stop{stop_ == StopMode::kFinish ? "FINISH" : "NOW"}}));
   }
 }
 

@@ -14,24 +14,28 @@
 
 namespace anneal {
 
-// Owned by a Task, used from the daemon's loop only, never blocks: the owner polls fd() and calls Serve() when it is ready and
-// from time to time. Everything is level-triggered: after a reconnection both sides say all again, so the owner sets what should
-// hold and reads what does, and never asks whether there is a connection.
+// Owned by a Task, used from the daemon's loop only, never blocks: the owner polls fd() and calls
+// Serve() when it is ready and from time to time. Everything is level-triggered: after a
+// reconnection both sides say all again, so the owner sets what should hold and reads what does,
+// and never asks whether there is a connection.
 class RankChannel {
  public:
   RankChannel(std::string socket_path, protocol::TaskKey key, protocol::Start start, Clock& clock);
 
-  // Connects if there is no connection (every 50 ms at most; a child needs a moment until it listens), reads, writes. Whether
-  // what the child says has changed.
+  // Connects if there is no connection (every 50 ms at most; a child needs a moment until it
+  // listens), reads, writes. Whether what the child says has changed.
   bool Serve();
 
   // -1 without a connection.
   int fd() const { return connection_.has_value() ? connection_->fd() : -1; }
-  bool wants_to_write() const { return connection_.has_value() && connection_->pending_bytes() > 0; }
+  bool wants_to_write() const {
+    return connection_.has_value() && connection_->pending_bytes() > 0;
+  }
   // Whether the child has said hello on this connection.
   bool greeted() const { return greeted_; }
 
-  // What the child should know. Setting it again to the same value does nothing; an empty address is no news.
+  // What the child should know. Setting it again to the same value does nothing; an empty address
+  // is no news.
   void SetRendezvous(const std::string& address);
   void SetStop(protocol::StopMode mode);
 

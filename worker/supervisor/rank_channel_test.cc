@@ -30,8 +30,8 @@ class RankChannelTest : public ::testing::Test {
     EXPECT_THAT(child, ::anneal::testing::IsOk());
     return *std::move(child);
   }
-  // Serves the channel, as the daemon's loop does, until the condition holds. Simulated time moves past the pause between two
-  // attempts to connect.
+  // Serves the channel, as the daemon's loop does, until the condition holds. Simulated time moves
+  // past the pause between two attempts to connect.
   template <typename Condition>
   bool ServeUntil(Condition condition) {
     const absl::Duration end = Clock::Real().MonotonicNow() + kPatience;
@@ -68,7 +68,8 @@ TEST_F(RankChannelTest, CarriesStateBothWays) {
   std::unique_ptr<ChildChannel> child = Listen();
   child->SetPhase("load");
   child->SetRendezvous("127.0.0.1:1");
-  EXPECT_TRUE(ServeUntil([&] { return channel_.status().phase == "load" && channel_.rendezvous() == "127.0.0.1:1"; }));
+  EXPECT_TRUE(ServeUntil(
+      [&] { return channel_.status().phase == "load" && channel_.rendezvous() == "127.0.0.1:1"; }));
   channel_.SetRendezvous("127.0.0.1:2");
   channel_.SetStop(StopMode::kFinish);
   EXPECT_TRUE(ServeUntil([&] { return child->stop_requested() == StopMode::kFinish; }));
@@ -92,10 +93,12 @@ TEST_F(RankChannelTest, SaysAllAgainAfterAReconnection) {
 
 TEST_F(RankChannelTest, AStrangerGetsNoTask) {
   ANNEAL_ASSERT_OK_AND_ASSIGN(UniqueFd listener, protocol::ListenUnix(socket_));
-  const std::string hello = R"({"hello":{"version":1,"kind":"train","job":"01hf7yat00abcdefghjkmnpqrs",)";
+  const std::string hello =
+      R"({"hello":{"version":1,"kind":"train","job":"01hf7yat00abcdefghjkmnpqrs",)";
   for (const std::string& first_line :
-       {std::string("garbage"), std::string(R"({"status":{"phase":"train"}})"), std::string(R"({"start":{}})"),
-        hello + R"("generation":1,"rank":1}})", hello + R"("generation":2,"rank":0}})",
+       {std::string("garbage"), std::string(R"({"status":{"phase":"train"}})"),
+        std::string(R"({"start":{}})"), hello + R"("generation":1,"rank":1}})",
+        hello + R"("generation":2,"rank":0}})",
         std::string(R"({"hello":{"version":99,"kind":"train"}})")}) {
     ASSERT_TRUE(ServeUntil([&] { return channel_.fd() >= 0; }));
     UniqueFd peer(::accept(listener.get(), nullptr, nullptr));

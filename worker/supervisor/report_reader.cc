@@ -17,7 +17,8 @@ namespace anneal {
 namespace {
 
 absl::Status CheckReport(absl::string_view line) {
-  ANNEAL_ASSIGN_OR_RETURN(Json json, ParseJson(line, {.max_bytes = protocol::kMaxReportBytes, .max_depth = 32}));
+  ANNEAL_ASSIGN_OR_RETURN(
+      Json json, ParseJson(line, {.max_bytes = protocol::kMaxReportBytes, .max_depth = 32}));
   return protocol::ReportFromJson(json).status();
 }
 
@@ -35,7 +36,8 @@ absl::StatusOr<bool> ReportReader::Poll() {
   const size_t old_size = window_.size();
   at_end_ = false;
   std::string text;
-  // Starts small, because most calls find a line or two; grows to the limit when a line does not fit.
+  // Starts small, because most calls find a line or two; grows to the limit when a line does not
+  // fit.
   size_t size = 16u << 10;
   while (!WindowIsFull()) {
     text.resize(size);
@@ -72,7 +74,8 @@ size_t ReportReader::TakeLines(absl::string_view text) {
 void ReportReader::TakeLine(absl::string_view line) {
   const bool too_long = std::exchange(in_long_line_, false);
   if (++lines_ <= acknowledged_) return;
-  const absl::Status status = too_long ? absl::InvalidArgumentError("the line is too long") : CheckReport(line);
+  const absl::Status status =
+      too_long ? absl::InvalidArgumentError("the line is too long") : CheckReport(line);
   NumberedReport report{.sequence = lines_, .json = std::string(line)};
   if (!status.ok()) {
     ANNEAL_LOG(ERROR) << "a report cannot be read" << Field("file", path_) << Field("line", lines_)

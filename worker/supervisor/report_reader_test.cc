@@ -67,8 +67,9 @@ TEST_F(ReportReaderTest, TheWindowIsBoundedAndMovesWithAcknowledgements) {
 }
 
 TEST_F(ReportReaderTest, LargeReportsFillTheWindowByBytes) {
-  const std::string large = DumpJson(protocol::ToJson(
-      protocol::Report{.issue = protocol::IssueReport{.message = std::string(protocol::kMaxReportBytes - 1000, 'x')}}));
+  const std::string large = DumpJson(protocol::ToJson(protocol::Report{
+      .issue =
+          protocol::IssueReport{.message = std::string(protocol::kMaxReportBytes - 1000, 'x')}}));
   Append(large + "\n" + large + "\n" + large + "\n");
   EXPECT_THAT(reader_.Poll(), IsOkAndHolds(true));
   EXPECT_EQ(reader_.window().size(), 2u);  // the first leaves room by a little
@@ -88,11 +89,12 @@ TEST_F(ReportReaderTest, ANewReaderSkipsWhatIsAcknowledged) {
 }
 
 TEST_F(ReportReaderTest, WhatIsNoReportKeepsItsNumberAsAnIssue) {
-  Append("garbage\n{}\n\n" + std::string("\0\xff\n", 3) + std::string(3 * protocol::kMaxReportBytes, ' ') + "\n" + Step(6) +
-         "\n");
+  Append("garbage\n{}\n\n" + std::string("\0\xff\n", 3) +
+         std::string(3 * protocol::kMaxReportBytes, ' ') + "\n" + Step(6) + "\n");
   EXPECT_THAT(reader_.Poll(), IsOkAndHolds(true));
   ASSERT_EQ(reader_.window().size(), 6u);
-  for (int i = 0; i < 5; ++i) EXPECT_THAT(reader_.window()[i].json, HasSubstr("REPORT_UNREADABLE")) << i;
+  for (int i = 0; i < 5; ++i)
+    EXPECT_THAT(reader_.window()[i].json, HasSubstr("REPORT_UNREADABLE")) << i;
   EXPECT_THAT(reader_.window()[4].json, HasSubstr("too long"));
   EXPECT_EQ(reader_.window()[5].sequence, 6);
   EXPECT_EQ(reader_.window()[5].json, Step(6));

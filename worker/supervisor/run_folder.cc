@@ -35,9 +35,11 @@ absl::StatusOr<int64_t> IntegerField(const Json& json, const char* name) {
 absl::StatusOr<ProcessIdentity> IdentifyProcess(int64_t pid) {
   const std::string path = absl::StrCat("/proc/", pid, "/stat");
   ANNEAL_ASSIGN_OR_RETURN(std::string text, ReadSmallFile(path));
-  // The second field is the program's name in brackets and may hold spaces and brackets; the rest starts with field 3.
+  // The second field is the program's name in brackets and may hold spaces and brackets; the rest
+  // starts with field 3.
   const size_t name_end = text.rfind(')');
-  const std::vector<std::string> fields = absl::StrSplit(text.substr(std::min(text.size(), name_end + 2)), ' ');
+  const std::vector<std::string> fields =
+      absl::StrSplit(text.substr(std::min(text.size(), name_end + 2)), ' ');
   ProcessIdentity process{.pid = pid};
   constexpr size_t kStartTime = 22 - 3;
   if (name_end == std::string::npos || fields.size() <= kStartTime ||
@@ -57,14 +59,15 @@ ProcessEnd ProcessEndFromWaitStatus(int wait_status) {
   return {.exit_code = WEXITSTATUS(wait_status)};
 }
 
-absl::StatusOr<RunFolder> RunFolder::Create(const std::string& runs_dir, const protocol::TaskKey& key,
-                                            const TaskFile& task) {
+absl::StatusOr<RunFolder> RunFolder::Create(const std::string& runs_dir,
+                                            const protocol::TaskKey& key, const TaskFile& task) {
   RunFolder folder(absl::StrCat(runs_dir, "/", protocol::TaskName(key)), key);
   if (::mkdir(folder.path().c_str(), 0700) != 0) {
     return absl::ErrnoToStatus(errno, absl::StrCat("cannot make ", folder.path()));
   }
   Json json = {{"storage_root", task.storage_root}, {"slots", task.slots}, {"task", task.task}};
-  ANNEAL_RETURN_IF_ERROR(WriteFileAtomically(folder.FilePath(protocol::kTaskName), DumpJson(json) + "\n"));
+  ANNEAL_RETURN_IF_ERROR(
+      WriteFileAtomically(folder.FilePath(protocol::kTaskName), DumpJson(json) + "\n"));
   return folder;
 }
 
@@ -75,23 +78,29 @@ absl::StatusOr<std::vector<RunFolder>> RunFolder::List(const std::string& runs_d
     absl::StatusOr<RunFolder> folder = FromPath(entry.path().string());
     if (!folder.ok()) {
       ANNEAL_LOG(WARNING) << "not a run folder, left alone" << Field("path", entry.path().string());
-    } else if (std::error_code ignored; std::filesystem::exists(folder->FilePath(protocol::kTaskName), ignored)) {
+    } else if (std::error_code ignored;
+               std::filesystem::exists(folder->FilePath(protocol::kTaskName), ignored)) {
       folders.push_back(*std::move(folder));
     } else {
       ANNEAL_RETURN_IF_ERROR(folder->Remove());
     }
   }
-  if (error) return absl::InternalError(absl::StrCat("cannot list ", runs_dir, ": ", error.message()));
-  std::sort(folders.begin(), folders.end(), [](const RunFolder& a, const RunFolder& b) { return a.path_ < b.path_; });
+  if (error)
+    return absl::InternalError(absl::StrCat("cannot list ", runs_dir, ": ", error.message()));
+  std::sort(folders.begin(), folders.end(),
+            [](const RunFolder& a, const RunFolder& b) { return a.path_ < b.path_; });
   return folders;
 }
 
 absl::StatusOr<RunFolder> RunFolder::FromPath(const std::string& path) {
-  ANNEAL_ASSIGN_OR_RETURN(protocol::TaskKey key, protocol::ParseTaskName(path.substr(path.rfind('/') + 1)));
+  ANNEAL_ASSIGN_OR_RETURN(protocol::TaskKey key,
+                          protocol::ParseTaskName(path.substr(path.rfind('/') + 1)));
   return RunFolder(path, std::move(key));
 }
 
-std::string RunFolder::FilePath(absl::string_view name) const { return absl::StrCat(path_, "/", name); }
+std::string RunFolder::FilePath(absl::string_view name) const {
+  return absl::StrCat(path_, "/", name);
+}
 
 absl::StatusOr<Json> RunFolder::ReadJson(absl::string_view name) const {
   ANNEAL_ASSIGN_OR_RETURN(std::string text, ReadSmallFile(FilePath(name), kLimits.max_bytes));
@@ -109,7 +118,8 @@ absl::StatusOr<TaskFile> RunFolder::ReadTask() const {
                       .slots = json.at("slots").get<std::vector<std::string>>(),
                       .task = json.at("task")};
     } catch (const Json::exception& e) {
-      return absl::InvalidArgumentError(absl::StrCat(FilePath(protocol::kTaskName), ": ", e.what()));
+      return absl::InvalidArgumentError(
+          absl::StrCat(FilePath(protocol::kTaskName), ": ", e.what()));
     }
   }();
 }
@@ -150,11 +160,13 @@ absl::Status RunFolder::Remove() const {
   std::error_code error;
   // task.json last: while it is there, List still finds the folder and the removal is tried again.
   for (const auto& entry : std::filesystem::directory_iterator(path_, error)) {
-    if (entry.path().filename() != protocol::kTaskName) std::filesystem::remove_all(entry.path(), error);
+    if (entry.path().filename() != protocol::kTaskName)
+      std::filesystem::remove_all(entry.path(), error);
     if (error) break;
   }
   if (!error) std::filesystem::remove_all(path_, error);
-  if (error) return absl::InternalError(absl::StrCat("cannot remove ", path_, ": ", error.message()));
+  if (error)
+    return absl::InternalError(absl::StrCat("cannot remove ", path_, ": ", error.message()));
   return absl::OkStatus();
 }
 

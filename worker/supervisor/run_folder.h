@@ -1,5 +1,6 @@
 #pragma once
-// The worker's side of a run folder (docs/formats/run_folder.md): what the daemon and the keeper keep on disk about one child.
+// The worker's side of a run folder (docs/formats/run_folder.md): what the daemon and the keeper
+// keep on disk about one child.
 
 #include <compare>
 #include <cstdint>
@@ -41,13 +42,15 @@ struct ProcessEnd {
 // From waitpid's status.
 ProcessEnd ProcessEndFromWaitStatus(int wait_status);
 
-// A name for one folder; the files are the state. Copyable, no lock: each file has one writer, see the format's page.
+// A name for one folder; the files are the state. Copyable, no lock: each file has one writer, see
+// the format's page.
 class RunFolder {
  public:
   // Makes the folder and task.json. ALREADY_EXISTS if there is one.
-  static absl::StatusOr<RunFolder> Create(const std::string& runs_dir, const protocol::TaskKey& key, const TaskFile& task);
-  // All folders below `runs_dir`, in order of name; what has no task.json yet never had a process and is removed, what is not
-  // a run folder is left alone and logged.
+  static absl::StatusOr<RunFolder> Create(const std::string& runs_dir, const protocol::TaskKey& key,
+                                          const TaskFile& task);
+  // All folders below `runs_dir`, in order of name; what has no task.json yet never had a process
+  // and is removed, what is not a run folder is left alone and logged.
   static absl::StatusOr<std::vector<RunFolder>> List(const std::string& runs_dir);
   // INVALID_ARGUMENT unless the folder's name is that of a task.
   static absl::StatusOr<RunFolder> FromPath(const std::string& path);
@@ -69,7 +72,8 @@ class RunFolder {
   absl::Status Remove() const;
 
  private:
-  RunFolder(std::string path, protocol::TaskKey key) : path_(std::move(path)), key_(std::move(key)) {}
+  RunFolder(std::string path, protocol::TaskKey key)
+      : path_(std::move(path)), key_(std::move(key)) {}
   absl::StatusOr<Json> ReadJson(absl::string_view name) const;
 
   std::string path_;

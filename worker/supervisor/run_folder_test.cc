@@ -29,7 +29,8 @@ class RunFolderTest : public ::testing::Test {
 
 TEST_F(RunFolderTest, RemembersATaskUntilItIsRemoved) {
   ANNEAL_ASSERT_OK_AND_ASSIGN(RunFolder folder, RunFolder::Create(temp_.path(), kKey, kTask));
-  EXPECT_THAT(RunFolder::Create(temp_.path(), kKey, kTask), StatusIs(absl::StatusCode::kAlreadyExists));
+  EXPECT_THAT(RunFolder::Create(temp_.path(), kKey, kTask),
+              StatusIs(absl::StatusCode::kAlreadyExists));
   EXPECT_THAT(folder.ReadProcess(), StatusIs(absl::StatusCode::kNotFound));
   EXPECT_THAT(folder.ReadEnd(), StatusIs(absl::StatusCode::kNotFound));
   ANNEAL_EXPECT_OK(folder.WriteProcess({.pid = 12, .start_time = 34}));
@@ -60,7 +61,8 @@ TEST_F(RunFolderTest, WhatWasNeverStartedIsRemovedAndStrangersStay) {
   EXPECT_THAT(RunFolder::List(temp_.path()), IsOkAndHolds(SizeIs(1)));
   EXPECT_FALSE(std::filesystem::exists(unfinished));
   EXPECT_TRUE(std::filesystem::exists(temp_.path() + "/lost+found"));
-  EXPECT_THAT(RunFolder::List(temp_.path() + "/none"), StatusIs(absl::StatusCode::kInternal, HasSubstr("cannot list")));
+  EXPECT_THAT(RunFolder::List(temp_.path() + "/none"),
+              StatusIs(absl::StatusCode::kInternal, HasSubstr("cannot list")));
 }
 
 TEST_F(RunFolderTest, DamagedFilesAreRefusedByName) {
@@ -72,7 +74,8 @@ TEST_F(RunFolderTest, DamagedFilesAreRefusedByName) {
     ANNEAL_ASSERT_OK(WriteFileAtomically(folder.FilePath(protocol::kTaskName), text));
     EXPECT_THAT(folder.ReadTask(), StatusIs(invalid, HasSubstr("task.json"))) << text;
   }
-  ANNEAL_ASSERT_OK(WriteFileAtomically(folder.FilePath(protocol::kExitName), R"({"status_code": "8"})"));
+  ANNEAL_ASSERT_OK(
+      WriteFileAtomically(folder.FilePath(protocol::kExitName), R"({"status_code": "8"})"));
   EXPECT_THAT(folder.ReadExitRecord(), StatusIs(invalid, HasSubstr("status_code")));
 }
 

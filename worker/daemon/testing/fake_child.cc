@@ -1,10 +1,12 @@
-// Stands for anneal-prepare and anneal-trainer: speaks the protocol and does nothing. The task's model_dir says how it behaves:
+// Stands for anneal-prepare and anneal-trainer: speaks the protocol and does nothing. The task's
+// model_dir says how it behaves:
 //
 //   succeed    10 step reports, a result, exit 0
 //   crash      writes "about to crash" to its log, exits with status 3 and no record
 //   fail       leaves an exit record, exits with status 1
 //   abort      kills itself with SIGKILL
-//   run        one step report a millisecond until told to stop; FINISH: a result and exit 0, NOW: a record and exit 1
+//   run        one step report a millisecond until told to stop; FINISH: a result and exit 0,
+//              NOW: a record and exit 1
 //   stubborn   as run, but ignores orders and SIGTERM
 //   join       rank 0 offers a rendezvous, others wait for it and report it; then as run
 
@@ -32,20 +34,23 @@ int Leave(const ChildChannel& channel, const anneal::protocol::ExitRecord& recor
 }
 
 int Finish(ChildChannel& channel, int64_t steps) {
-  ANNEAL_CHECK_OK(channel.SendReport({.result = anneal::protocol::ResultReport{.last_loss = static_cast<double>(steps)}}));
+  ANNEAL_CHECK_OK(channel.SendReport(
+      {.result = anneal::protocol::ResultReport{.last_loss = static_cast<double>(steps)}}));
   return Leave(channel, {.message = "done"});
 }
 
 void SendStep(ChildChannel& channel, int64_t step) {
   ANNEAL_CHECK_OK(channel.SendReport({.step = anneal::protocol::StepReport{.step = step}}));
-  channel.SetRankReport({.step = step, .forward_seconds = 0.25 * static_cast<double>(step), .tokens = 100 * step});
+  channel.SetRankReport(
+      {.step = step, .forward_seconds = 0.25 * static_cast<double>(step), .tokens = 100 * step});
 }
 
 void Join(ChildChannel& channel) {
   if (channel.key().rank == 0) return channel.SetRendezvous("127.0.0.1:4242");
   const absl::StatusOr<std::string> address = channel.WaitForRendezvous(kPatience);
   ANNEAL_CHECK_OK(address.status());
-  ANNEAL_CHECK_OK(channel.SendReport({.issue = anneal::protocol::IssueReport{.message = *address}}));
+  ANNEAL_CHECK_OK(
+      channel.SendReport({.issue = anneal::protocol::IssueReport{.message = *address}}));
 }
 
 int Run(ChildChannel& channel, bool stubborn) {
@@ -56,7 +61,8 @@ int Run(ChildChannel& channel, bool stubborn) {
     Clock::Real().Sleep(absl::Milliseconds(1));
     if (stubborn) continue;
     if (channel.stop_requested() == StopMode::kFinish) return Finish(channel, step);
-    if (channel.stop_requested() == StopMode::kNow) return Leave(channel, {.status_code = 1, .reason = "STOPPED"});
+    if (channel.stop_requested() == StopMode::kNow)
+      return Leave(channel, {.status_code = 1, .reason = "STOPPED"});
   }
 }
 
@@ -69,7 +75,8 @@ int Behave(ChildChannel& channel, const std::string& mode) {
     std::fprintf(stderr, "about to crash\n");
     return 3;
   }
-  if (mode == "fail") return Leave(channel, {.status_code = 8, .reason = "OUT_OF_MEMORY", .message = "no room"});
+  if (mode == "fail")
+    return Leave(channel, {.status_code = 8, .reason = "OUT_OF_MEMORY", .message = "no room"});
   if (mode == "abort") ::raise(SIGKILL);
   if (mode == "join") Join(channel);
   return Run(channel, mode == "stubborn");

@@ -50,7 +50,8 @@ void FakeCoordinator::SetAcknowledging(bool acknowledging) {
   ++version_;
 }
 
-Observed FakeCoordinator::AwaitObserved(const std::string& what, const std::function<bool(const Observed&)>& condition) {
+Observed FakeCoordinator::AwaitObserved(const std::string& what,
+                                        const std::function<bool(const Observed&)>& condition) {
   absl::MutexLock lock(&mu_);
   auto holds = [&]() ABSL_SHARED_LOCKS_REQUIRED(mu_) { return condition(observed_); };
   if (!mu_.AwaitWithTimeout(absl::Condition(&holds), kPatience)) {
@@ -59,16 +60,18 @@ Observed FakeCoordinator::AwaitObserved(const std::string& what, const std::func
   return observed_;
 }
 
-TaskObservation FakeCoordinator::AwaitTask(const std::string& what, const TaskKey& key,
-                                           const std::function<bool(const TaskObservation&)>& condition) {
+TaskObservation FakeCoordinator::AwaitTask(
+    const std::string& what, const TaskKey& key,
+    const std::function<bool(const TaskObservation&)>& condition) {
   TaskObservation found;
   AwaitObserved(what, [&](const Observed& observed) {
-    return std::any_of(observed.tasks().begin(), observed.tasks().end(), [&](const TaskObservation& task) {
-      absl::StatusOr<TaskKey> id = TaskKeyFromProto(task.id());
-      if (!id.ok() || *id != key || !condition(task)) return false;
-      found = task;
-      return true;
-    });
+    return std::any_of(observed.tasks().begin(), observed.tasks().end(),
+                       [&](const TaskObservation& task) {
+                         absl::StatusOr<TaskKey> id = TaskKeyFromProto(task.id());
+                         if (!id.ok() || *id != key || !condition(task)) return false;
+                         found = task;
+                         return true;
+                       });
   });
   return found;
 }
@@ -77,7 +80,8 @@ std::vector<std::string> FakeCoordinator::AwaitReports(const TaskKey& key, size_
   absl::MutexLock lock(&mu_);
   auto enough = [&]() ABSL_SHARED_LOCKS_REQUIRED(mu_) { return reports_[key].size() >= count; };
   if (!mu_.AwaitWithTimeout(absl::Condition(&enough), kPatience)) {
-    ADD_FAILURE() << "waited in vain for " << count << " reports; " << reports_[key].size() << " came";
+    ADD_FAILURE() << "waited in vain for " << count << " reports; " << reports_[key].size()
+                  << " came";
   }
   return reports_[key];
 }

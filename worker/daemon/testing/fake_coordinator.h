@@ -1,5 +1,6 @@
 #pragma once
-// A coordinator that wants what the test says and remembers what the worker tells. Real gRPC, on a port of its own.
+// A coordinator that wants what the test says and remembers what the worker tells. Real gRPC, on a
+// port of its own.
 
 #include <functional>
 #include <map>
@@ -17,8 +18,8 @@
 
 namespace anneal::testing {
 
-// Thread-safe. As a coordinator must, it takes a task's reports in order and without gaps, acknowledges what it has taken, and
-// ignores what comes again; a gap fails the test.
+// Thread-safe. As a coordinator must, it takes a task's reports in order and without gaps,
+// acknowledges what it has taken, and ignores what comes again; a gap fails the test.
 class FakeCoordinator : public internal::FleetService::Service {
  public:
   FakeCoordinator();
@@ -35,11 +36,14 @@ class FakeCoordinator : public internal::FleetService::Service {
   // Whether reports are acknowledged. True at first.
   void SetAcknowledging(bool acknowledging);
 
-  // Waits until the newest observed state satisfies `condition`; fails the test with the state after 30 s.
-  internal::Observed AwaitObserved(const std::string& what, const std::function<bool(const internal::Observed&)>& condition);
+  // Waits until the newest observed state satisfies `condition`; fails the test with the state
+  // after 30 s.
+  internal::Observed AwaitObserved(const std::string& what,
+                                   const std::function<bool(const internal::Observed&)>& condition);
   // The same for one task; absent tasks do not satisfy.
-  internal::TaskObservation AwaitTask(const std::string& what, const protocol::TaskKey& key,
-                                      const std::function<bool(const internal::TaskObservation&)>& condition);
+  internal::TaskObservation AwaitTask(
+      const std::string& what, const protocol::TaskKey& key,
+      const std::function<bool(const internal::TaskObservation&)>& condition);
   // Waits until so many reports of the task have come; returns all, in order.
   std::vector<std::string> AwaitReports(const protocol::TaskKey& key, size_t count);
   // All reports of the task so far.

@@ -1,5 +1,6 @@
-// Stands for libnvidia-ml.so.1 with two GPUs. Built as a shared library, loaded by the inventory's test. With FAKE_NVML_BROKEN
-// defined its start fails, as that of a driver does that does not fit the kernel.
+// Stands for libnvidia-ml.so.1 with two GPUs. Built as a shared library, loaded by the inventory's
+// test. With FAKE_NVML_BROKEN defined its start fails, as that of a driver does that does not fit
+// the kernel.
 
 #include <cstring>
 
