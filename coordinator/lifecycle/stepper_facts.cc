@@ -3,6 +3,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "common/base/reasons.h"
 #include "coordinator/lifecycle/proto_time.h"
 #include "coordinator/lifecycle/report_messages.h"
 #include "coordinator/lifecycle/states.h"
@@ -10,9 +11,6 @@
 
 namespace anneal {
 namespace {
-
-// A trainer that ends so has most often lost a peer; the peer's own end is the cause to show.
-constexpr absl::string_view kCollectiveFailed = "COLLECTIVE_FAILED";
 
 // Cut at the front, and not inside a character.
 std::string BoundedLogTail(absl::string_view tail) {

@@ -33,6 +33,13 @@ def weights_digest(cluster, name):
     return hashlib.sha256((cluster.output_dir(name) / "adapter" / "adapter_model.safetensors").read_bytes()).hexdigest()
 
 
+def has_ended(process):
+    try:
+        return process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
 def ledger(cluster, name):
     return (cluster.output_dir(name) / "ledger.jsonl").read_bytes()
 
@@ -83,7 +90,7 @@ def test_a_restarted_daemon_stops_no_training(cluster, make_spec, signal_number)
             keeper.send_signal(signal.SIGHUP)
         else:
             daemons[0].kill()
-        wait_until(lambda: not daemons[0].is_running() or daemons[0].status() == psutil.STATUS_ZOMBIE, 30, "the daemon's end")
+        wait_until(lambda: has_ended(daemons[0]), 30, "the daemon's end")
     assert cluster.wait_for_state(job.name, {"SUCCEEDED"}).generation == 1
     steps = cluster.jobs.ListStepMetrics(
         stubs("fine_tuning_service_pb2").ListStepMetricsRequest(name=job.name, page_size=1000)).steps

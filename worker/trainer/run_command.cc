@@ -14,6 +14,7 @@
 #include "common/base/clock.h"
 #include "common/base/file.h"
 #include "common/base/log.h"
+#include "common/base/reasons.h"
 #include "common/base/status.h"
 #include "common/format/json.h"
 #include "common/protocol/child_channel.h"
@@ -152,6 +153,19 @@ absl::StatusOr<std::unique_ptr<TcpStore>> JoinRendezvous(const protocol::TrainTa
   return TcpStore::Connect(address, kJoinTimeout);
 }
 
+// Rank 0's store outlives the communicator: other ranks may still be connecting through it.
+absl::Status JoinRanks(const protocol::TrainTask& task, Host& host, Accelerator& accelerator,
+                       std::unique_ptr<TcpStore>& store, std::unique_ptr<Communicator>& communicator) {
+  ANNEAL_ASSIGN_OR_RETURN(store, JoinRendezvous(task, host));
+  ANNEAL_ASSIGN_OR_RETURN(communicator,
+                          accelerator.Connect({.rank = task.rank,
+                                               .world_size = task.world_size,
+                                               .data_address = task.data_address,
+                                               .timeout = absl::Seconds(task.collective_timeout_seconds)},
+                                              *store));
+  return absl::OkStatus();
+}
+
 absl::StatusOr<std::unique_ptr<Decoder>> LoadModel(const protocol::TrainTask& task, Accelerator& accelerator) {
   return Decoder::Load(task.model_dir,
                        {.device = accelerator.device(),
@@ -184,13 +198,8 @@ absl::Status RunTask(const protocol::TrainTask& task, Host& host) {
   std::unique_ptr<TcpStore> store;
   std::unique_ptr<Communicator> communicator = MakeSoloCommunicator();
   if (task.world_size > 1) {
-    ANNEAL_ASSIGN_OR_RETURN(store, JoinRendezvous(task, host));
-    ANNEAL_ASSIGN_OR_RETURN(communicator,
-                            accelerator->Connect({.rank = task.rank,
-                                                  .world_size = task.world_size,
-                                                  .data_address = task.data_address,
-                                                  .timeout = absl::Seconds(task.collective_timeout_seconds)},
-                                                 *store));
+    const absl::Status joined = JoinRanks(task, host, *accelerator, store, communicator);
+    if (!joined.ok()) return WithReason(joined, kCollectiveFailed);
   }
   return Trainer(task, {*accelerator, *communicator, host, Clock::Real(), LoadModel, ExportValues}).Run();
 }

@@ -13,7 +13,7 @@ namespace anneal::trainer {
 
 // Every call blocks until this rank's part is done, has the communicator's timeout, and a tag that names it in errors
 // ("reduce layers.7 step 12"). All ranks make the same calls in the same order. After one fails the communicator is broken for
-// good: every later call fails, and a new one is made in a new generation. Tensors are contiguous, on the communicator's
+// good: every later call fails, and a new one is made in a new generation. Failures carry the reason kCollectiveFailed. Tensors are contiguous, on the communicator's
 // device, with the same number of elements on all ranks. Guarded by its caller, except Abort.
 class Communicator {
  public:

@@ -8,6 +8,7 @@
 #include <ATen/ops/full.h>
 
 #include "absl/synchronization/notification.h"
+#include "common/base/reasons.h"
 #include "common/base/status.h"
 #include "common/base/status_matchers.h"
 #include "common/base/thread.h"
@@ -103,6 +104,7 @@ TEST(CommunicatorTest, GlooTimesOutWithTheTagAndStaysBroken) {
     const absl::Status second = communicator.Barrier("step 13");
     rank_0_done.Notify();
     EXPECT_EQ(first, second);
+    EXPECT_EQ(ReasonOf(first), kCollectiveFailed);
     return first;
   };
   EXPECT_THAT(RunOnGloo(2, lonely, absl::Milliseconds(300)),

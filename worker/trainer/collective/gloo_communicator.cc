@@ -9,6 +9,7 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
+#include "common/base/reasons.h"
 #include "common/base/status.h"
 
 namespace anneal::trainer {
@@ -50,6 +51,16 @@ class StoreAdapter : public c10d::Store {
 
 // The same elements as one row of bytes: Gloo moves them whatever their type.
 at::Tensor AsBytes(const at::Tensor& tensor) { return tensor.view({-1}).view(at::kByte); }
+
+absl::Status Failed(absl::Status status) { return WithReason(std::move(status), kCollectiveFailed); }
+
+// Gloo's messages carry the place in its source: "[/path/pair.cc:538] Read error ...".
+std::string WithoutSourceLine(absl::string_view message) {
+  const size_t open = message.find("[/");
+  const size_t close = message.find("] ", open);
+  if (open == message.npos || close == message.npos) return std::string(message);
+  return absl::StrCat(message.substr(0, open), message.substr(close + 2));
+}
 
 class GlooCommunicator : public Communicator {
  public:
@@ -104,7 +115,7 @@ class GlooCommunicator : public Communicator {
 
   void Abort(absl::string_view why) override {
     absl::MutexLock lock(&state_->mu);
-    if (state_->broken.ok()) state_->broken = absl::AbortedError(absl::StrCat("communicator aborted: ", why));
+    if (state_->broken.ok()) state_->broken = Failed(absl::AbortedError(absl::StrCat("communicator aborted: ", why)));
   }
 
  private:
@@ -141,7 +152,7 @@ class GlooCommunicator : public Communicator {
       return absl::OkStatus();
     });
     absl::MutexLock lock(&state_->mu);
-    if (!status.ok() && state_->broken.ok()) state_->broken = absl::UnavailableError(status.message());
+    if (!status.ok() && state_->broken.ok()) state_->broken = Failed(absl::UnavailableError(WithoutSourceLine(status.message())));
     return state_->broken;
   }
 

@@ -11,6 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
 #include "common/base/log.h"
+#include "common/base/reasons.h"
 #include "common/base/status.h"
 
 namespace anneal::trainer::cuda {
@@ -192,7 +193,7 @@ class NcclCommunicator : public Communicator {
   }
 
   void Break(absl::Status why) {
-    broken_ = std::move(why);
+    broken_ = WithReason(std::move(why), kCollectiveFailed);
     if (communicator_ == nullptr) return;
     const ncclResult_t result = api_->CommAbort(std::exchange(communicator_, nullptr));
     if (!Accepted(result))
