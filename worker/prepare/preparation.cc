@@ -326,14 +326,16 @@ absl::Status Preparation::ConsumeRow(const RowInWork& row) {
       ++report_.dropped_rows;
       AddIssue({.severity = "WARNING",
                 .code = "ROW_DROPPED",
-                .message = absl::StrCat("left out: longer than max_length ", task_.max_length)},
+                .message = absl::StrCat("left out: longer than max_length ", task_.max_length),
+                .hint = "shorten the row, or raise max_length"},
                file, row.line.number);
       return absl::OkStatus();
     case EncodedRow::Fate::kTruncated:
       ++report_.truncated_rows;
       AddIssue({.severity = "WARNING",
                 .code = "ROW_TRUNCATED",
-                .message = absl::StrCat("cut to max_length ", task_.max_length)},
+                .message = absl::StrCat("cut to max_length ", task_.max_length),
+                .hint = "shorten the row, or raise max_length"},
                file, row.line.number);
       break;
     case EncodedRow::Fate::kKept:

@@ -41,7 +41,7 @@ class RowEncoder::Work {
   }
 
  private:
-  bool Refuse(std::string code, std::string field, std::string message, std::string hint = "") {
+  bool Refuse(std::string code, std::string field, std::string message, std::string hint) {
     out_.fate = EncodedRow::Fate::kRefused;
     out_.token_ids.clear();
     out_.loss_weight.clear();
@@ -79,7 +79,8 @@ bool RowEncoder::Work::Tokenise(absl::string_view text, bool add_special_tokens)
   absl::StatusOr<Encoding> encoding = model_.tokenizer->Encode(text, add_special_tokens);
   if (!encoding.ok()) {
     return Refuse("NOT_ENCODED", "",
-                  absl::StrCat("cannot be tokenised: ", encoding.status().message()));
+                  absl::StrCat("cannot be tokenised: ", encoding.status().message()),
+                  "remove the row, or the characters that the model's tokenizer does not take");
   }
   encoding_ = *std::move(encoding);
   const int64_t length = static_cast<int64_t>(encoding_.size());
@@ -133,7 +134,8 @@ bool RowEncoder::Work::EncodeChat() {
   if (!rendered.ok()) {
     return Refuse(
         "TEMPLATE_FAILED", "messages",
-        absl::StrCat("the model's chat template refuses it: ", rendered.status().message()));
+        absl::StrCat("the model's chat template refuses it: ", rendered.status().message()),
+        "change the order or the roles of the messages to what the template takes");
   }
   return Tokenise(rendered->text, /*add_special_tokens=*/false) && MaskChat(*rendered);
 }
@@ -192,7 +194,8 @@ std::optional<std::vector<TextRange>> RowEncoder::Work::SpansOfTurns(const Rende
     const std::string field = absl::StrCat("messages[", i, "]");
     if (supervised[i]) {
       Refuse("MESSAGE_NOT_SHOWN", field,
-             "the model's chat template shows nothing of this message, so nothing can be learnt");
+             "the model's chat template shows nothing of this message, so nothing can be learnt",
+             "remove the message, or give it \"weight\": 0");
       return std::nullopt;
     }
     if (ShowsText(row_.messages[i])) {
@@ -237,9 +240,9 @@ void RowEncoder::Work::Finish() {
         absl::StrCat("cut to max_length ", options_.max_length, ", no token that counts is left"),
         "raise max_length, or set over_length to DROP");
   } else {
-    Refuse(
-        "NOTHING_TO_LEARN", "", "no token of this row counts for the loss",
-        row_.kind == RowKind::kChat ? "it needs an assistant message whose weight is not 0" : "");
+    Refuse("NOTHING_TO_LEARN", "", "no token of this row counts for the loss",
+           row_.kind == RowKind::kChat ? "it needs an assistant message whose weight is not 0"
+                                       : "it is too short: no token follows another one");
   }
 }
 

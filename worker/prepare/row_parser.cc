@@ -20,6 +20,9 @@ constexpr std::array<absl::string_view, 5> kRoles = {"system", "developer", "use
                                                      "tool"};
 constexpr std::array<absl::string_view, 3> kReasoningKeys = {"reasoning_content", "reasoning",
                                                              "thinking"};
+constexpr absl::string_view kAString = "a string";
+constexpr char kToolCallHint[] =
+    R"({"type": "function", "function": {"name": "...", "arguments": {...}}})";
 
 // Names that other formats use for what we call otherwise.
 struct ForeignName {
@@ -69,6 +72,14 @@ std::string Describe(const Json& value) {
   return DumpJson(value);
 }
 
+std::string HintForType(absl::string_view expected, const Json& got) {
+  if (expected == kAString && (got.is_number() || got.is_boolean())) return "put it in quotes";
+  if (expected == kAString && got.is_array()) {
+    return "join the parts into one string; images and audio are not supported";
+  }
+  return absl::StrCat("write ", expected, " here");
+}
+
 template <typename Names>
 bool Contains(const Names& names, absl::string_view name) {
   for (absl::string_view candidate : names) {
@@ -84,7 +95,7 @@ class Parser {
   void Parse(absl::string_view line);
 
  private:
-  void Add(std::string code, std::string field, std::string message, std::string hint = "") {
+  void Add(std::string code, std::string field, std::string message, std::string hint) {
     if (out_.issues.size() >= kMaxIssuesPerRow) return;
     out_.issues.push_back({.severity = "ERROR",
                            .code = std::move(code),
@@ -92,10 +103,9 @@ class Parser {
                            .message = std::move(message),
                            .hint = std::move(hint)});
   }
-  void AddWrongType(const std::string& field, absl::string_view expected, const Json& got,
-                    std::string hint = "") {
+  void AddWrongType(const std::string& field, absl::string_view expected, const Json& got) {
     Add("WRONG_TYPE", field, absl::StrCat("expected ", expected, ", got ", Describe(got)),
-        std::move(hint));
+        HintForType(expected, got));
   }
 
   void ParseJsonText(absl::string_view line, Json& out);
@@ -166,10 +176,14 @@ void Parser::CheckKeys(const Json& object, const std::string& prefix,
 
 void Parser::ReadText(const Json& object, const char* key, std::string& out) {
   const auto it = object.find(key);
-  if (it == object.end()) return Add("MISSING_FIELD", key, "missing");
-  if (!it->is_string()) return AddWrongType(key, "a string", *it);
+  if (it == object.end()) {
+    return Add("MISSING_FIELD", key, "missing", absl::StrCat("add \"", key, "\": \"...\""));
+  }
+  if (!it->is_string()) return AddWrongType(key, kAString, *it);
   out = it->get<std::string>();
-  if (absl::StripAsciiWhitespace(out).empty()) Add("EMPTY_TEXT", key, "empty");
+  if (absl::StripAsciiWhitespace(out).empty()) {
+    Add("EMPTY_TEXT", key, "empty", "fill it, or remove the row");
+  }
 }
 
 void Parser::Parse(absl::string_view line) {
@@ -206,10 +220,13 @@ void Parser::ParseChat(const Json& row) {
   const Json& messages = row["messages"];
   row_.messages = Json::array();
   if (!messages.is_array()) return AddWrongType("messages", "a list of messages", messages);
-  if (messages.empty()) return Add("EMPTY_MESSAGES", "messages", "no messages");
+  if (messages.empty()) {
+    return Add("EMPTY_MESSAGES", "messages", "no messages", "fill the list, or remove the row");
+  }
   if (messages.size() > kMaxMessages) {
     return Add("TOO_MANY_MESSAGES", "messages",
-               absl::StrCat(messages.size(), " messages are over the limit of ", kMaxMessages));
+               absl::StrCat(messages.size(), " messages are over the limit of ", kMaxMessages),
+               "split the conversation into several rows");
   }
   for (size_t i = 0; i < messages.size(); ++i) {
     ParseMessage(messages[i], absl::StrCat("messages[", i, "]"));
@@ -225,9 +242,10 @@ void Parser::ParseMessage(Json message, const std::string& field) {
   MessageInfo info;
   const auto role = message.find("role");
   if (role == message.end()) {
-    Add("MISSING_FIELD", field + ".role", "missing");
+    Add("MISSING_FIELD", field + ".role", "missing",
+        absl::StrCat("one of ", absl::StrJoin(kRoles, ", ")));
   } else if (!role->is_string()) {
-    AddWrongType(field + ".role", "a string", *role);
+    AddWrongType(field + ".role", kAString, *role);
   } else {
     info.role = role->get<std::string>();
     if (!Contains(kRoles, info.role)) {
@@ -244,7 +262,8 @@ void Parser::ParseMessage(Json message, const std::string& field) {
   if (message.contains("tool_calls") && !message["tool_calls"].is_null()) {
     if (info.role != "assistant") {
       Add("MISPLACED_FIELD", field + ".tool_calls",
-          absl::StrCat("a ", info.role, " message cannot call tools"));
+          absl::StrCat("a ", info.role, " message cannot call tools"),
+          "move it to an assistant message");
     } else {
       ParseToolCalls(message["tool_calls"], field + ".tool_calls");
     }
@@ -269,14 +288,13 @@ void Parser::ParseContent(const Json& message, const std::string& field, const M
   const auto content = message.find("content");
   const bool calls_tools = message.contains("tool_calls") && !message["tool_calls"].is_null();
   if (content == message.end() || content->is_null()) {
-    if (!calls_tools) Add("MISSING_FIELD", field + ".content", "missing");
+    if (!calls_tools) {
+      Add("MISSING_FIELD", field + ".content", "missing", "add what was said, as a string");
+    }
     return;
   }
   if (!content->is_string()) {
-    return AddWrongType(field + ".content", "a string", *content,
-                        content->is_array()
-                            ? "join the parts into one string; images and audio are not supported"
-                            : "");
+    return AddWrongType(field + ".content", kAString, *content);
   }
   const bool blank = absl::StripAsciiWhitespace(content->get_ref<const std::string&>()).empty();
   if (blank && info.role == "assistant" && !calls_tools && info.weight.value_or(true)) {
@@ -289,7 +307,7 @@ void Parser::CheckOptionalString(const Json& message, const std::string& field,
                                  absl::string_view key) {
   const auto it = message.find(std::string(key));
   if (it == message.end() || it->is_null() || it->is_string()) return;
-  AddWrongType(absl::StrCat(field, ".", key), "a string", *it);
+  AddWrongType(absl::StrCat(field, ".", key), kAString, *it);
 }
 
 void Parser::ParseToolCalls(const Json& calls, const std::string& field) {
@@ -308,21 +326,23 @@ void Parser::ParseToolCalls(const Json& calls, const std::string& field) {
       AddWrongType(place + ".type", "\"function\"", call["type"]);
     }
     if (!call.contains("function") || !call["function"].is_object()) {
-      Add("MISSING_FIELD", place + ".function", "expected an object with name and arguments");
+      Add("MISSING_FIELD", place + ".function", "expected an object with name and arguments",
+          kToolCallHint);
       continue;
     }
     const Json& function = call["function"];
     CheckKeys(function, place + ".function.", {"name", "arguments"});
     if (!function.contains("name") || !function["name"].is_string() ||
         function["name"].get_ref<const std::string&>().empty()) {
-      Add("MISSING_FIELD", place + ".function.name", "expected the name of a function");
+      Add("MISSING_FIELD", place + ".function.name", "expected the name of a function",
+          kToolCallHint);
     }
     // Templates differ: some print the arguments as JSON, some take them as text already. Both
     // forms are passed as they are.
     if (!function.contains("arguments") ||
         !(function["arguments"].is_object() || function["arguments"].is_string())) {
       Add("MISSING_FIELD", place + ".function.arguments",
-          "expected an object, or its JSON as a string");
+          "expected an object, or its JSON as a string", kToolCallHint);
     }
   }
 }

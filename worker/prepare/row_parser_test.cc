@@ -14,12 +14,14 @@ using ::testing::ElementsAre;
 using ::testing::Field;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
+using ::testing::Not;
 using ::testing::SizeIs;
 
 ::testing::Matcher<Issue> IssueIs(const std::string& code, const std::string& field,
                                   const std::string& text = "") {
   return AllOf(Field("code", &Issue::code, code), Field("field", &Issue::field, field),
-               Field("message", &Issue::message, HasSubstr(text)));
+               Field("message", &Issue::message, HasSubstr(text)),
+               Field("hint", &Issue::hint, Not(IsEmpty())));
 }
 
 std::vector<Issue> IssuesOf(absl::string_view line) { return ParseRow(line).issues; }
