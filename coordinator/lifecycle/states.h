@@ -2,11 +2,14 @@
 // The states of a job and the legal ways between them: the only place that knows them.
 //
 //   PENDING -> PREPARING -> QUEUED -> STARTING -> RUNNING -> EXPORTING -> SUCCEEDED
-//   PREPARING -> VALIDATED (held for a look) -> QUEUED       PREPARING -> PENDING when its worker
-//   is lost RUNNING -> PAUSING -> PAUSED -> QUEUED                   PENDING, PREPARING, QUEUED ->
-//   PAUSED directly RUNNING -> PREEMPTING -> QUEUED STARTING, RUNNING, EXPORTING -> RECOVERING ->
-//   STARTING | QUEUED any live state -> CANCELLING -> CANCELLED                any live state but
-//   CANCELLING -> FAILED
+//   PREPARING -> VALIDATED (held for a look) -> QUEUED
+//   PREPARING -> PENDING when its worker is lost
+//   RUNNING -> PAUSING -> PAUSED -> QUEUED
+//   PENDING, PREPARING, QUEUED -> PAUSED directly
+//   RUNNING -> PREEMPTING -> QUEUED
+//   STARTING, RUNNING, EXPORTING -> RECOVERING -> STARTING | QUEUED
+//   any live state -> CANCELLING -> CANCELLED
+//   any live state but CANCELLING -> FAILED
 
 #include <string>
 
