@@ -1,5 +1,6 @@
 """Runs the trainer's own programs on tiny random models and hands their numbers to the tests."""
 
+import concurrent.futures
 import json
 import os
 import subprocess
@@ -21,6 +22,20 @@ def run(program, *arguments):
     done = subprocess.run([BIN / program, *map(str, arguments)], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout
+
+
+def run_together(program, commands):
+    """Runs one process per command, all at the same time; none stays behind."""
+    processes = [subprocess.Popen([BIN / program, *map(str, command)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+                                  text=True) for command in commands]
+    try:
+        with concurrent.futures.ThreadPoolExecutor(len(processes)) as pool:
+            errors = pool.map(lambda process: process.communicate(timeout=300)[1], processes)
+            for process, text in zip(processes, errors, strict=True):
+                assert process.returncode == 0, text[-2000:]
+    finally:
+        for process in processes:
+            process.kill()
 
 
 class Programs:
@@ -55,12 +70,23 @@ class Programs:
                 for a, b in zip(starts[:-1], starts[1:])]
         return out / "train.safetensors", rows
 
-    def train(self, model, train_data, **task):
-        """Runs a whole job in one process; returns its outputs folder and ledger."""
-        out = self.folder / "outputs"
-        settings = {"job": "j", "generation": 1, "model_dir": str(model), "train_data": str(train_data),
-                    "output_dir": str(out), "resolved_job_json": "{}", "microbatch_tokens": 64, "logical_shards": 4}
-        run("anneal-trainer", "run", "--task", self.write_json("train.json", {**settings, **task}))
+    def train(self, model, train_data, ranks=1, out="outputs", **task):
+        """Runs a whole job, one process per rank over Gloo; returns its outputs folder and ledger.
+
+        `train_data`: one path, or one for each rank.
+        """
+        out = self.folder / out
+        data = train_data if isinstance(train_data, list) else [train_data] * ranks
+        settings = {"job": "j", "generation": 1, "model_dir": str(model), "output_dir": str(out), "world_size": ranks,
+                    "resolved_job_json": "{}", "microbatch_tokens": 64, "logical_shards": 4, "collective_timeout_seconds": 60}
+        commands = []
+        for rank in range(ranks):
+            file = self.write_json(f"{out.name}-{rank}.json",
+                                   {**settings, **task, "rank": rank, "train_data": str(data[rank])})
+            commands.append(["run", "--task", file])
+            if ranks > 1:
+                commands[-1] += ["--rendezvous-file", self.folder / f"{out.name}.rendezvous"]
+        run_together("anneal-trainer", commands)
         return out, [json.loads(line) for line in (out / "ledger.jsonl").read_text().splitlines()]
 
 

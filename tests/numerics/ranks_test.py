@@ -1,0 +1,87 @@
+"""One job on one, two and four real trainer processes over Gloo: the same losses, the same bytes, every row where it belongs."""
+
+import hashlib
+import json
+from collections import Counter
+
+import pytest
+import tiny_model
+from prepared_data import write_prepared
+
+ROWS = 42  # with batches of 8: five whole steps and a partial one
+EPOCHS = 2
+TRAINING = dict(seed=5, epochs=EPOCHS, batch_size=8, evaluate_every_steps=4, weight_decay=0.01)
+METHODS = {"lora": dict(lora={"rank": 4, "alpha": 8, "dropout": 0.1}, learning_rate=5e-3), "full": dict(learning_rate=1e-3)}
+
+
+def hashes(out, folder):
+    """SHA-256 of the ledger and of every exported file, but for config files, which name the run's own paths."""
+    files = [out / "ledger.jsonl", *sorted((out / folder).glob("*.safetensors"))]
+    assert len(files) > 1
+    return {str(file.relative_to(out)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+
+
+def measured(out):
+    """metrics.csv without what was measured with a clock."""
+    lines = [line.split(",") for line in (out / "metrics.csv").read_text().splitlines()]
+    timed = {lines[0].index(name) for name in ("step_seconds", "tokens_per_second")}
+    return [[value for i, value in enumerate(line) if i not in timed] for line in lines]
+
+
+@pytest.fixture
+def job(tmp_path, programs):
+    """(model, training data, validation data, rows) of a tiny llama and chat rows of mixed lengths."""
+    tiny_model.make_llama(tmp_path / "model")
+    tiny_model.write_chat_rows(tmp_path / "validation.jsonl", 12, seed=2)
+    validation, _ = programs.prepare(tmp_path / "model", tmp_path / "validation.jsonl")
+    validation = validation.rename(tmp_path / "validation.safetensors")
+    tiny_model.write_chat_rows(tmp_path / "train.jsonl", ROWS)
+    data, rows = programs.prepare(tmp_path / "model", tmp_path / "train.jsonl")
+    return tmp_path / "model", data, validation, rows
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_number_of_ranks_gives_the_same_bytes(programs, job, method):
+    model, data, validation, _ = job
+    folder = "adapter" if method == "lora" else "model"
+    results = {}
+    for ranks in (1, 2, 4):
+        out, ledger = programs.train(model, data, ranks, out=f"ranks-{ranks}", validation_data=str(validation),
+                                     **TRAINING, **METHODS[method])
+        results[ranks] = (hashes(out, folder), measured(out), [entry["loss"] for entry in ledger])
+    assert results[2] == results[1]
+    assert results[4] == results[1]
+    losses = results[1][2]
+    assert len(losses) == 6 * EPOCHS and losses[-1] < 0.9 * losses[0]
+
+
+def test_each_row_is_used_once_per_epoch(programs, job):
+    model, data, _, rows = job
+    _, ledger = programs.train(model, data, 2, **TRAINING, **METHODS["lora"])
+    assert [entry["step"] for entry in ledger] == list(range(1, 6 * EPOCHS + 1))
+    epochs = [ledger[i:i + 6] for i in range(0, len(ledger), 6)]
+    for epoch in epochs:
+        used = [row for entry in epoch for shard in entry["rows"] for row in shard]
+        assert Counter(used) == Counter(range(len(rows)))
+        assert [sum(map(len, entry["rows"])) for entry in epoch] == [8] * 5 + [2]
+    assert epochs[0][0]["rows"] != epochs[1][0]["rows"]  # an order of its own
+
+
+def test_each_rank_reads_only_its_own_rows(tmp_path, programs, job):
+    """With everything but a rank's own rows wiped out of its copy of the data, the run is the same."""
+    model, data, _, rows = job
+    training = {**TRAINING, "epochs": 1, "evaluate_every_steps": 0, **METHODS["lora"]}
+    out, ledger = programs.train(model, data, 2, out="whole", **training)
+    vocab_size = json.loads((model / "config.json").read_text())["vocab_size"]
+    copies = []
+    for rank in range(2):
+        own = {row for entry in ledger for shard in entry["rows"][2 * rank:2 * rank + 2] for row in shard}
+        assert 0 < len(own) < len(rows)
+        copies.append(tmp_path / f"rank-{rank}.safetensors")
+        write_prepared(copies[-1], [(ids.tolist() if row in own else [0] * len(ids), weights.astype(int).tolist())
+                                    for row, (ids, weights) in enumerate(rows)], vocab_size=vocab_size)
+    apart, _ = programs.train(model, copies, 2, out="apart", **training)
+    assert hashes(apart, "adapter") == hashes(out, "adapter")
+    # The copies do differ where it counts: a rank with the other's copy computes something else.
+    swapped, _ = programs.train(model, copies[::-1], 2, out="swapped", **training)
+    assert hashes(swapped, "adapter") != hashes(out, "adapter")
