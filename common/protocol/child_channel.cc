@@ -29,7 +29,30 @@ std::string HelloLine(const TaskKey& key) {
                                     .rank = key.rank}});
 }
 
+std::optional<StopMode> StopModeOf(const Line& line) {
+  if (!line.stop.has_value()) return std::nullopt;
+  for (StopMode mode : {StopMode::kPause, StopMode::kFinish, StopMode::kNow}) {
+    if (line.stop->mode == StopModeName(mode)) return mode;
+  }
+  return std::nullopt;
+}
+
 }  // namespace
+
+absl::string_view StopModeName(StopMode mode) {
+  switch (mode) {
+    case StopMode::kNone:
+      break;
+    case StopMode::kPause:
+      return "PAUSE";
+    case StopMode::kFinish:
+      return "FINISH";
+    case StopMode::kNow:
+      return "NOW";
+  }
+  ANNEAL_CHECK(false);
+  return "";
+}
 
 absl::StatusOr<std::unique_ptr<ChildChannel>> ChildChannel::Listen(const std::string& socket_path,
                                                                    Clock& clock) {
@@ -234,10 +257,8 @@ absl::Status ChildChannel::HandleLine(absl::string_view text) {
     if (!start_.has_value()) start_ = std::move(*line.start);
   } else if (line.rendezvous.has_value()) {
     rendezvous_in_ = line.rendezvous->address;
-  } else if (line.stop.has_value() && line.stop->mode == "FINISH") {
-    stop_ = std::max(stop_, StopMode::kFinish);
-  } else if (line.stop.has_value() && line.stop->mode == "NOW") {
-    stop_ = StopMode::kNow;
+  } else if (const std::optional<StopMode> mode = StopModeOf(line); mode.has_value()) {
+    stop_ = std::max(stop_, *mode);
   } else {
     return absl::InvalidArgumentError(
         absl::StrCat("a line that no daemon sends: ", text.substr(0, 100)));

@@ -29,12 +29,15 @@
 
 namespace anneal::protocol {
 
-// Orders only grow: kFinish may become kNow, never the other way round.
+// Orders only grow: a later one replaces an earlier one, never the other way round.
 enum class StopMode {
   kNone,
+  kPause,   // stop at the next step boundary, with a checkpoint
   kFinish,  // stop at the next step boundary, then export
   kNow,     // leave as soon as possible, publish nothing
 };
+// "PAUSE", "FINISH", "NOW", as Stop carries it; not for kNone.
+absl::string_view StopModeName(StopMode mode);
 
 // Owned by main(), thread-safe. One thread of its own, "channel", serves the socket; the methods
 // below never wait for it, but for the two WaitFor. The daemon may vanish and come back at any

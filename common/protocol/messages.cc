@@ -47,6 +47,13 @@ void Fields(V& v, T& x) {
   v("use_rslora", x.use_rslora);
 }
 template <typename V, typename T>
+  requires std::is_same_v<std::remove_const_t<T>, CheckpointReference>
+void Fields(V& v, T& x) {
+  v("step", x.step);
+  v("dir", x.dir);
+  v("manifest_sha256", x.manifest_sha256);
+}
+template <typename V, typename T>
   requires std::is_same_v<std::remove_const_t<T>, TrainTask>
 void Fields(V& v, T& x) {
   v("job", x.job);
@@ -86,6 +93,10 @@ void Fields(V& v, T& x) {
   v("evaluation_max_rows", x.evaluation_max_rows);
   v("export_merged", x.export_merged);
   v("collective_timeout_seconds", x.collective_timeout_seconds);
+  v("sharding", x.sharding);
+  v("checkpoint_root", x.checkpoint_root);
+  v("checkpoint_seconds", x.checkpoint_seconds);
+  v("resume_from", x.resume_from);
 }
 template <typename V, typename T>
   requires std::is_same_v<std::remove_const_t<T>, StepReport>
@@ -110,6 +121,37 @@ void Fields(V& v, T& x) {
   v("choice_accuracy", x.choice_accuracy);
   v("rows", x.rows);
   v("seconds", x.seconds);
+}
+template <typename V, typename T>
+  requires std::is_same_v<std::remove_const_t<T>, CheckpointReport>
+void Fields(V& v, T& x) {
+  v("step", x.step);
+  v("dir", x.dir);
+  v("manifest_sha256", x.manifest_sha256);
+  v("bytes", x.bytes);
+  v("write_seconds", x.write_seconds);
+  v("stall_seconds", x.stall_seconds);
+  v("validation_loss", x.validation_loss);
+}
+template <typename V, typename T>
+  requires std::is_same_v<std::remove_const_t<T>, CheckpointFailedReport>
+void Fields(V& v, T& x) {
+  v("step", x.step);
+  v("why", x.why);
+}
+template <typename V, typename T>
+  requires std::is_same_v<std::remove_const_t<T>, DamagedCheckpoint>
+void Fields(V& v, T& x) {
+  v("dir", x.dir);
+  v("why", x.why);
+}
+template <typename V, typename T>
+  requires std::is_same_v<std::remove_const_t<T>, ResumedReport>
+void Fields(V& v, T& x) {
+  v("step", x.step);
+  v("dir", x.dir);
+  v("damaged", x.damaged);
+  v("fingerprint_change", x.fingerprint_change);
 }
 template <typename V, typename T>
   requires std::is_same_v<std::remove_const_t<T>, IssueReport>
@@ -170,6 +212,11 @@ void Fields(V& v, T& x) {
   v("load_seconds", x.load_seconds);
   v("tokens", x.tokens);
   v("resident_bytes", x.resident_bytes);
+  v("checkpoint_stall_seconds", x.checkpoint_stall_seconds);
+  v("phase_seconds", x.phase_seconds);
+  v("collective", x.collective);
+  v("collective_sequence", x.collective_sequence);
+  v("in_collective", x.in_collective);
 }
 template <typename V, typename T>
   requires std::is_same_v<std::remove_const_t<T>, Report>
@@ -179,6 +226,9 @@ void Fields(V& v, T& x) {
   v("issue", x.issue);
   v("prepared", x.prepared);
   v("result", x.result);
+  v("checkpoint", x.checkpoint);
+  v("checkpoint_failed", x.checkpoint_failed);
+  v("resumed", x.resumed);
 }
 template <typename V, typename T>
   requires std::is_same_v<std::remove_const_t<T>, Hello>
@@ -363,7 +413,8 @@ absl::StatusOr<Report> ReportFromJson(const Json& json) {
   absl::StatusOr<Report> report = FromJson<Report>(json);
   if (!report.ok()) return report;
   const int set = report->step.has_value() + report->evaluation.has_value() + report->issue.has_value() +
-                  report->prepared.has_value() + report->result.has_value();
+                  report->prepared.has_value() + report->result.has_value() + report->checkpoint.has_value() +
+                  report->checkpoint_failed.has_value() + report->resumed.has_value();
   if (set != 1) return absl::InvalidArgumentError(absl::StrCat("a report carries one message, this one ", set));
   return report;
 }

@@ -63,6 +63,13 @@ struct LoraOptions {
   bool use_rslora = false;
 };
 
+// A committed checkpoint of a job (docs/formats/checkpoint.md).
+struct CheckpointReference {
+  int64_t step = 0;             // finished when it was taken
+  std::string dir;              // <checkpoint_root>/<step>-g<generation>
+  std::string manifest_sha256;  // of the bytes of its manifest.json
+};
+
 // One rank of one generation: everything a trainer computes with. Equal on all ranks but for rank, device and threads.
 struct TrainTask {
   std::string job;  // ULID
@@ -104,6 +111,12 @@ struct TrainTask {
   int32_t evaluation_max_rows = 256;
   bool export_merged = false;
   int64_t collective_timeout_seconds = 600;
+
+  std::string sharding = "NONE";  // NONE, OPTIMIZER, GRADIENTS, FULL; never AUTO, which is resolved before
+  std::string checkpoint_root;    // jobs/<job>/checkpoints; empty = none are written
+  double checkpoint_seconds = 600;  // between two of them; 0 = only when told to pause
+  // Committed ones, newest first. The first that is whole is resumed from. Empty = from the start.
+  std::vector<CheckpointReference> resume_from;
 };
 
 // ---- Reports: child -> reports.jsonl -> daemon -> coordinator, in order. ----
@@ -129,6 +142,36 @@ struct EvaluationReport {
   std::optional<double> choice_accuracy;
   int64_t rows = 0;
   double seconds = 0;
+};
+
+// A checkpoint is durable, and becomes one to resume from when the coordinator commits it. Rank 0 only.
+struct CheckpointReport {
+  int64_t step = 0;
+  std::string dir;  // as in CheckpointReference
+  std::string manifest_sha256;
+  int64_t bytes = 0;
+  double write_seconds = 0;  // in the background
+  double stall_seconds = 0;  // for which rank 0's training stood still: the snapshot, and the wait for the one before
+  std::optional<double> validation_loss;  // of the newest evaluation up to its step
+};
+
+// A checkpoint could not be written; training goes on, and the ones before are as they were. Rank 0 only.
+struct CheckpointFailedReport {
+  int64_t step = 0;
+  std::string why;
+};
+
+struct DamagedCheckpoint {
+  std::string dir;
+  std::string why;
+};
+
+// Where this generation went on. Rank 0 sends it once, after loading, if TrainTask::resume_from was not empty.
+struct ResumedReport {
+  int64_t step = 0;  // 0 and an empty dir: none was whole, from the start
+  std::string dir;
+  std::vector<DamagedCheckpoint> damaged;  // newer than `dir`
+  std::string fingerprint_change;  // empty = same numerics; else why bits may differ from an undisturbed run's
 };
 
 // One finding about the data; the same shape as anneal.v1.Issue.
@@ -168,6 +211,12 @@ struct RankReport {
   double evaluate_seconds = 0, load_seconds = 0;
   int64_t tokens = 0;
   int64_t resident_bytes = 0;
+  double checkpoint_stall_seconds = 0;  // training stood still for checkpoints
+  // Where it is now, so that a hang has a name.
+  double phase_seconds = 0;         // since it entered Status::phase
+  std::string collective;           // tag of the call under way, else of the last one; empty before the first
+  int64_t collective_sequence = 0;  // number of that call, from 1
+  bool in_collective = false;
 };
 
 // Exactly one member is set.
@@ -177,6 +226,9 @@ struct Report {
   std::optional<IssueReport> issue;
   std::optional<PreparedReport> prepared;
   std::optional<ResultReport> result;
+  std::optional<CheckpointReport> checkpoint;
+  std::optional<CheckpointFailedReport> checkpoint_failed;
+  std::optional<ResumedReport> resumed;
 };
 
 // ---- Lines ----
@@ -201,14 +253,16 @@ struct Status {  // child -> daemon: newest state; the last one counts
   int64_t reports = 0;  // complete lines in reports.jsonl
   std::optional<RankReport> rank;
 };
-struct Stop {  // daemon -> child. FINISH: at the next step boundary, then export. NOW: as soon as possible, publish nothing.
+// daemon -> child. PAUSE: at the next step boundary, with a checkpoint; the exit record then says PAUSED. FINISH: at the next
+// step boundary, then export. NOW: as soon as possible, publish nothing.
+struct Stop {
   std::string mode = "NOW";
 };
 
 // How a child ended, written by itself to <run folder>/exit.json before it exits.
 struct ExitRecord {
   int status_code = 0;  // google.rpc.Code; 0 = success
-  std::string reason;   // "OUT_OF_MEMORY", "NON_FINITE_LOSS", "COLLECTIVE_FAILED", "BAD_DATA", "STOPPED", ...
+  std::string reason;   // "OUT_OF_MEMORY", "NON_FINITE_LOSS", "COLLECTIVE_FAILED", "BAD_DATA", "STOPPED", "PAUSED" (with code 0), ...
   std::string message;
 };
 

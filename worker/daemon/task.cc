@@ -62,6 +62,8 @@ void Task::Update(const internal::DesiredTask& desired) {
   if (reports_.has_value()) reports_->Acknowledge(desired.acknowledged_report());
   if (!channel_.has_value()) return;
   channel_->SetRendezvous(desired.rendezvous());
+  if (desired.action() == internal::DesiredTask::ACTION_PAUSE)
+    channel_->SetStop(StopMode::kPause);
   if (desired.action() == internal::DesiredTask::ACTION_FINISH)
     channel_->SetStop(StopMode::kFinish);
 }

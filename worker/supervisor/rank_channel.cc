@@ -122,8 +122,8 @@ void RankChannel::QueueNews() {
   }
   if (told_stop_ != stop_) {
     told_stop_ = stop_;
-    connection_->Queue(protocol::FormatLine(
-        {.stop = protocol::Stop{stop_ == StopMode::kFinish ? "FINISH" : "NOW"}}));
+    connection_->Queue(
+        protocol::FormatLine({.stop = protocol::Stop{std::string(StopModeName(stop_))}}));
   }
 }
 

@@ -71,6 +71,8 @@ TEST_F(RankChannelTest, CarriesStateBothWays) {
   EXPECT_TRUE(ServeUntil(
       [&] { return channel_.status().phase == "load" && channel_.rendezvous() == "127.0.0.1:1"; }));
   channel_.SetRendezvous("127.0.0.1:2");
+  channel_.SetStop(StopMode::kPause);
+  EXPECT_TRUE(ServeUntil([&] { return child->stop_requested() == StopMode::kPause; }));
   channel_.SetStop(StopMode::kFinish);
   EXPECT_TRUE(ServeUntil([&] { return child->stop_requested() == StopMode::kFinish; }));
   EXPECT_THAT(child->WaitForRendezvous(kPatience), IsOkAndHolds(std::string("127.0.0.1:2")));
