@@ -106,7 +106,7 @@ class LastWords {
  public:
   explicit LastWords(std::string run_dir) : run_dir_(std::move(run_dir)) {}
 
-  // The first caller's record is written; a later one waits for the first to end the process.
+  // The first caller's record is written; a later one waits for the first to end the process, which it does at once.
   void Say(const protocol::ExitRecord& record) {
     {
       absl::MutexLock lock(&mu_);
@@ -204,11 +204,12 @@ absl::Status RunTask(const protocol::TrainTask& task, Host& host) {
   return Trainer(task, {*accelerator, *communicator, host, Clock::Real(), LoadModel, ExportValues}).Run();
 }
 
-// Leaves without destructors after a failure: other ranks may be gone, and tearing a broken communicator down would wait for them.
-int Leave(const absl::Status& status, LastWords& last_words) {
+// Leaves without destructors: there is nothing left to save, other ranks may be gone, and tearing a broken communicator down
+// would wait for them.
+[[noreturn]] void Leave(const absl::Status& status, LastWords& last_words) {
   last_words.Say(RecordOf(status));
-  if (status.ok()) return 0;
   std::fflush(nullptr);
+  if (status.ok()) _exit(0);
   _exit(absl::IsInvalidArgument(status) || absl::IsNotFound(status) ? kExitBadInput : kExitFailed);
 }
 
@@ -219,10 +220,10 @@ int Leave(const absl::Status& status, LastWords& last_words) {
   _exit(kExitStopped);
 }
 
-int RunForWorker(const std::string& socket) {
+[[noreturn]] void RunForWorker(const std::string& socket) {
   LastWords last_words(socket.substr(0, socket.rfind('/')));
   auto channel = protocol::ChildChannel::Listen(socket);
-  if (!channel.ok()) return Leave(channel.status(), last_words);
+  if (!channel.ok()) Leave(channel.status(), last_words);
   const StopWatcher watcher([&] { return (*channel)->stop_requested() == protocol::StopMode::kNow; },
                             [&] { LeaveStopped(last_words); });
   WorkerHost host(**channel);
@@ -231,10 +232,10 @@ int RunForWorker(const std::string& socket) {
     ANNEAL_ASSIGN_OR_RETURN(const protocol::TrainTask task, ReadTask(start.task, start.storage_root));
     return RunTask(task, host);
   }();
-  return Leave(status, last_words);
+  Leave(status, last_words);
 }
 
-int RunAlone(const Options& options) {
+[[noreturn]] void RunAlone(const Options& options) {
   LastWords last_words(options.run_dir);
   const StopWatcher watcher([] { return false; }, [&] { LeaveStopped(last_words); });
   ConsoleHost host(options);
@@ -244,7 +245,7 @@ int RunAlone(const Options& options) {
     if (options.rank.has_value()) task.rank = *options.rank;
     return RunTask(task, host);
   }();
-  return Leave(status, last_words);
+  Leave(status, last_words);
 }
 
 }  // namespace
@@ -271,7 +272,8 @@ int RunCommand(int argc, char** argv) {
     return kExitBadInput;
   }
   StopWatcher::BlockSignals();
-  return options.task_file.empty() ? RunForWorker(options.socket) : RunAlone(options);
+  if (options.task_file.empty()) RunForWorker(options.socket);
+  RunAlone(options);
 }
 
 }  // namespace anneal::trainer
