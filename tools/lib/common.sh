@@ -4,6 +4,12 @@ ANNEAL_ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 # The cache folder and the venv's key follow the same rule in cmake/AnnealPackages.cmake.
 anneal_cache_dir() { printf '%s/anneal' "${XDG_CACHE_HOME:-$HOME/.cache}"; }
 anneal_lock_key() { sha256sum "$ANNEAL_ROOT/tools/requirements/$1.txt" | cut -c1-16; }
+# Where the programs that check deploy/ lie, keyed by all that they are made of.
+anneal_deploy_checks() {
+  local key
+  key=$(cd "$ANNEAL_ROOT/tools/deploy_checks" && find . -type f | LC_ALL=C sort | xargs sha256sum | sha256sum | cut -c1-16)
+  printf '%s/deploy-checks-%s' "$(anneal_cache_dir)" "$key"
+}
 anneal_venv() { printf '%s/venv-%s' "$(anneal_cache_dir)" "$(anneal_lock_key build)"; }
 
 say() { printf '\033[1m==>\033[0m %s\n' "$*" >&2; }
