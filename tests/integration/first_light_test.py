@@ -15,7 +15,7 @@ import pytest
 import torch
 import yaml
 
-from mini_cluster import KEY, MiniCluster, stubs, wait_until
+from mini_cluster import KEY, SOURCE_DIR, MiniCluster, stubs, wait_until
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +106,17 @@ def test_adapter_loads_in_peft_and_keeps_the_loss(finished, tiny):
         losses += torch.nn.functional.cross_entropy(
             logits[start - 1:end - 1], torch.tensor(ids[start:end]), reduction="none").tolist()
     assert np.mean(losses) == pytest.approx(job.result.after.loss, rel=1e-3)
+
+
+def test_the_run_replays_in_transformers_and_peft(finished, tmp_path):
+    """tools/replay finds the base model and the rows below the storage root by itself."""
+    cluster, job, _ = finished
+    done = subprocess.run([SOURCE_DIR / "tools" / "replay", cluster.output_dir(job.name), "--json", tmp_path / "replay.json"],
+                          capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    summary = json.loads((tmp_path / "replay.json").read_text())
+    assert summary["steps"] == 12 and summary["values_difference"] < 1e-3
+    assert summary["table"][0]["replayed_loss"] == pytest.approx(job.result.first_loss, rel=1e-3)
 
 
 def test_requests_are_idempotent_and_errors_are_helpful(finished, make_spec):

@@ -12,7 +12,8 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
-sys.path.insert(0, str(Path(os.environ["ANNEAL_SOURCE_DIR"]) / "tests" / "testing"))
+SOURCE = Path(os.environ["ANNEAL_SOURCE_DIR"])
+sys.path.insert(0, str(SOURCE / "tests" / "testing"))
 
 BIN = Path(os.environ["ANNEAL_BIN_DIR"])
 torch.set_num_threads(1)
@@ -36,6 +37,15 @@ def run_together(program, commands):
     finally:
         for process in processes:
             process.kill()
+
+
+def resolved_job(task):
+    """What tools/replay needs of a resolved job, as a coordinator would have written it."""
+    training = dict(weight_decay=0, max_grad_norm=1.0, adam_beta1=0.9, adam_beta2=0.999, adam_epsilon=1e-8, seed=0,
+                    precision="FP32")
+    training |= {name: value for name, value in task.items() if name in training}
+    training["precision"] = "PRECISION_" + training["precision"]
+    return json.dumps({"spec": {"model": f"file://{task['model_dir']}", "training": training}})
 
 
 class Programs:
@@ -78,16 +88,25 @@ class Programs:
         out = self.folder / out
         data = train_data if isinstance(train_data, list) else [train_data] * ranks
         settings = {"job": "j", "generation": 1, "model_dir": str(model), "output_dir": str(out), "world_size": ranks,
-                    "resolved_job_json": "{}", "microbatch_tokens": 64, "logical_shards": 4, "collective_timeout_seconds": 60}
+                    "microbatch_tokens": 64, "logical_shards": 4, "collective_timeout_seconds": 60, **task}
+        settings["resolved_job_json"] = resolved_job(settings)
         commands = []
         for rank in range(ranks):
             file = self.write_json(f"{out.name}-{rank}.json",
-                                   {**settings, **task, "rank": rank, "train_data": str(data[rank])})
+                                   {**settings, "rank": rank, "train_data": str(data[rank])})
             commands.append(["run", "--task", file])
             if ranks > 1:
                 commands[-1] += ["--rendezvous-file", self.folder / f"{out.name}.rendezvous"]
         run_together("anneal-trainer", commands)
         return out, [json.loads(line) for line in (out / "ledger.jsonl").read_text().splitlines()]
+
+    def replay(self, *arguments):
+        """tools/replay: (the finished process, its summary or nothing)."""
+        summary = self.folder / "replay.json"
+        summary.unlink(missing_ok=True)
+        done = subprocess.run([SOURCE / "tools" / "replay", *map(str, arguments), "--json", summary, "--threads", "1"],
+                              capture_output=True, text=True, timeout=300)
+        return done, json.loads(summary.read_text()) if summary.exists() else None
 
 
 @pytest.fixture
