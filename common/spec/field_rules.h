@@ -50,10 +50,10 @@ class FieldRules {
                  const std::string& name);
   // Length, and no control characters.
   void CheckText(absl::string_view field, const std::string& text, int max_characters);
-
- private:
+  // For values that are neither numbers nor enums.
   void NoteOrigin(absl::string_view path, const std::string& name, const char* origin);
 
+ private:
   v1::ResolvedJob& job_;
   IssueList& issues_;
 };

@@ -161,7 +161,10 @@ void ForEachLeafBelow(const Message& message, const std::string& prefix, const L
   reflection.ListFields(message, &fields);
   for (const FieldDescriptor* field : fields) {
     const std::string path = absl::StrCat(prefix, field->name());
-    if (!field->is_repeated() && field->cpp_type() == FieldDescriptor::CPPTYPE_MESSAGE) {
+    const bool holds_fields = !field->is_repeated() &&
+                              field->cpp_type() == FieldDescriptor::CPPTYPE_MESSAGE &&
+                              field->message_type() != google::protobuf::Duration::descriptor();
+    if (holds_fields) {
       const Message& inner = reflection.GetMessage(message, field);
       std::vector<const FieldDescriptor*> set;
       inner.GetReflection()->ListFields(inner, &set);

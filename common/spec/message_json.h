@@ -22,7 +22,7 @@ Json FieldToJson(const google::protobuf::Message& message,
                  const google::protobuf::FieldDescriptor& field);
 
 // Calls `visit` for every set field below `message` that holds a value and not further fields:
-// scalars, lists, maps, and messages without fields set. Paths are as people write them
+// scalars, durations, lists, maps, and messages without fields set. Paths are as people write them
 // ("training.batch_size"), in the order of field numbers.
 using LeafVisitor =
     std::function<void(const std::string& path, const google::protobuf::Message& parent,

@@ -12,6 +12,7 @@
 #include "common/spec/issues.h"
 #include "common/spec/message_json.h"
 #include "common/spec/references.h"
+#include "common/spec/resolve_operation.h"
 
 namespace anneal::spec {
 namespace {
@@ -73,6 +74,7 @@ class Resolver {
     Evaluation();
     Output();
     Labels();
+    ResolveOperation(&spec_, &fields_, &issues_);
     out_.mutable_spec()->Swap(&spec_);
     if (inputs_.model != nullptr) out_.set_model_content_hash(inputs_.model->content_hash);
     out_.mutable_template_time()->set_seconds(absl::ToUnixSeconds(inputs_.template_time));
@@ -245,8 +247,7 @@ class Resolver {
                       kOriginCluster);
     }
     const bool gpu = on_gpu();
-    fields_.Default(&resources, "resources.", "slots", int64_t{1}, kOriginDefault);
-    fields_.CheckRange("resources.slots", resources.slots(), 1, kMaxSlots);
+    Slots(resources);
     const int64_t threads = gpu ? cluster.threads_per_gpu_slot : cluster.threads_per_cpu_slot;
     if (threads > 0)
       fields_.Default(&resources, "resources.", "threads_per_slot", threads, kOriginCluster);
@@ -261,12 +262,45 @@ class Resolver {
           "no worker is registered: accelerator and threads_per_slot are guesses, and the job will "
           "wait",
           "start a worker, or set resources.accelerator and resources.threads_per_slot");
-    } else if (resources.slots() > present) {
-      issues_.AddWarning(
-          "NOT_ENOUGH_SLOTS", "resources.slots",
-          absl::StrCat("needs ", resources.slots(), " ", kind, " slots; the fleet has ", present),
-          "the job will wait for more workers");
+    } else if (resources.min_slots() > present) {
+      issues_.AddWarning("NOT_ENOUGH_SLOTS", "resources.slots",
+                         absl::StrCat("needs ", resources.min_slots(), " ", kind,
+                                      " slots; the fleet has ", present),
+                         "the job will wait for more workers");
     }
+  }
+
+  void Slots(v1::ResourceSpec& resources) {
+    constexpr char kPath[] = "resources.";
+    const bool elastic = resources.has_min_slots() || resources.has_max_slots();
+    // An elastic job starts with what it can get; `slots` is then what it has now.
+    const int64_t slots = resources.has_max_slots()   ? resources.max_slots()
+                          : resources.has_min_slots() ? resources.min_slots()
+                                                      : 1;
+    fields_.Default(&resources, kPath, "slots", slots, kOriginDefault);
+    fields_.CheckRange("resources.slots", resources.slots(), 1, kMaxSlots);
+    fields_.Default(&resources, kPath, "min_slots", int64_t{resources.slots()}, kOriginDefault);
+    fields_.Default(&resources, kPath, "max_slots", int64_t{resources.slots()}, kOriginDefault);
+    if (!elastic) return;
+    for (const auto& [name, value] : {std::pair("resources.min_slots", resources.min_slots()),
+                                      std::pair("resources.max_slots", resources.max_slots())}) {
+      fields_.CheckRange(name, value, 1, kMaxSlots);
+      if (value >= 1 && value <= kMaxSlots) CheckPowerOfTwo(name, value);
+    }
+    if (resources.min_slots() > resources.slots() || resources.slots() > resources.max_slots()) {
+      issues_.AddError(
+          kConflict, "resources",
+          absl::StrCat("min_slots ", resources.min_slots(), ", slots ", resources.slots(),
+                       " and max_slots ", resources.max_slots(), " are not in this order"),
+          "leave slots out, or put it between the two");
+    }
+  }
+
+  void CheckPowerOfTwo(absl::string_view field, int64_t value) {
+    if (IsPowerOfTwo(value)) return;
+    issues_.AddError(
+        kOutOfRange, field, absl::StrCat(value, " is not a power of two"),
+        absl::StrCat("use ", PreviousPowerOfTwo(value), " or ", NextPowerOfTwo(value)));
   }
 
   bool on_gpu() const {
@@ -294,6 +328,12 @@ class Resolver {
                     kOriginDefault);
     fields_.Default(&training, kPath, "reduction", int64_t{v1::TrainingSpec::REDUCTION_FIXED_ORDER},
                     kOriginDefault);
+    fields_.CheckEnum(training, kPath, "sharding");
+    if (training.sharding() == v1::TrainingSpec::SHARDING_UNSPECIFIED ||
+        training.sharding() == v1::TrainingSpec::SHARDING_AUTO) {
+      fields_.Replace(&training, kPath, "sharding", int64_t{v1::TrainingSpec::SHARDING_NONE},
+                      kOriginDefault);
+    }
     fields_.CheckEnum(training, kPath, "precision");
     if (training.precision() == v1::TrainingSpec::PRECISION_UNSPECIFIED ||
         training.precision() == v1::TrainingSpec::PRECISION_AUTO) {
@@ -332,14 +372,11 @@ class Resolver {
   // subtrees.
   void Shards() {
     v1::TrainingSpec& training = *spec_.mutable_training();
-    const int64_t slots = spec_.resources().slots();
+    CheckPowerOfTwo("resources.slots", std::max(1, spec_.resources().slots()));
+    const int64_t slots = spec_.resources().max_slots();
     const int64_t batch_size = training.batch_size();
     if (slots < 1 || slots > kMaxSlots || batch_size < 1) return;  // said already
-    if (!IsPowerOfTwo(slots)) {
-      issues_.AddError(
-          kOutOfRange, "resources.slots", absl::StrCat(slots, " is not a power of two"),
-          absl::StrCat("use ", PreviousPowerOfTwo(slots), " or ", NextPowerOfTwo(slots)));
-    } else if (slots > batch_size) {
+    if (IsPowerOfTwo(slots) && slots > batch_size) {
       issues_.AddError(
           kOutOfRange, "training.batch_size",
           absl::StrCat(batch_size, " examples a step are too few for ", slots, " slots"),

@@ -85,12 +85,23 @@ training.microbatch_tokens  512  (default)
 training.logical_shards  4  (default)
 training.precision  "PRECISION_FP32"  (default)
 training.reduction  "REDUCTION_FIXED_ORDER"  (default)
+training.sharding  "SHARDING_NONE"  (default)
 resources.slots  1  (default)
 resources.accelerator  "ACCELERATOR_CPU"  (cluster)
 resources.threads_per_slot  3  (cluster)
+resources.min_slots  1  (default)
+resources.max_slots  1  (default)
 evaluation.every_steps  0  (default)
 evaluation.max_rows  256  (default)
 output.merged  false  (default)
+checkpoint.every  "600s"  (default)
+checkpoint.keep_last  2  (default)
+limits.max_hours  0.0  (default)
+limits.max_slot_seconds  0.0  (default)
+retry.max_infrastructure_failures  100  (default)
+retry.max_user_failures  0  (default)
+retry.max_unknown_failures  3  (default)
+priority  "PRIORITY_NORMAL"  (default)
 )");
   EXPECT_EQ(resolution.job.template_time().seconds(), 1234);
 }
@@ -190,6 +201,42 @@ TEST(ResolveTest, ShardsAreAPowerOfTwoThatSlotsDivide) {
   EXPECT_THAT(Codes(Resolve(odd)), ElementsAre("OUT_OF_RANGE training.logical_shards"));
   v1::JobSpec few = Spec("training: {logical_shards: 1}\nresources: {slots: 2}");
   EXPECT_THAT(Codes(Resolve(few)), ElementsAre("OUT_OF_RANGE training.logical_shards"));
+}
+
+TEST(ResolveTest, AnElasticJobRunsBetweenItsTwoNumbersOfSlots) {
+  const Resolution up = Resolve(Spec("resources: {min_slots: 1, max_slots: 8}"));
+  EXPECT_TRUE(up.ok());
+  EXPECT_EQ(up.job.spec().resources().slots(), 8);
+  EXPECT_EQ(up.job.spec().training().logical_shards(), 8);
+  const Resolution from = Resolve(Spec("resources: {min_slots: 2, slots: 4}"));
+  EXPECT_TRUE(from.ok());
+  EXPECT_EQ(from.job.spec().resources().max_slots(), 4);
+  EXPECT_THAT(Codes(Resolve(Spec("resources: {min_slots: 4, max_slots: 2}"))),
+              ElementsAre("CONFLICT resources"));
+  EXPECT_THAT(Codes(Resolve(Spec("resources: {min_slots: 3, max_slots: 8}"))),
+              Contains("OUT_OF_RANGE resources.min_slots"));
+  EXPECT_THAT(Codes(Resolve(Spec("resources: {max_slots: 32}"))),
+              Contains("OUT_OF_RANGE training.batch_size"));
+}
+
+TEST(ResolveTest, CheckpointsLimitsAndRetriesAreBounded) {
+  const Resolution good =
+      Resolve(Spec("checkpoint: {every: 90s, keep_last: 5}\nlimits: {max_hours: 1.5}\n"
+                   "retry: {max_user_failures: 2}\npriority: HIGH\ntraining: {sharding: full}"));
+  EXPECT_TRUE(good.ok());
+  EXPECT_EQ(good.job.spec().checkpoint().every().seconds(), 90);
+  EXPECT_EQ(good.job.origins().at("checkpoint.every"), "user");
+  EXPECT_EQ(good.job.spec().priority(), v1::JobSpec::PRIORITY_HIGH);
+  EXPECT_EQ(good.job.spec().training().sharding(), v1::TrainingSpec::SHARDING_FULL);
+  EXPECT_TRUE(Resolve(Spec("checkpoint: {every: 0s}")).ok()) << "none but when told";
+  v1::JobSpec bad = Spec(
+      "checkpoint: {every: 5000h, keep_last: 0}\nlimits: {max_hours: -1}\n"
+      "retry: {max_unknown_failures: -1}");
+  bad.set_priority(static_cast<v1::JobSpec::Priority>(9));
+  EXPECT_THAT(Codes(Resolve(bad)),
+              ElementsAre("OUT_OF_RANGE checkpoint.every", "OUT_OF_RANGE checkpoint.keep_last",
+                          "OUT_OF_RANGE limits.max_hours",
+                          "OUT_OF_RANGE retry.max_unknown_failures", "UNKNOWN_VALUE priority"));
 }
 
 TEST(ResolveTest, WarnsWhenTheFleetCannotRunTheJobYet) {

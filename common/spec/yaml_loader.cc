@@ -14,8 +14,11 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
+#include "absl/time/time.h"
 #include "common/spec/issues.h"
+#include "common/spec/scalar_text.h"
 #include "common/spec/yaml_tree.h"
+#include "google/protobuf/duration.pb.h"
 
 namespace anneal::spec {
 namespace {
@@ -111,18 +114,6 @@ std::string FindElsewhere(const Descriptor& root, const std::string& name, const
   return "";
 }
 
-// [+-]?(0|[1-9][0-9]*): no octal look-alikes, no underscores.
-bool LooksLikeInteger(absl::string_view text) {
-  if (!text.empty() && (text[0] == '+' || text[0] == '-')) text.remove_prefix(1);
-  if (text.empty() || (text.size() > 1 && text[0] == '0')) return false;
-  return text.find_first_not_of("0123456789") == absl::string_view::npos;
-}
-
-bool ParseDouble(const std::string& text, double* value) {
-  return text.find_first_not_of("0123456789+-.eE") == std::string::npos &&
-         absl::SimpleAtod(text, value);
-}
-
 // Fills messages from nodes, noting every error. One use.
 class Filler {
  public:
@@ -170,6 +161,8 @@ class Filler {
       Message* inner = message->GetReflection()->MutableMessage(message, &field);
       // `full:` alone says something only where presence itself chooses: in a oneof.
       if (node.kind == YamlNode::Kind::kNull && field.real_containing_oneof() != nullptr) return;
+      if (auto* duration = dynamic_cast<google::protobuf::Duration*>(inner))
+        return FillDuration(node, path, duration);
       return FillMessage(node, path, inner);
     }
     FillScalar(node, path, field, message);
@@ -321,6 +314,19 @@ class Filler {
     }
     Store<int>(field, message, &Reflection::SetEnumValue, &Reflection::AddEnumValue,
                value->number());
+  }
+
+  // "90s", "10m", "1h30m"; also what message_json writes.
+  void FillDuration(const YamlNode& node, const std::string& path,
+                    google::protobuf::Duration* duration) {
+    absl::Duration value;
+    if (node.kind != YamlNode::Kind::kScalar || !ParseTimeSpan(node.scalar, &value)) {
+      return WrongType(node, path, "a time span", "write 10m, 90s or 1h30m");
+    }
+    // Seconds that do not fit become the largest that do; limits are common/spec/resolve's.
+    const int64_t seconds = absl::IDivDuration(value, absl::Seconds(1), &value);
+    duration->set_seconds(seconds);
+    duration->set_nanos(static_cast<int32_t>(absl::ToInt64Nanoseconds(value)));
   }
 
   // A plain `7` or `true` is taken as text where text is wanted: labels are often written so.

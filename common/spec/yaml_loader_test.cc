@@ -92,6 +92,19 @@ TEST(YamlLoaderTest, DuplicateKeysAreErrors) {
               ElementsAre(HasSubstr("job.yaml:1:16: error: model: given twice")));
 }
 
+TEST(YamlLoaderTest, TimeSpansAreWrittenWithUnits) {
+  v1::JobSpec spec;
+  EXPECT_THAT(LoadYaml("checkpoint: {every: 1h30m}", "job.yaml", &spec), IsEmpty());
+  EXPECT_EQ(spec.checkpoint().every().seconds(), 5400);
+  EXPECT_THAT(ApplyOverride("checkpoint.every=1.5s", &spec), IsEmpty());
+  EXPECT_EQ(spec.checkpoint().every().nanos(), 500'000'000);
+  EXPECT_THAT(Load("checkpoint: {every: 10}"),
+              ElementsAre(HasSubstr("expected a time span, not '10' (write 10m, 90s or 1h30m)")));
+  EXPECT_THAT(Load("checkpoint: {every: inf}"), ElementsAre(HasSubstr("expected a time span")));
+  EXPECT_THAT(Load("checkpoint: {every: {seconds: 3}}"),
+              ElementsAre(HasSubstr("expected a time span")));
+}
+
 TEST(YamlLoaderTest, OneofMembersExcludeEachOther) {
   EXPECT_THAT(Load("method: {lora: {}, full: {}}"),
               ElementsAre("job.yaml:1:20: error: method.full: lora and full exclude each other "

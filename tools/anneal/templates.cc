@@ -38,7 +38,13 @@ training:
 resources:
   slots: 1                    # GPUs, or shares of CPU cores
   # accelerator: AUTO         # GPU if there is any; or CPU, GPU
+  # min_slots: 1              # elastic: go on with fewer when a worker leaves, up to max_slots when there are more
+  # max_slots: 4
 
+# checkpoint: { every: 10m, keep_last: 2 }
+# limits: { max_hours: 0, max_slot_seconds: 0 }   # reaching one pauses the job; 0 = none
+# retry: { max_infrastructure_failures: 100, max_user_failures: 0, max_unknown_failures: 3 }
+# priority: NORMAL            # or LOW, HIGH
 # evaluation: { every_steps: 0 }   # 0 = before and after training only
 )";
 
