@@ -134,6 +134,44 @@ absl::Status ParseMetadata(const Json& json, std::map<std::string, std::string>&
   return absl::OkStatus();
 }
 
+// Where everything goes in a file to be written.
+struct FileLayout {
+  std::string header;                                   // with its length
+  std::vector<std::pair<std::string, uint64_t>> parts;  // names and sizes; without a name: padding
+};
+
+FileLayout LayOut(const std::vector<TensorSpec>& tensors,
+                  const std::map<std::string, std::string>& metadata, size_t alignment) {
+  ANNEAL_CHECK(alignment > 0 && (alignment & (alignment - 1)) == 0);
+  Json header = Json::object();
+  if (!metadata.empty()) header[std::string(kMetadataKey)] = metadata;
+  FileLayout layout;
+  uint64_t offset = 0;
+  auto add = [&](absl::string_view part, const TensorSpec& spec) {
+    const std::optional<uint64_t> bytes = ByteSize(spec.dtype, spec.shape);
+    ANNEAL_CHECK(bytes.has_value() && !header.contains(spec.name) && spec.name != kMetadataKey);
+    header[spec.name] = {{"dtype", std::string(DTypeName(spec.dtype))},
+                         {"shape", spec.shape},
+                         {"data_offsets", {offset, offset + *bytes}}};
+    layout.parts.emplace_back(part, *bytes);
+    offset += *bytes;
+  };
+  for (const TensorSpec& spec : tensors) {
+    if (const uint64_t gap = -offset % alignment; gap != 0) {
+      add("", {absl::StrCat("__padding_", layout.parts.size(), "__"),
+               DType::kU8,
+               {static_cast<int64_t>(gap)}});
+    }
+    add(spec.name, spec);
+  }
+  std::string text = DumpJson(header);
+  text.append(-(text.size() + kLengthBytes) % std::max<size_t>(alignment, 8), ' ');
+  const uint64_t length = text.size();
+  layout.header.assign(reinterpret_cast<const char*>(&length), sizeof(length));
+  layout.header += text;
+  return layout;
+}
+
 }  // namespace
 
 absl::string_view DTypeName(DType dtype) { return RowOf(dtype).name; }
@@ -258,41 +296,20 @@ absl::StatusOr<const TensorView*> SafetensorsFile::Find(absl::string_view name) 
   return &it->second;
 }
 
+std::string SafetensorsHeader(const std::vector<TensorSpec>& tensors,
+                              const std::map<std::string, std::string>& metadata) {
+  return LayOut(tensors, metadata, /*alignment=*/1).header;
+}
+
 absl::StatusOr<std::unique_ptr<SafetensorsWriter>> SafetensorsWriter::Create(
     const std::string& path, const std::vector<TensorSpec>& tensors,
     const std::map<std::string, std::string>& metadata, size_t alignment) {
-  ANNEAL_CHECK(alignment > 0 && (alignment & (alignment - 1)) == 0);
-  Json header = Json::object();
-  if (!metadata.empty()) header[std::string(kMetadataKey)] = metadata;
-  std::vector<Part> parts;
-  uint64_t offset = 0;
-  auto add = [&](absl::string_view part, const TensorSpec& spec) {
-    const std::optional<uint64_t> bytes = ByteSize(spec.dtype, spec.shape);
-    ANNEAL_CHECK(bytes.has_value() && !header.contains(spec.name) && spec.name != kMetadataKey);
-    header[spec.name] = {{"dtype", std::string(DTypeName(spec.dtype))},
-                         {"shape", spec.shape},
-                         {"data_offsets", {offset, offset + *bytes}}};
-    parts.push_back({std::string(part), *bytes});
-    offset += *bytes;
-  };
-  for (const TensorSpec& spec : tensors) {
-    if (const uint64_t gap = -offset % alignment; gap != 0) {
-      add("", {absl::StrCat("__padding_", parts.size(), "__"),
-               DType::kU8,
-               {static_cast<int64_t>(gap)}});
-    }
-    add(spec.name, spec);
-  }
-  std::string text = DumpJson(header);
-  text.append(-(text.size() + kLengthBytes) % std::max<size_t>(alignment, 8), ' ');
-
+  const FileLayout layout = LayOut(tensors, metadata, alignment);
   const int fd = ::open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
   if (fd < 0) return absl::ErrnoToStatus(errno, absl::StrCat("cannot create ", path));
   std::unique_ptr<SafetensorsWriter> writer(new SafetensorsWriter(path, fd));
-  writer->parts_ = std::move(parts);
-  const uint64_t length = text.size();
-  ANNEAL_RETURN_IF_ERROR(writer->WriteAll(&length, sizeof(length)));
-  ANNEAL_RETURN_IF_ERROR(writer->WriteAll(text.data(), text.size()));
+  for (const auto& [name, bytes] : layout.parts) writer->parts_.push_back({name, bytes});
+  ANNEAL_RETURN_IF_ERROR(writer->WriteAll(layout.header.data(), layout.header.size()));
   ANNEAL_RETURN_IF_ERROR(writer->WritePadding());
   return writer;
 }

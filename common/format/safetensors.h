@@ -111,6 +111,11 @@ class SafetensorsFile {
   std::map<std::string, std::string> metadata_;
 };
 
+// The bytes in front of the data of a file that holds exactly `tensors`, packed, in this order: for
+// writers with a file of their own.
+std::string SafetensorsHeader(const std::vector<TensorSpec>& tensors,
+                              const std::map<std::string, std::string>& metadata);
+
 // Writes one file: header first, then bytes as they come, so that memory stays small. The order is
 // the caller's; the same calls give the same bytes. The file is durable after Finish and unusable
 // without it; publish it by rename. Guarded by its caller.

@@ -19,6 +19,7 @@
 #include "common/format/json.h"
 #include "common/protocol/child_channel.h"
 #include "common/protocol/messages.h"
+#include "common/storage/file_system.h"
 #include "worker/trainer/collective/solo_communicator.h"
 #include "worker/trainer/collective/tcp_store.h"
 #include "worker/trainer/commands.h"
@@ -40,6 +41,7 @@ struct Options {
   std::string socket;
   std::string task_file, storage_root, run_dir, rendezvous, rendezvous_file;
   std::optional<int> rank;
+  std::optional<int64_t> pause_after;
 };
 
 // How ranks learn where rank 0's store listens, besides what the trainer itself needs of its surroundings.
@@ -53,7 +55,10 @@ class WorkerHost : public Host {
  public:
   explicit WorkerHost(protocol::ChildChannel& channel) : channel_(channel) {}
 
-  bool finish_requested() override { return channel_.stop_requested() == protocol::StopMode::kFinish; }
+  protocol::StopMode stop_requested() override {
+    const protocol::StopMode mode = channel_.stop_requested();
+    return mode == protocol::StopMode::kNow ? protocol::StopMode::kNone : mode;
+  }
   void SetPhase(absl::string_view phase) override { channel_.SetPhase(phase); }
   void SetRankReport(const protocol::RankReport& report) override { channel_.SetRankReport(report); }
   absl::Status SendReport(const protocol::Report& report) override { return channel_.SendReport(report); }
@@ -72,10 +77,14 @@ class ConsoleHost : public Host {
  public:
   explicit ConsoleHost(const Options& options) : options_(options) {}
 
-  bool finish_requested() override { return false; }
+  protocol::StopMode stop_requested() override {
+    const bool pause = options_.pause_after.has_value() && last_step_ + 1 >= *options_.pause_after;
+    return pause ? protocol::StopMode::kPause : protocol::StopMode::kNone;
+  }
   void SetPhase(absl::string_view) override {}
   void SetRankReport(const protocol::RankReport&) override {}
   absl::Status SendReport(const protocol::Report& report) override {
+    if (report.step.has_value()) last_step_ = report.step->step;
     std::printf("%s\n", DumpJson(ToJson(report)).c_str());
     std::fflush(stdout);
     return absl::OkStatus();
@@ -99,6 +108,7 @@ class ConsoleHost : public Host {
 
  private:
   const Options& options_;
+  int64_t last_step_ = 0;  // of rank 0, which alone reports
 };
 
 // The process's last words, said once: by main when the run has ended, or by the stop watcher before that.
@@ -189,7 +199,7 @@ absl::StatusOr<std::string> ExportValues(const protocol::TrainTask& task, Accele
   return ExportTrained(task, decoder, by_unit, load_plain, output_dir);
 }
 
-absl::Status RunTask(const protocol::TrainTask& task, Host& host) {
+absl::StatusOr<RunEnd> RunTask(const protocol::TrainTask& task, const std::string& storage_root, Host& host) {
   SetLogTag(absl::StrCat("trainer job=", task.job, " generation=", task.generation, " rank=", task.rank));
   ANNEAL_RETURN_IF_ERROR(CheckTask(task));
   host.SetPhase("join");
@@ -201,13 +211,18 @@ absl::Status RunTask(const protocol::TrainTask& task, Host& host) {
     const absl::Status joined = JoinRanks(task, host, *accelerator, store, communicator);
     if (!joined.ok()) return WithReason(joined, kCollectiveFailed);
   }
-  return Trainer(task, {*accelerator, *communicator, host, Clock::Real(), LoadModel, ExportValues}).Run();
+  return Trainer(task, {storage_root, FileSystem::Posix(), *accelerator, *communicator, host, Clock::Real(), LoadModel,
+                        ExportValues})
+      .Run();
 }
 
 // Leaves without destructors: there is nothing left to save, other ranks may be gone, and tearing a broken communicator down
 // would wait for them.
-[[noreturn]] void Leave(const absl::Status& status, LastWords& last_words) {
-  last_words.Say(RecordOf(status));
+[[noreturn]] void Leave(const absl::StatusOr<RunEnd>& end, LastWords& last_words) {
+  const absl::Status& status = end.status();
+  protocol::ExitRecord record = RecordOf(status);
+  if (end.ok() && *end == RunEnd::kPaused) record.reason = "PAUSED";
+  last_words.Say(record);
   std::fflush(nullptr);
   if (status.ok()) _exit(0);
   _exit(absl::IsInvalidArgument(status) || absl::IsNotFound(status) ? kExitBadInput : kExitFailed);
@@ -227,25 +242,25 @@ absl::Status RunTask(const protocol::TrainTask& task, Host& host) {
   const StopWatcher watcher([&] { return (*channel)->stop_requested() == protocol::StopMode::kNow; },
                             [&] { LeaveStopped(last_words); });
   WorkerHost host(**channel);
-  const absl::Status status = [&]() -> absl::Status {
+  const absl::StatusOr<RunEnd> end = [&]() -> absl::StatusOr<RunEnd> {
     ANNEAL_ASSIGN_OR_RETURN(const protocol::Start start, (*channel)->WaitForStart(kStartTimeout));
     ANNEAL_ASSIGN_OR_RETURN(const protocol::TrainTask task, ReadTask(start.task, start.storage_root));
-    return RunTask(task, host);
+    return RunTask(task, start.storage_root, host);
   }();
-  Leave(status, last_words);
+  Leave(end, last_words);
 }
 
 [[noreturn]] void RunAlone(const Options& options) {
   LastWords last_words(options.run_dir);
   const StopWatcher watcher([] { return false; }, [&] { LeaveStopped(last_words); });
   ConsoleHost host(options);
-  const absl::Status status = [&]() -> absl::Status {
+  const absl::StatusOr<RunEnd> end = [&]() -> absl::StatusOr<RunEnd> {
     ANNEAL_ASSIGN_OR_RETURN(const Json json, ReadJsonFile(options.task_file));
     ANNEAL_ASSIGN_OR_RETURN(protocol::TrainTask task, ReadTask(json, options.storage_root));
     if (options.rank.has_value()) task.rank = *options.rank;
-    return RunTask(task, host);
+    return RunTask(task, options.storage_root, host);
   }();
-  Leave(status, last_words);
+  Leave(end, last_words);
 }
 
 }  // namespace
@@ -257,6 +272,7 @@ int RunCommand(int argc, char** argv) {
   CLI::Option* task = app.add_option("--task", options.task_file, "without a worker: the task (JSON, TrainTask)");
   app.add_option("--storage-root", options.storage_root, "what relative paths in the task start from")->needs(task);
   app.add_option("--rank", options.rank, "instead of the task's")->needs(task);
+  app.add_option("--pause-after", options.pause_after, "leave after this step, with a checkpoint")->needs(task);
   app.add_option("--run-dir", options.run_dir, "gets exit.json")->needs(task);
   app.add_option("--rendezvous", options.rendezvous, "address that rank 0 printed; for the other ranks")->needs(task);
   app.add_option("--rendezvous-file", options.rendezvous_file, "rank 0 writes its address here, the others wait for it")

@@ -1,5 +1,6 @@
 #pragma once
-// A file system that dies at a chosen operation, for tests of what a crash leaves behind.
+// A file system that dies at a chosen operation, for tests of what a crash leaves behind, or whose disk
+// misbehaves while its process lives on.
 
 #include <atomic>
 #include <memory>
@@ -12,6 +13,12 @@
 
 namespace anneal::testing {
 
+enum class DiskFault {
+  kNone,
+  kFull,       // an append writes half of its bytes and fails with RESOURCE_EXHAUSTED
+  kSyncFails,  // a sync fails as after an I/O error
+};
+
 // Passes everything on to `base` until the given number of changing operations is used up; from
 // then on every call fails with UNAVAILABLE, as if the process were gone. An append that fails
 // first writes half of its bytes. Thread-safe.
@@ -21,6 +28,8 @@ class FaultyFileSystem : public FileSystem {
 
   void FailAfter(int operations) { left_ = operations; }
   bool failed() const { return left_ < 0; }
+  // From now on, until it is set to something else.
+  void SetFault(DiskFault fault) { fault_ = fault; }
 
   absl::StatusOr<std::unique_ptr<WritableFile>> OpenForAppend(const std::string& path,
                                                               int64_t keep_bytes) override {
@@ -68,12 +77,19 @@ class FaultyFileSystem : public FileSystem {
     File(FaultyFileSystem& owner, std::unique_ptr<WritableFile> base)
         : owner_(owner), base_(std::move(base)) {}
     absl::Status Append(absl::string_view bytes) override {
+      if (owner_.fault_ == DiskFault::kFull) {
+        base_->Append(bytes.substr(0, bytes.size() / 2)).IgnoreError();
+        return absl::ResourceExhaustedError("no space left on the disk (injected)");
+      }
       const bool alive = !owner_.failed();
       if (owner_.Use()) return base_->Append(bytes);
       if (alive) base_->Append(bytes.substr(0, bytes.size() / 2)).IgnoreError();
       return Dead();
     }
-    absl::Status Sync() override { return owner_.Use() ? base_->Sync() : Dead(); }
+    absl::Status Sync() override {
+      if (owner_.fault_ == DiskFault::kSyncFails) return absl::UnknownError("I/O error (injected)");
+      return owner_.Use() ? base_->Sync() : Dead();
+    }
 
    private:
     FaultyFileSystem& owner_;
@@ -85,6 +101,7 @@ class FaultyFileSystem : public FileSystem {
 
   FileSystem& base_;
   std::atomic<int> left_ = 1 << 30;
+  std::atomic<DiskFault> fault_ = DiskFault::kNone;
   std::atomic<int64_t> free_bytes_ = -1;
 };
 

@@ -22,10 +22,11 @@ std::string FormatLedgerLine(const LedgerEntry& entry) {
   return DumpJson(json);
 }
 
-absl::StatusOr<std::unique_ptr<LedgerWriter>> LedgerWriter::Create(const std::string& path) {
-  UniqueFd fd(open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_APPEND | O_CLOEXEC, 0644));
-  if (!fd.valid()) return absl::ErrnoToStatus(errno, absl::StrCat("create ledger ", path));
-  return std::unique_ptr<LedgerWriter>(new LedgerWriter(path, std::move(fd)));
+absl::StatusOr<std::unique_ptr<LedgerWriter>> LedgerWriter::Open(const std::string& path) {
+  UniqueFd fd(open(path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644));
+  const off_t bytes = fd.valid() ? lseek(fd.get(), 0, SEEK_END) : -1;
+  if (bytes < 0) return absl::ErrnoToStatus(errno, absl::StrCat("open ledger ", path));
+  return std::unique_ptr<LedgerWriter>(new LedgerWriter(path, std::move(fd), bytes));
 }
 
 absl::Status LedgerWriter::Append(const LedgerEntry& entry) {
@@ -36,6 +37,7 @@ absl::Status LedgerWriter::Append(const LedgerEntry& entry) {
     if (written < 0 && errno == EINTR) continue;
     if (written < 0) return absl::ErrnoToStatus(errno, absl::StrCat("write ledger ", path_));
     rest.remove_prefix(written);
+    bytes_ += written;
   }
   return absl::OkStatus();
 }

@@ -25,21 +25,26 @@ struct LedgerEntry {
 // The line without its line end. Doubles in shortest round-trip form.
 std::string FormatLedgerLine(const LedgerEntry& entry);
 
-// Appends entries to a new file. Rank 0 only. Holds nothing about time, speed, workers or generation, so that the file's hash
+// Appends entries to a file. Rank 0 only. Holds nothing about time, speed, workers or generation, so that the file's hash
 // is the same however the job was run. Guarded by its caller.
 class LedgerWriter {
  public:
-  // An existing file is replaced. Errors name the path.
-  static absl::StatusOr<std::unique_ptr<LedgerWriter>> Create(const std::string& path);
+  // Goes on after what is in the file; makes an empty one if there is none. Errors name the path.
+  static absl::StatusOr<std::unique_ptr<LedgerWriter>> Open(const std::string& path);
 
   // One write(2): a crash leaves whole lines, but for the last.
   absl::Status Append(const LedgerEntry& entry);
 
+  const std::string& path() const { return path_; }
+  int64_t bytes() const { return bytes_; }
+
  private:
-  LedgerWriter(std::string path, UniqueFd fd) : path_(std::move(path)), fd_(std::move(fd)) {}
+  LedgerWriter(std::string path, UniqueFd fd, int64_t bytes)
+      : path_(std::move(path)), fd_(std::move(fd)), bytes_(bytes) {}
 
   const std::string path_;
   const UniqueFd fd_;
+  int64_t bytes_;  // in the file
 };
 
 }  // namespace anneal::trainer

@@ -39,23 +39,24 @@ TEST(LedgerTest, DoublesComeBackWithTheSameBits) {
   }
 }
 
-TEST(LedgerTest, WritesOneLinePerStepAndReplacesAnOldFile) {
+TEST(LedgerTest, GoesOnAfterWhatIsInTheFile) {
   const std::string path = ::testing::TempDir() + "ledger_test.jsonl";
-  std::ofstream(path) << "left over\n";
+  std::ofstream(path) << "before\n";
   {
-    ANNEAL_ASSERT_OK_AND_ASSIGN(auto writer, LedgerWriter::Create(path));
+    ANNEAL_ASSERT_OK_AND_ASSIGN(auto writer, LedgerWriter::Open(path));
     EXPECT_THAT(writer->Append(kEntry), IsOk());
     EXPECT_THAT(writer->Append(kEntry), IsOk());
+    EXPECT_EQ(writer->bytes(), std::filesystem::file_size(path));
   }
   std::stringstream text;
   text << std::ifstream(path).rdbuf();
   const std::string line = FormatLedgerLine(kEntry) + "\n";
-  EXPECT_EQ(text.str(), line + line);
+  EXPECT_EQ(text.str(), "before\n" + line + line);
   std::filesystem::remove(path);
 }
 
 TEST(LedgerTest, SaysWhereItCouldNotWrite) {
-  EXPECT_THAT(LedgerWriter::Create("/nonexistent/ledger.jsonl"),
+  EXPECT_THAT(LedgerWriter::Open("/nonexistent/ledger.jsonl"),
               StatusIs(absl::StatusCode::kNotFound, HasSubstr("/nonexistent/ledger.jsonl")));
 }
 

@@ -4,6 +4,8 @@
 #include <map>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "common/base/status.h"
 #include "common/format/json.h"
 
 namespace anneal::trainer {
@@ -25,6 +27,35 @@ std::string EvaluationColumns(const protocol::EvaluationReport* evaluation) {
 
 void RunRecord::Add(const protocol::StepReport& step) { steps_.push_back(step); }
 void RunRecord::Add(const protocol::EvaluationReport& evaluation) { evaluations_.push_back(evaluation); }
+
+std::string RunRecord::ToJsonLines() const {
+  std::string lines;
+  for (const protocol::StepReport& step : steps_) absl::StrAppend(&lines, DumpJson(ToJson(protocol::Report{.step = step})), "\n");
+  for (const protocol::EvaluationReport& evaluation : evaluations_) {
+    absl::StrAppend(&lines, DumpJson(ToJson(protocol::Report{.evaluation = evaluation})), "\n");
+  }
+  return lines;
+}
+
+absl::StatusOr<RunRecord> RunRecord::FromJsonLines(absl::string_view text) {
+  RunRecord record;
+  int64_t line_number = 0;
+  for (const absl::string_view line : absl::StrSplit(text, '\n', absl::SkipEmpty())) {
+    const std::string where = absl::StrCat("history line ", ++line_number);
+    const absl::StatusOr<Json> json = ParseJson(line);
+    if (!json.ok()) return Annotate(json.status(), where);
+    const absl::StatusOr<protocol::Report> report = protocol::ReportFromJson(*json);
+    if (!report.ok()) return Annotate(report.status(), where);
+    if (report->step.has_value()) {
+      record.Add(*report->step);
+    } else if (report->evaluation.has_value()) {
+      record.Add(*report->evaluation);
+    } else {
+      return absl::InvalidArgumentError(absl::StrCat(where, ": neither a step nor an evaluation"));
+    }
+  }
+  return record;
+}
 
 std::string RunRecord::MetricsCsv() const {
   std::map<int64_t, const protocol::EvaluationReport*> by_step;

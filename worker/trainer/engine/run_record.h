@@ -5,6 +5,8 @@
 #include <string>
 #include <vector>
 
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "common/protocol/messages.h"
 
 namespace anneal::trainer {
@@ -14,6 +16,12 @@ class RunRecord {
  public:
   void Add(const protocol::StepReport& step);
   void Add(const protocol::EvaluationReport& evaluation);
+
+  // All of it, one Report a line, and back. INVALID_ARGUMENT names the line.
+  std::string ToJsonLines() const;
+  static absl::StatusOr<RunRecord> FromJsonLines(absl::string_view text);
+
+  const std::vector<protocol::EvaluationReport>& evaluations() const { return evaluations_; }
 
   // One line per step, and one for step 0 if the model was evaluated before it was trained; columns in docs/formats/outputs.md.
   std::string MetricsCsv() const;

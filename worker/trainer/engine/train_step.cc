@@ -3,6 +3,7 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/from_blob.h>
 
+#include <algorithm>
 #include <cmath>
 #include <utility>
 
@@ -41,7 +42,7 @@ TrainStep::TrainStep(const Parts& parts, const TrainStepOptions& options)
       reducer_(parts.communicator),
       accumulator_(parts.layout, parts.accelerator.device()) {}
 
-absl::StatusOr<StepOutcome> TrainStep::Run(const PlannedStep& planned, double learning_rate, bool want_stop,
+absl::StatusOr<StepOutcome> TrainStep::Run(const PlannedStep& planned, double learning_rate, const StepVote& vote,
                                            protocol::RankReport& phases) {
   ANNEAL_ASSIGN_OR_RETURN(const auto shards, Fetch(planned));
   parts_.timer.Lap(phases.fetch_seconds);
@@ -51,7 +52,7 @@ absl::StatusOr<StepOutcome> TrainStep::Run(const PlannedStep& planned, double le
 
   FlatBuffers& gradient = accumulator_.Root();
   ANNEAL_RETURN_IF_ERROR(ReduceGradient(planned, gradient));
-  ANNEAL_ASSIGN_OR_RETURN(const Agreed agreed, ShareLosses(own_losses, want_stop, planned.step));
+  ANNEAL_ASSIGN_OR_RETURN(const Agreed agreed, ShareLosses(own_losses, vote, planned.step));
   parts_.timer.Lap(phases.reduce_seconds);
 
   const double loss = agreed.loss_sum * loss_scale;
@@ -70,7 +71,7 @@ absl::StatusOr<StepOutcome> TrainStep::Run(const PlannedStep& planned, double le
                                .loss = loss,
                                .learning_rate = learning_rate,
                                .grad_norm = grad_norm},
-                     .stop = agreed.stop};
+                     .agreed = agreed.vote};
 }
 
 TrainStep::ShardRange TrainStep::OwnShards(const PlannedStep& planned) const {
@@ -118,10 +119,12 @@ absl::Status TrainStep::ReduceGradient(const PlannedStep& planned, FlatBuffers& 
   return absl::OkStatus();
 }
 
-absl::StatusOr<TrainStep::Agreed> TrainStep::ShareLosses(const std::vector<double>& own_losses, bool want_stop,
-                                                         int64_t step) {
+absl::StatusOr<TrainStep::Agreed> TrainStep::ShareLosses(const std::vector<double>& own_losses,
+                                                         const StepVote& vote, int64_t step) {
+  constexpr int64_t kVoteSize = 3;
   std::vector<double> message = own_losses;
-  message.push_back(want_stop ? 1 : 0);
+  message.insert(message.end(), {static_cast<double>(vote.stop), vote.checkpoint ? 1.0 : 0.0,
+                                 vote.part_is_done ? 1.0 : 0.0});
   const int64_t size = static_cast<int64_t>(message.size());
   const int world_size = parts_.communicator.world_size();
   const auto on_device = at::device(parts_.accelerator.device()).dtype(at::kDouble);
@@ -130,14 +133,14 @@ absl::StatusOr<TrainStep::Agreed> TrainStep::ShareLosses(const std::vector<doubl
   ANNEAL_RETURN_IF_ERROR(parts_.communicator.AllGather(sent, received, absl::StrCat("share losses step ", step)));
   received = received.cpu();
 
-  Agreed agreed{};
-  for (int64_t i = 0; i < received.numel(); ++i) {
-    const double value = received.const_data_ptr<double>()[i];
-    if (i % size == size - 1) {
-      agreed.stop |= value != 0;
-    } else {
-      agreed.loss_sum += value;
-    }
+  Agreed agreed{.loss_sum = 0, .vote = {.part_is_done = true}};
+  for (int rank = 0; rank < world_size; ++rank) {
+    const double* losses = received.const_data_ptr<double>() + rank * size;
+    const double* votes = losses + size - kVoteSize;
+    for (const double* loss = losses; loss < votes; ++loss) agreed.loss_sum += *loss;
+    agreed.vote.stop = std::max(agreed.vote.stop, static_cast<int>(votes[0]));
+    agreed.vote.checkpoint |= votes[1] != 0;
+    agreed.vote.part_is_done &= votes[2] != 0;
   }
   return agreed;
 }

@@ -31,10 +31,18 @@ struct TrainStepOptions {
   Reduction reduction = Reduction::kFixedOrder;
 };
 
+// What a rank has to say to the others besides its losses, before or while a step runs.
+struct StepVote {
+  int stop = 0;             // how it was told to stop: larger numbers win
+  bool checkpoint = false;  // whether a checkpoint should be taken
+  bool part_is_done = false;  // whether its part of the checkpoint under way is written
+};
+
+// The same on all ranks.
 struct StepOutcome {
-  LedgerEntry entry;  // the same on all ranks
-  // Whether any rank asked to stop before or while this step ran; the same on all ranks, so that they leave together.
-  bool stop = false;
+  LedgerEntry entry;
+  // The largest stop, whether any rank wants a checkpoint, whether all parts are done: so that all ranks act together.
+  StepVote agreed;
 };
 
 // Runs the steps of one rank on what the Trainer owns. All ranks run the same steps in the same order. After an error the
@@ -56,7 +64,7 @@ class TrainStep {
 
   // Adds the seconds of each phase to `phases`. A loss or gradient that is not finite is FAILED_PRECONDITION with reason
   // NON_FINITE_LOSS, on all ranks, before anything was updated.
-  absl::StatusOr<StepOutcome> Run(const PlannedStep& planned, double learning_rate, bool want_stop,
+  absl::StatusOr<StepOutcome> Run(const PlannedStep& planned, double learning_rate, const StepVote& vote,
                                   protocol::RankReport& phases);
 
  private:
@@ -69,12 +77,11 @@ class TrainStep {
   std::vector<double> ForwardBackward(const std::vector<std::vector<MicroBatch>>& shards, double loss_scale,
                                       protocol::RankReport& phases);
   absl::Status ReduceGradient(const PlannedStep& planned, FlatBuffers& gradient);
-  // Sum of all shards' losses, in shard order, and whether any rank wants to stop.
   struct Agreed {
-    double loss_sum;
-    bool stop;
+    double loss_sum;  // of all shards, in shard order
+    StepVote vote;
   };
-  absl::StatusOr<Agreed> ShareLosses(const std::vector<double>& own_losses, bool want_stop, int64_t step);
+  absl::StatusOr<Agreed> ShareLosses(const std::vector<double>& own_losses, const StepVote& vote, int64_t step);
 
   const Parts parts_;
   const TrainStepOptions options_;

@@ -10,6 +10,7 @@
 #include "common/base/file.h"
 #include "common/base/log.h"
 #include "common/base/status.h"
+#include "worker/trainer/checkpoint/resume.h"
 #include "worker/trainer/engine/torch_errors.h"
 
 namespace anneal::trainer {
@@ -50,6 +51,7 @@ absl::Status CheckTask(const protocol::TrainTask& task) {
   if (task.reduction != "FIXED_ORDER" && task.reduction != "FAST") return bad("reduction '", task.reduction, "'");
   if (task.precision != "FP32" && task.precision != "BF16") return bad("precision '", task.precision, "'");
   if (task.output_dir.empty()) return bad("output_dir is empty");
+  if (!(task.checkpoint_seconds >= 0)) return bad("checkpoint_seconds ", task.checkpoint_seconds, " is below 0");
   return ParseScheduleShape(task.schedule).status();
 }
 
@@ -57,16 +59,29 @@ Trainer::Trainer(protocol::TrainTask task, Surroundings surroundings)
     : task_(std::move(task)), around_(std::move(surroundings)) {}
 Trainer::~Trainer() = default;
 
-absl::Status Trainer::Run() {
-  return CatchTorch(absl::StrCat("train rank ", task_.rank), [&]() -> absl::Status {
-    ANNEAL_RETURN_IF_ERROR(CheckTask(task_));
-    ANNEAL_RETURN_IF_ERROR(Load());
-    ANNEAL_RETURN_IF_ERROR(Evaluate(0));
-    ANNEAL_RETURN_IF_ERROR(TrainAllSteps());
-    ANNEAL_RETURN_IF_ERROR(PublishOutputs());
-    ReportRank(/*now=*/true);
-    return absl::OkStatus();
+absl::StatusOr<RunEnd> Trainer::Run() {
+  absl::StatusOr<RunEnd> end = RunEnd::kPublished;
+  const absl::Status status = CatchTorch(absl::StrCat("train rank ", task_.rank), [&] {
+    end = RunToEnd();
+    return end.status();
   });
+  if (!status.ok()) return status;
+  return end;
+}
+
+absl::StatusOr<RunEnd> Trainer::RunToEnd() {
+  ANNEAL_RETURN_IF_ERROR(CheckTask(task_));
+  ANNEAL_RETURN_IF_ERROR(Load());
+  if (step_ == 0) ANNEAL_RETURN_IF_ERROR(Evaluate(0));
+  ANNEAL_ASSIGN_OR_RETURN(const protocol::StopMode stop, TrainAllSteps());
+  const bool paused = stop == protocol::StopMode::kPause && step_ < plan_->total_steps();
+  if (checkpointer_.has_value()) {
+    around_.host.SetPhase("checkpoint");
+    ANNEAL_RETURN_IF_ERROR(paused ? checkpointer_->CompleteWith(step_) : checkpointer_->Complete());
+  }
+  if (!paused) ANNEAL_RETURN_IF_ERROR(PublishOutputs());
+  ReportRank(/*now=*/true);
+  return paused ? RunEnd::kPaused : RunEnd::kPublished;
 }
 
 absl::Status Trainer::Load() {
@@ -74,11 +89,12 @@ absl::Status Trainer::Load() {
   timer_.emplace(around_.clock, around_.accelerator);
   if (is_first_rank()) {
     ANNEAL_ASSIGN_OR_RETURN(outputs_, OutputFolder::Create(task_.output_dir, task_.generation));
-    ANNEAL_ASSIGN_OR_RETURN(ledger_, LedgerWriter::Create(outputs_->path() + "/ledger.jsonl"));
   }
   ANNEAL_ASSIGN_OR_RETURN(decoder_, around_.load_decoder(task_, around_.accelerator));
   ANNEAL_RETURN_IF_ERROR(OpenData());
   ANNEAL_RETURN_IF_ERROR(InitialiseValues());
+  ANNEAL_RETURN_IF_ERROR(Resume());
+  PrepareCheckpoints();
   const auto reduction = task_.reduction == "FAST" ? Reduction::kFast : Reduction::kFixedOrder;
   train_step_.emplace(
       TrainStep::Parts{*decoder_, *layout_, *values_, *optimizer_, *assembler_, around_.communicator, around_.accelerator,
@@ -144,28 +160,117 @@ absl::Status Trainer::InitialiseValues() {
   return absl::OkStatus();
 }
 
-absl::Status Trainer::TrainAllSteps() {
-  bool stop = false;
-  while (!stop && step_ < plan_->total_steps()) {
-    ANNEAL_ASSIGN_OR_RETURN(stop, TrainOneStep(step_ + 1));
-    const bool last = stop || step_ == plan_->total_steps();
-    const bool due = task_.evaluate_every_steps > 0 && step_ % task_.evaluate_every_steps == 0;
-    if (last || due) ANNEAL_RETURN_IF_ERROR(Evaluate(step_));
+absl::Status Trainer::Resume() {
+  ResumePoint point;
+  if (!task_.resume_from.empty()) {
+    const std::vector<StateSlice> state = StateOf(0, task_.logical_shards);
+    const ResumeOptions options{.storage_root = around_.storage_root,
+                                .job = task_.job,
+                                .total_steps = plan_->total_steps(),
+                                .numeric_fingerprint = around_.accelerator.NumericFingerprint(),
+                                .device = around_.accelerator.device()};
+    ANNEAL_ASSIGN_OR_RETURN(point, ChooseCheckpoint(task_.resume_from, options, state, around_.communicator));
+    if (point.checkpoint.has_value()) ANNEAL_RETURN_IF_ERROR(point.checkpoint->ReadState(state));
+    step_ = point.report.step;
+    ANNEAL_LOG(INFO) << "resumed" << Field("step", step_) << Field("damaged", point.report.damaged.size());
   }
-  if (stop) ANNEAL_LOG(INFO) << "finishing early, as told" << Field("step", step_);
+  if (!is_first_rank()) return absl::OkStatus();
+  ANNEAL_RETURN_IF_ERROR(OpenRecords(point.checkpoint));
+  return task_.resume_from.empty() ? absl::OkStatus() : around_.host.SendReport({.resumed = point.report});
+}
+
+absl::Status Trainer::OpenRecords(const std::optional<CheckpointReader>& checkpoint) {
+  const std::string ledger_path = outputs_->path() + "/ledger.jsonl";
+  if (checkpoint.has_value()) {
+    ANNEAL_RETURN_IF_ERROR(around_.files.CopyFile(checkpoint->ledger_path(), ledger_path));
+    ANNEAL_ASSIGN_OR_RETURN(const std::string history, checkpoint->ReadHistory());
+    ANNEAL_ASSIGN_OR_RETURN(record_, RunRecord::FromJsonLines(history));
+  }
+  ANNEAL_ASSIGN_OR_RETURN(ledger_, LedgerWriter::Open(ledger_path));
   return absl::OkStatus();
 }
 
-absl::StatusOr<bool> Trainer::TrainOneStep(int64_t step) {
+std::vector<StateSlice> Trainer::StateOf(int first, int last) const {
+  std::vector<StateSlice> slices;
+  const auto append = [&](StateKind kind, const FlatBuffers& buffers, int unit) {
+    const FlatUnit& flat_unit = layout_->units()[unit];
+    const int64_t per_shard = flat_unit.elements / task_.logical_shards;
+    if (per_shard == 0) return;
+    AppendSlices(kind, flat_unit, first * per_shard,
+                 buffers.flat(unit).narrow(0, first * per_shard, (last - first) * per_shard), slices);
+  };
+  for (int unit = 0; unit < values_->units(); ++unit) {
+    append(StateKind::kValue, *values_, unit);
+    append(StateKind::kFirstMoment, optimizer_->first_moment(), unit);
+    append(StateKind::kSecondMoment, optimizer_->second_moment(), unit);
+  }
+  return slices;
+}
+
+void Trainer::PrepareCheckpoints() {
+  if (task_.checkpoint_root.empty()) return;
+  const int shards = task_.logical_shards / task_.world_size;
+  std::vector<ShardState> own;
+  for (int shard = task_.rank * shards; shard < (task_.rank + 1) * shards; ++shard) {
+    own.push_back({.shard = shard, .slices = StateOf(shard, shard + 1)});
+  }
+  checkpointer_.emplace(
+      Checkpointer::Options{.storage_root = around_.storage_root,
+                            .root = task_.checkpoint_root,
+                            .job = task_.job,
+                            .generation = task_.generation,
+                            .total_steps = plan_->total_steps(),
+                            .logical_shards = task_.logical_shards,
+                            .numeric_fingerprint = around_.accelerator.NumericFingerprint(),
+                            .interval = absl::Seconds(task_.checkpoint_seconds)},
+      Checkpointer::Surroundings{
+          .communicator = around_.communicator,
+          .device = around_.accelerator.device(),
+          .files = around_.files,
+          .clock = around_.clock,
+          .send_report = [this](const protocol::Report& report) { return around_.host.SendReport(report); },
+          .records =
+              [this] {
+                RunRecords records{.ledger_path = ledger_->path(),
+                                   .ledger_bytes = ledger_->bytes(),
+                                   .history = record_.ToJsonLines()};
+                if (!record_.evaluations().empty()) records.validation_loss = record_.evaluations().back().loss;
+                return records;
+              }},
+      std::move(own), step_);
+}
+
+absl::StatusOr<protocol::StopMode> Trainer::TrainAllSteps() {
+  auto stop = protocol::StopMode::kNone;
+  while (stop == protocol::StopMode::kNone && step_ < plan_->total_steps()) {
+    ANNEAL_ASSIGN_OR_RETURN(const StepVote agreed, TrainOneStep(step_ + 1));
+    stop = static_cast<protocol::StopMode>(agreed.stop);
+    const bool last = stop == protocol::StopMode::kFinish || step_ == plan_->total_steps();
+    const bool due = task_.evaluate_every_steps > 0 && step_ % task_.evaluate_every_steps == 0;
+    if (last || due) ANNEAL_RETURN_IF_ERROR(Evaluate(step_));
+    // After the evaluation, so that it is in the checkpoint.
+    if (checkpointer_.has_value()) {
+      ANNEAL_RETURN_IF_ERROR(checkpointer_->AtStepBoundary(step_, agreed.checkpoint, agreed.part_is_done));
+      phases_.checkpoint_stall_seconds = checkpointer_->stall_seconds();
+    }
+  }
+  if (stop != protocol::StopMode::kNone) {
+    ANNEAL_LOG(INFO) << "stopping early, as told" << Field("mode", protocol::StopModeName(stop)) << Field("step", step_);
+  }
+  return stop;
+}
+
+absl::StatusOr<StepVote> Trainer::TrainOneStep(int64_t step) {
   around_.host.SetPhase("train");
   const absl::Duration start = around_.clock.MonotonicNow();
   const PlannedStep planned = plan_->At(step);
-  ANNEAL_ASSIGN_OR_RETURN(
-      const StepOutcome outcome,
-      train_step_->Run(planned, schedule_->At(step), around_.host.finish_requested(), phases_));
+  const StepVote vote{.stop = static_cast<int>(around_.host.stop_requested()),
+                      .checkpoint = checkpointer_.has_value() && checkpointer_->is_due(),
+                      .part_is_done = checkpointer_.has_value() && checkpointer_->part_is_done()};
+  ANNEAL_ASSIGN_OR_RETURN(const StepOutcome outcome, train_step_->Run(planned, schedule_->At(step), vote, phases_));
   step_ = step;
   ReportRank(/*now=*/false);
-  if (!is_first_rank()) return outcome.stop;
+  if (!is_first_rank()) return outcome.agreed;
 
   ANNEAL_RETURN_IF_ERROR(ledger_->Append(outcome.entry));
   const protocol::StepReport report{
@@ -182,7 +287,7 @@ absl::StatusOr<bool> Trainer::TrainOneStep(int64_t step) {
   };
   record_.Add(report);
   ANNEAL_RETURN_IF_ERROR(around_.host.SendReport({.step = report}));
-  return outcome.stop;
+  return outcome.agreed;
 }
 
 absl::Status Trainer::Evaluate(int64_t step) {

@@ -12,7 +12,12 @@
 #include "common/format/prepared_dataset.h"
 #include "common/plan/learning_rate.h"
 #include "common/plan/step_plan.h"
+#include "common/protocol/child_channel.h"
 #include "common/protocol/messages.h"
+#include "common/storage/file_system.h"
+#include "worker/trainer/checkpoint/checkpoint_files.h"
+#include "worker/trainer/checkpoint/checkpointer.h"
+#include "worker/trainer/checkpoint/state_slices.h"
 #include "worker/trainer/collective/communicator.h"
 #include "worker/trainer/engine/accelerator.h"
 #include "worker/trainer/engine/evaluator.h"
@@ -29,6 +34,11 @@ using LoadDecoder = std::function<absl::StatusOr<std::unique_ptr<Decoder>>(const
 using ExportValues = std::function<absl::StatusOr<std::string>(
     const protocol::TrainTask&, Accelerator&, Decoder&, const FlatBuffers&, const std::string& output_dir)>;
 
+enum class RunEnd {
+  kPublished,
+  kPaused,  // with a checkpoint, and nothing published
+};
+
 // Refuses a task whose parts do not fit together. INVALID_ARGUMENT names the field.
 absl::Status CheckTask(const protocol::TrainTask& task);
 
@@ -36,8 +46,10 @@ absl::Status CheckTask(const protocol::TrainTask& task);
 // everything that steers them is in the task, in the data, or agreed on in a step. Owner: main. Guarded by its caller.
 class Trainer {
  public:
-  // All references must outlive it. Paths in `task` are absolute.
+  // All references must outlive it. Paths in `task` are absolute, but for those of checkpoints.
   struct Surroundings {
+    std::string storage_root;  // what the paths of checkpoints start from
+    FileSystem& files;         // of checkpoints
     Accelerator& accelerator;
     Communicator& communicator;
     TrainerHost& host;
@@ -48,15 +60,23 @@ class Trainer {
   Trainer(protocol::TrainTask task, Surroundings surroundings);
   ~Trainer();
 
-  absl::Status Run();
+  absl::StatusOr<RunEnd> Run();
 
  private:
+  absl::StatusOr<RunEnd> RunToEnd();
   absl::Status Load();
   absl::Status OpenData();
   absl::Status InitialiseValues();
-  absl::Status TrainAllSteps();
-  // Returns whether the ranks have agreed to stop here.
-  absl::StatusOr<bool> TrainOneStep(int64_t step);
+  // Goes on from the newest checkpoint that is whole, if there is one; then step_ is its step.
+  absl::Status Resume();
+  // The records that go with the checkpoint, or empty ones. Rank 0 only.
+  absl::Status OpenRecords(const std::optional<CheckpointReader>& checkpoint);
+  void PrepareCheckpoints();
+  // Values and moments in logical shards [first, last).
+  std::vector<StateSlice> StateOf(int first, int last) const;
+  // Returns what the ranks have agreed to end with; a run that is paused may have reached its last step.
+  absl::StatusOr<protocol::StopMode> TrainAllSteps();
+  absl::StatusOr<StepVote> TrainOneStep(int64_t step);
   absl::Status Evaluate(int64_t step);
   absl::Status PublishOutputs();
   void ReportRank(bool now);
@@ -77,6 +97,7 @@ class Trainer {
   std::optional<PhaseTimer> timer_;
   std::optional<TrainStep> train_step_;
   std::unique_ptr<Evaluator> evaluator_;  // null without validation data
+  std::optional<Checkpointer> checkpointer_;  // none if the task has no place for checkpoints
   // Rank 0 only.
   std::unique_ptr<OutputFolder> outputs_;
   std::unique_ptr<LedgerWriter> ledger_;

@@ -3,6 +3,7 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
+#include "common/protocol/child_channel.h"
 #include "common/protocol/messages.h"
 
 namespace anneal::trainer {
@@ -12,8 +13,8 @@ class TrainerHost {
  public:
   virtual ~TrainerHost() = default;
 
-  // Whether this rank was told to stop at the next step boundary and to export what there is.
-  virtual bool finish_requested() = 0;
+  // How this rank was told to leave at the next step boundary.
+  virtual protocol::StopMode stop_requested() = 0;
   virtual void SetPhase(absl::string_view phase) = 0;
   virtual void SetRankReport(const protocol::RankReport& report) = 0;
   // Rank 0 only, in order.

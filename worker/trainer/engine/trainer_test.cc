@@ -10,6 +10,7 @@
 #include "common/base/sha256.h"
 #include "common/base/status.h"
 #include "common/base/status_matchers.h"
+#include "common/storage/testing/faulty_file_system.h"
 #include "worker/trainer/collective/testing/in_process_communicator.h"
 #include "worker/trainer/engine/cpu_accelerator.h"
 #include "worker/trainer/engine/testing/fake_decoder.h"
@@ -19,6 +20,9 @@ namespace anneal::trainer {
 namespace {
 
 namespace fs = std::filesystem;
+using ::anneal::protocol::StopMode;
+using ::anneal::testing::DiskFault;
+using ::anneal::testing::FaultyFileSystem;
 using ::anneal::testing::IsOk;
 using ::anneal::testing::StatusIs;
 using ::anneal::trainer::testing::FakeDecoder;
@@ -34,17 +38,22 @@ std::string Contents(const fs::path& path) {
   return text.str();
 }
 
-// Remembers what it was told; asks to finish once `finish_after` steps were reported, if that is not 0.
+// Remembers what it was told; asks to leave by `mode` once `stop_after` steps were reported, if that is not 0.
 class FakeHost : public TrainerHost {
  public:
-  explicit FakeHost(size_t finish_after = 0) : finish_after_(finish_after) {}
-  bool finish_requested() override { return finish_after_ > 0 && steps.size() >= finish_after_; }
+  explicit FakeHost(StopMode mode, size_t stop_after) : mode_(mode), stop_after_(stop_after) {}
+  StopMode stop_requested() override {
+    return stop_after_ > 0 && steps.size() >= stop_after_ ? mode_ : StopMode::kNone;
+  }
   void SetPhase(absl::string_view phase) override { phases.insert(std::string(phase)); }
   void SetRankReport(const protocol::RankReport& report) override { rank_report = report; }
   absl::Status SendReport(const protocol::Report& report) override {
     if (report.step.has_value()) steps.push_back(*report.step);
     if (report.evaluation.has_value()) evaluations.push_back(*report.evaluation);
     if (report.result.has_value()) result = report.result;
+    if (report.checkpoint.has_value()) checkpoints.push_back(*report.checkpoint);
+    if (report.checkpoint_failed.has_value()) failed_checkpoints.push_back(*report.checkpoint_failed);
+    if (report.resumed.has_value()) resumed = report.resumed;
     return absl::OkStatus();
   }
 
@@ -52,10 +61,14 @@ class FakeHost : public TrainerHost {
   std::vector<protocol::StepReport> steps;
   std::vector<protocol::EvaluationReport> evaluations;
   std::optional<protocol::ResultReport> result;
+  std::vector<protocol::CheckpointReport> checkpoints;
+  std::vector<protocol::CheckpointFailedReport> failed_checkpoints;
+  std::optional<protocol::ResumedReport> resumed;
   protocol::RankReport rank_report;
 
  private:
-  const size_t finish_after_;
+  const StopMode mode_;
+  const size_t stop_after_;
 };
 
 absl::StatusOr<std::string> ExportBytes(const protocol::TrainTask&, Accelerator&, Decoder&, const FlatBuffers& values,
@@ -69,6 +82,13 @@ absl::StatusOr<std::string> ExportBytes(const protocol::TrainTask&, Accelerator&
   }
   return "model";
 }
+
+// What happens to a run.
+struct Course {
+  int64_t bad_step = 0;  // FakeDecoder's
+  StopMode stop = StopMode::kFinish;
+  size_t stop_after = 0;
+};
 
 class TrainerTest : public ::testing::Test {
  protected:
@@ -91,22 +111,27 @@ class TrainerTest : public ::testing::Test {
   ~TrainerTest() override { fs::remove_all(dir_); }
 
   // Runs the job on `world_size` ranks into dir_/<name>; rank 0's host is hosts_[0].
-  absl::Status Run(const std::string& name, int world_size, int64_t bad_step = 0, size_t finish_after = 0) {
+  absl::Status Run(const std::string& name, int world_size, const Course& course = {}) {
     hosts_.clear();
-    for (int rank = 0; rank < world_size; ++rank) hosts_.push_back(std::make_unique<FakeHost>(finish_after));
+    for (int rank = 0; rank < world_size; ++rank) {
+      hosts_.push_back(std::make_unique<FakeHost>(course.stop, course.stop_after));
+    }
     return RunOnRanks(world_size, [&](Communicator& communicator) {
       const auto accelerator = MakeCpuAccelerator();
       protocol::TrainTask task = task_;
       task.rank = communicator.rank();
       task.world_size = world_size;
       task.output_dir = dir_ / name;
-      const LoadDecoder load = [&](const protocol::TrainTask&, Accelerator&) { return std::make_unique<FakeDecoder>(bad_step); };
-      return Trainer(task, {*accelerator, communicator, *hosts_[task.rank], Clock::Real(), load, ExportBytes}).Run();
+      const LoadDecoder load = [&](const protocol::TrainTask&, Accelerator&) { return std::make_unique<FakeDecoder>(course.bad_step); };
+      return Trainer(task, {dir_, files_, *accelerator, communicator, *hosts_[task.rank], Clock::Real(), load, ExportBytes})
+          .Run()
+          .status();
     });
   }
 
   const fs::path dir_;
   protocol::TrainTask task_;
+  FaultyFileSystem files_{FileSystem::Posix()};
   std::vector<std::unique_ptr<FakeHost>> hosts_;
 };
 
@@ -180,17 +205,157 @@ TEST_F(TrainerTest, LearnsReportsAndPublishes) {
 }
 
 TEST_F(TrainerTest, StopsAllRanksTogetherWhenToldToFinish) {
-  ASSERT_THAT(Run("out", 2, /*bad_step=*/0, /*finish_after=*/4), IsOk());
+  ASSERT_THAT(Run("out", 2, {.stop_after = 4}), IsOk());
   EXPECT_EQ(hosts_[0]->steps.size(), 5);  // rank 0 alone was told, after step 4; step 5 carried the word
   EXPECT_EQ(hosts_[0]->evaluations.back().step, 5);
   EXPECT_TRUE(fs::exists(dir_ / "out" / "model/values"));
 }
 
 TEST_F(TrainerTest, StopsBeforeAnUpdateThatIsNotFinite) {
-  EXPECT_THAT(Run("out", 2, /*bad_step=*/3), StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("step 3")));
+  EXPECT_THAT(Run("out", 2, {.bad_step = 3}), StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("step 3")));
   EXPECT_EQ(hosts_[0]->steps.size(), 2);
   EXPECT_FALSE(fs::exists(dir_ / "out"));
   EXPECT_FALSE(fs::exists(dir_ / "out.partial-g3"));
+}
+
+// Checkpoints: every run below is compared with one that nothing disturbed.
+class CheckpointTest : public TrainerTest {
+ protected:
+  CheckpointTest() {
+    task_.job = "01hf7yat00abcdefghjkmnpqrs";
+    task_.evaluate_every_steps = 3;
+    ANNEAL_CHECK_OK(Run("undisturbed", 1));
+    task_.checkpoint_root = "checkpoints";
+    task_.checkpoint_seconds = 0;
+  }
+
+  // Pauses after `steps` and returns the checkpoint.
+  protocol::CheckpointReference PauseAfter(size_t steps, int world_size) {
+    ANNEAL_CHECK_OK(Run("paused", world_size, {.stop = StopMode::kPause, .stop_after = steps - 1}));
+    EXPECT_FALSE(fs::exists(dir_ / "paused"));
+    EXPECT_EQ(hosts_[0]->checkpoints.size(), 1);
+    return ReferenceTo(hosts_[0]->checkpoints.at(0));
+  }
+  static protocol::CheckpointReference ReferenceTo(const protocol::CheckpointReport& report) {
+    return {.step = report.step, .dir = report.dir, .manifest_sha256 = report.manifest_sha256};
+  }
+  // Runs to the end from the newest of `from` that is whole.
+  void ExpectSameEnd(const std::vector<protocol::CheckpointReference>& from, int world_size) {
+    ++task_.generation;
+    task_.resume_from = from;
+    ASSERT_THAT(Run("resumed", world_size), IsOk());
+    for (const char* file : {"ledger.jsonl", "model/values"}) {
+      EXPECT_EQ(Contents(dir_ / "resumed" / file), Contents(dir_ / "undisturbed" / file)) << file;
+    }
+    const auto rows = [](const std::string& csv) { return std::count(csv.begin(), csv.end(), '\n'); };
+    EXPECT_EQ(rows(Contents(dir_ / "resumed/metrics.csv")), rows(Contents(dir_ / "undisturbed/metrics.csv")));
+    task_.resume_from.clear();
+  }
+  fs::path PathOf(const protocol::CheckpointReference& checkpoint) const { return dir_ / checkpoint.dir; }
+};
+
+TEST_F(CheckpointTest, PauseAndResumeOnMoreOrFewerRanksGiveTheSameBits) {
+  for (const auto& [before, after] : {std::pair(1, 2), std::pair(4, 1), std::pair(2, 4)}) {
+    const protocol::CheckpointReference checkpoint = PauseAfter(5, before);
+    EXPECT_EQ(checkpoint.step, 5);
+    EXPECT_EQ(checkpoint.dir, absl::StrCat("checkpoints/5-g", task_.generation));
+    EXPECT_EQ(hosts_[0]->checkpoints[0].validation_loss, hosts_[0]->evaluations.back().loss);
+    ExpectSameEnd({checkpoint}, after);
+    ASSERT_TRUE(hosts_[0]->resumed.has_value());
+    EXPECT_EQ(hosts_[0]->resumed->step, 5);
+    EXPECT_EQ(hosts_[0]->resumed->fingerprint_change, "");
+    EXPECT_EQ(hosts_[0]->steps.front().step, 6);
+  }
+}
+
+TEST_F(CheckpointTest, FilesDoNotDependOnTheNumberOfRanks) {
+  const protocol::CheckpointReference one = PauseAfter(4, 1);
+  ++task_.generation;
+  const protocol::CheckpointReference four = PauseAfter(4, 4);
+  ASSERT_NE(one.dir, four.dir);
+  int state_files = 0;
+  for (const fs::directory_entry& entry : fs::directory_iterator(PathOf(one))) {
+    if (entry.path().extension() != ".safetensors") continue;
+    EXPECT_EQ(Contents(entry.path()), Contents(PathOf(four) / entry.path().filename())) << entry.path();
+    ++state_files;
+  }
+  EXPECT_EQ(state_files, task_.logical_shards);
+}
+
+TEST_F(CheckpointTest, EachOneTakenWhileTrainingGoesOnCanBeResumedFrom) {
+  task_.checkpoint_seconds = 1e-6;
+  ASSERT_THAT(Run("out", 2), IsOk());
+  EXPECT_EQ(Contents(dir_ / "out/ledger.jsonl"), Contents(dir_ / "undisturbed/ledger.jsonl"));
+  EXPECT_GT(hosts_[0]->rank_report.checkpoint_stall_seconds, 0);
+  const std::vector<protocol::CheckpointReport> reports = hosts_[0]->checkpoints;
+  ASSERT_FALSE(reports.empty());
+  EXPECT_GT(reports[0].bytes, 0);
+  EXPECT_GT(reports[0].stall_seconds, 0);
+  task_.checkpoint_root.clear();
+  for (const protocol::CheckpointReport& report : reports) ExpectSameEnd({ReferenceTo(report)}, 1);
+}
+
+TEST_F(CheckpointTest, DamagedOnesAreNamedAndTheOneBeforeIsUsed) {
+  const protocol::CheckpointReference good = PauseAfter(2, 2);
+  const auto damage = [&](const std::string& file, const std::function<void(const fs::path&)>& how) {
+    task_.resume_from = {good};
+    ++task_.generation;
+    const protocol::CheckpointReference bad = PauseAfter(2, 1);  // two more steps
+    EXPECT_EQ(bad.step, 4);
+    how(PathOf(bad) / file);
+    ExpectSameEnd({bad, good}, 2);
+    ASSERT_EQ(hosts_[0]->resumed->damaged.size(), 1) << file;
+    EXPECT_EQ(hosts_[0]->resumed->damaged[0].dir, bad.dir);
+    EXPECT_THAT(hosts_[0]->resumed->damaged[0].why, HasSubstr(file));
+    EXPECT_EQ(hosts_[0]->resumed->dir, good.dir);
+    EXPECT_EQ(hosts_[0]->steps.front().step, 3);
+  };
+  const auto flip_last_byte = [](const fs::path& path) {
+    std::fstream file(path, std::ios::in | std::ios::out | std::ios::binary);
+    file.seekg(-2, std::ios::end);
+    const char byte = static_cast<char>(file.peek());
+    file.seekp(-2, std::ios::end);
+    file.put(static_cast<char>(byte ^ 1));
+  };
+  damage("state-00000-of-00004.safetensors", flip_last_byte);
+  damage("ledger.jsonl", flip_last_byte);
+  damage("history.jsonl", [](const fs::path& path) { fs::resize_file(path, fs::file_size(path) / 2); });
+  damage("manifest.json", [](const fs::path& path) { fs::remove(path); });
+}
+
+TEST_F(CheckpointTest, WithoutAnyThatIsWholeItBeginsAnew) {
+  const protocol::CheckpointReference checkpoint = PauseAfter(2, 1);
+  fs::remove_all(PathOf(checkpoint));
+  ExpectSameEnd({checkpoint}, 1);
+  EXPECT_EQ(hosts_[0]->resumed->step, 0);
+  EXPECT_EQ(hosts_[0]->resumed->damaged.size(), 1);
+}
+
+TEST_F(CheckpointTest, AFaultOfTheDiskGivesUpThatCheckpointAlone) {
+  const protocol::CheckpointReference before = PauseAfter(2, 2);
+  for (const DiskFault fault : {DiskFault::kFull, DiskFault::kSyncFails}) {
+    files_.SetFault(fault);
+    task_.checkpoint_seconds = 1e-6;
+    ExpectSameEnd({before}, 2);
+    EXPECT_TRUE(hosts_[0]->checkpoints.empty());
+    ASSERT_FALSE(hosts_[0]->failed_checkpoints.empty());
+    EXPECT_EQ(hosts_[0]->failed_checkpoints[0].step, 3);
+    EXPECT_THAT(hosts_[0]->failed_checkpoints[0].why, HasSubstr("injected"));
+    EXPECT_TRUE(fs::is_empty(dir_ / "checkpoints/tmp"));
+    files_.SetFault(DiskFault::kNone);
+    task_.checkpoint_seconds = 0;
+    ExpectSameEnd({before}, 1);
+    EXPECT_EQ(hosts_[0]->resumed->step, 2);
+  }
+}
+
+TEST_F(CheckpointTest, StorageThatDoesNotAnswerIsNotTakenForDamage) {
+  const protocol::CheckpointReference checkpoint = PauseAfter(2, 1);
+  fs::remove(PathOf(checkpoint) / "manifest.json");
+  fs::create_directory(PathOf(checkpoint) / "manifest.json");  // cannot be read, but is there
+  task_.resume_from = {checkpoint};
+  EXPECT_FALSE(Run("resumed", 2).ok());
+  EXPECT_FALSE(hosts_[0]->resumed.has_value());
 }
 
 TEST_F(TrainerTest, RefusesWhatDoesNotFitTogether) {

@@ -24,6 +24,9 @@ class AdamW {
   // Update number `step`, counted from 1 (it sets the bias correction), of `values` by `gradient`.
   void Step(int64_t step, double learning_rate, FlatBuffers& values, const FlatBuffers& gradient);
 
+  const FlatBuffers& first_moment() const { return first_moment_; }
+  const FlatBuffers& second_moment() const { return second_moment_; }
+
  private:
   struct TensorIndex {
     int unit, index_in_unit;
