@@ -1,10 +1,11 @@
 #pragma once
-// What a Hugging Face config.json says about a decoder-only model, and which tensors such a model
-// must have.
+// What a Hugging Face config.json says about a decoder-only model.
 //
-// Only what the trainer computes faithfully is accepted; anything that would change the arithmetic
-// and is not known here is refused by name, never ignored. Old and new spellings are read
-// (rope_theta / rope_parameters, torch_dtype / dtype).
+// The families are llama, mistral, qwen2 and qwen3; absent keys mean what they mean to
+// transformers' configuration class of that family. Only what the trainer computes faithfully is
+// accepted; anything that would change the arithmetic and is not known here is refused by name,
+// never ignored. Old and new spellings are read (rope_theta and rope_scaling / rope_parameters,
+// torch_dtype / dtype).
 
 #include <cstdint>
 #include <optional>
@@ -16,6 +17,14 @@
 #include "common/format/json.h"
 
 namespace anneal {
+
+// Rotary frequencies stretched for long contexts, rope_type "llama3" (Llama 3.1).
+struct Llama3Rope {
+  double factor = 0;
+  double low_frequency_factor = 0;
+  double high_frequency_factor = 0;
+  int64_t original_max_positions = 0;
+};
 
 struct ModelConfig {
   std::string family;        // model_type: "llama"
@@ -31,36 +40,23 @@ struct ModelConfig {
   int64_t max_positions = 0;
   double rms_norm_epsilon = 0;
   double rope_theta = 0;
+  std::optional<Llama3Rope> llama3_rope;  // absent = frequencies as they are
   bool tie_word_embeddings = false;
+  bool query_key_value_bias = false;
+  bool attention_output_bias = false;
+  bool mlp_bias = false;
+  bool query_key_norm = false;  // an RMS norm over each head of q and k, before the rotation
+  // By layer: position p attends to (p - window, p]. 0 = to all before it.
+  std::vector<int64_t> attention_windows;
   std::vector<int64_t> eos_token_ids;
+  // The row of the input embedding that gets no gradient (torch.nn.Embedding's padding_idx); a tied
+  // head still trains it.
+  std::optional<int64_t> padding_token_id;
 };
 
 // INVALID_ARGUMENT names the field, what it holds and what is supported.
 absl::StatusOr<ModelConfig> ParseModelConfig(const Json& json);
 // Reads <model_dir>/config.json; errors name the file.
 absl::StatusOr<ModelConfig> ReadModelConfig(const std::string& model_dir);
-
-// A tensor that a model has by its config, named as in the checkpoint.
-struct ExpectedTensor {
-  std::string name;
-  std::vector<int64_t> shape;
-};
-// A linear layer of a block, y = x W^T: what LoRA can adapt. `name` lacks ".weight".
-struct LinearModule {
-  std::string name;  // "model.layers.3.self_attn.q_proj"
-  int64_t out_features = 0;
-  int64_t in_features = 0;
-};
-
-// In canonical order: by unit (embedding, blocks, head), as they are used within a block.
-std::vector<ExpectedTensor> EmbeddingTensors(const ModelConfig& config);
-std::vector<ExpectedTensor> BlockTensors(const ModelConfig& config, int64_t layer);
-// The final norm, and lm_head unless it is tied.
-std::vector<ExpectedTensor> HeadTensors(const ModelConfig& config);
-std::vector<ExpectedTensor> AllTensors(const ModelConfig& config);
-// The linear layers of one block; lm_head is not among them.
-std::vector<LinearModule> BlockLinears(const ModelConfig& config, int64_t layer);
-
-int64_t ParameterCount(const ModelConfig& config);
 
 }  // namespace anneal

@@ -3,6 +3,7 @@
 #include <set>
 
 #include "common/base/status_matchers.h"
+#include "common/format/model_tensors.h"
 
 namespace anneal {
 namespace {
@@ -63,18 +64,23 @@ TEST(ModelConfigTest, ReadsTheNewSpelling) {
 }
 
 TEST(ModelConfigTest, RefusesWhatItWouldComputeOtherwise) {
-  ExpectRefused("model_type", "gpt2", "model_type = \"gpt2\" is not supported; supported: llama");
+  ExpectRefused("model_type", "gpt2",
+                "model_type = \"gpt2\" is not supported; supported: llama, mistral, qwen2, qwen3");
   ExpectRefused("model_type", nullptr, "model_type = null");
   ExpectRefused("architectures", {"LlamaForSequenceClassification"},
                 "LlamaForSequenceClassification");
-  ExpectRefused("attention_bias", true, "attention_bias = true");
-  ExpectRefused("mlp_bias", true, "mlp_bias = true");
   ExpectRefused("mlp_bias", "yes", "is not true or false");
   ExpectRefused("hidden_act", "gelu", "hidden_act = \"gelu\"");
-  ExpectRefused("rope_scaling", {{"type", "linear"}, {"factor", 2}},
-                "rope_scaling.type = \"linear\"");
-  ExpectRefused("rope_parameters", {{"rope_type", "llama3"}},
-                "rope_parameters.rope_type = \"llama3\"");
+  ExpectRefused(
+      "rope_scaling", {{"type", "linear"}, {"factor", 2}},
+      "rope_scaling: type = \"linear\" is not supported; supported: \"default\", \"llama3\"");
+  ExpectRefused("rope_scaling", "yarn", "rope_scaling = \"yarn\"");
+  ExpectRefused("rope_parameters", {{"full_attention", {{"rope_type", "default"}}}},
+                "rope_parameters: full_attention = ");
+  ExpectRefused("rope_parameters", {{"rope_type", "llama3"}}, "rope_parameters: factor is missing");
+  ExpectRefused("sliding_window", 512,
+                "sliding_window = 512 is not supported; supported: null for llama");
+  ExpectRefused("layer_types", {"full_attention", "full_attention"}, "layer_types");
   ExpectRefused("rope_parameters", {{"rope_theta", -1}}, "rope_parameters: rope_theta = -1");
   ExpectRefused("partial_rotary_factor", 0.5, "partial_rotary_factor = 0.5");
   ExpectRefused("quantization_config", {{"bits", 4}}, "quantization_config");
@@ -98,8 +104,116 @@ TEST(ModelConfigTest, RefusesImpossibleExtents) {
   ExpectRefused("rope_theta", "big", "rope_theta = \"big\"");
   ExpectRefused("eos_token_id", 300, "below vocab_size = 300");
   ExpectRefused("eos_token_id", {1, "x"}, "eos_token_id");
+  ExpectRefused("pad_token_id", 300, "pad_token_id = 300");
+  ExpectRefused("pad_token_id", -301, "pad_token_id = -301");
   EXPECT_THAT(ParseModelConfig(Json::array()),
               StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("not a JSON object")));
+}
+
+Json OfFamily(const std::string& family, const std::string& architecture, Json more) {
+  Json json = Llama();
+  json["model_type"] = family;
+  json["architectures"] = {architecture};
+  json.update(more);
+  return json;
+}
+
+TEST(ModelConfigTest, Llama3RopeInBothSpellings) {
+  const Json rope = {{"rope_type", "llama3"},
+                     {"factor", 8.0},
+                     {"low_freq_factor", 1.0},
+                     {"high_freq_factor", 4.0},
+                     {"original_max_position_embeddings", 128}};
+  Json old_json = Llama(), new_json = Llama();
+  old_json["rope_scaling"] = rope;
+  new_json.erase("rope_theta");
+  new_json["rope_parameters"] = rope;
+  new_json["rope_parameters"]["rope_theta"] = 5000.0;
+  for (const Json& json : {old_json, new_json}) {
+    ANNEAL_ASSERT_OK_AND_ASSIGN(const ModelConfig config, ParseModelConfig(json));
+    EXPECT_EQ(config.rope_theta, 5000.0);
+    ASSERT_TRUE(config.llama3_rope.has_value());
+    EXPECT_EQ(config.llama3_rope->factor, 8.0);
+    EXPECT_EQ(config.llama3_rope->low_frequency_factor, 1.0);
+    EXPECT_EQ(config.llama3_rope->high_frequency_factor, 4.0);
+    EXPECT_EQ(config.llama3_rope->original_max_positions, 128);
+  }
+  // Beside the parameters it wins; nowhere, the model's own positions count.
+  old_json["original_max_position_embeddings"] = 64;
+  EXPECT_EQ(ParseModelConfig(old_json)->llama3_rope->original_max_positions, 64);
+  old_json.erase("original_max_position_embeddings");
+  old_json["rope_scaling"].erase("original_max_position_embeddings");
+  EXPECT_EQ(ParseModelConfig(old_json)->llama3_rope->original_max_positions, 512);
+  old_json["rope_scaling"]["high_freq_factor"] = 1.0;
+  EXPECT_THAT(ParseModelConfig(old_json),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("high_freq_factor = 1")));
+}
+
+TEST(ModelConfigTest, BiasesAreWhereTheFamilyHasThem) {
+  Json llama = Llama();
+  llama["attention_bias"] = llama["mlp_bias"] = true;
+  ANNEAL_ASSERT_OK_AND_ASSIGN(const ModelConfig all, ParseModelConfig(llama));
+  for (const LinearModule& linear : BlockLinears(all, 0)) EXPECT_TRUE(linear.has_bias);
+  ANNEAL_ASSERT_OK_AND_ASSIGN(const ModelConfig qwen2,
+                              ParseModelConfig(OfFamily("qwen2", "Qwen2ForCausalLM", {})));
+  std::vector<bool> biased;
+  for (const LinearModule& linear : BlockLinears(qwen2, 0)) biased.push_back(linear.has_bias);
+  EXPECT_THAT(biased, ::testing::ElementsAre(true, true, true, false, false, false, false));
+  EXPECT_EQ(BlockTensors(qwen2, 1)[3].name, "model.layers.1.self_attn.q_proj.bias");
+  EXPECT_THAT(
+      ParseModelConfig(OfFamily("mistral", "MistralForCausalLM", {{"attention_bias", true}})),
+      StatusIs(absl::StatusCode::kInvalidArgument,
+               HasSubstr("attention_bias = true is not supported; supported: false for mistral")));
+}
+
+TEST(ModelConfigTest, WindowsAreWhereTheFamilyPutsThem) {
+  using ::testing::ElementsAre;
+  const auto mistral = [](Json more) {
+    return ParseModelConfig(OfFamily("mistral", "MistralForCausalLM", std::move(more)));
+  };
+  EXPECT_THAT(mistral({})->attention_windows, ElementsAre(4096, 4096));  // as transformers defaults
+  EXPECT_THAT(mistral({{"sliding_window", 16}})->attention_windows, ElementsAre(16, 16));
+  EXPECT_THAT(mistral({{"sliding_window", nullptr}})->attention_windows, ElementsAre(0, 0));
+
+  const auto qwen3 = [](Json more) {
+    return ParseModelConfig(OfFamily("qwen3", "Qwen3ForCausalLM", std::move(more)));
+  };
+  EXPECT_THAT(qwen3({{"sliding_window", 16}})->attention_windows, ElementsAre(0, 0));
+  Json sliding = {{"use_sliding_window", true}, {"sliding_window", 16}};
+  EXPECT_THAT(qwen3(sliding)->attention_windows, ElementsAre(0, 0));  // from layer 28 on
+  sliding["max_window_layers"] = 1;
+  EXPECT_THAT(qwen3(sliding)->attention_windows, ElementsAre(0, 16));
+  sliding["layer_types"] = {"sliding_attention", "full_attention"};
+  EXPECT_THAT(qwen3(sliding)->attention_windows, ElementsAre(16, 0));
+  sliding["use_sliding_window"] = false;
+  EXPECT_THAT(qwen3(sliding),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("layer_types[0]")));
+  sliding["layer_types"] = {"full_attention"};
+  EXPECT_THAT(qwen3(sliding), StatusIs(absl::StatusCode::kInvalidArgument,
+                                       HasSubstr("num_hidden_layers = 2 names")));
+  sliding["layer_types"] = {"chunked_attention", "full_attention"};
+  EXPECT_THAT(qwen3(sliding), StatusIs(absl::StatusCode::kInvalidArgument,
+                                       HasSubstr("layer_types[0] = \"chunked_attention\"")));
+}
+
+TEST(ModelConfigTest, AbsentKeysMeanWhatTheFamilyMeans) {
+  Json qwen3 = OfFamily("qwen3", "Qwen3ForCausalLM", {});
+  for (const char* key : {"num_key_value_heads", "max_position_embeddings", "rms_norm_eps"})
+    qwen3.erase(key);
+  qwen3["num_attention_heads"] = 32;
+  ANNEAL_ASSERT_OK_AND_ASSIGN(const ModelConfig config, ParseModelConfig(qwen3));
+  EXPECT_TRUE(config.query_key_norm);
+  EXPECT_EQ(config.head_dim, 128);
+  EXPECT_EQ(config.kv_heads, 32);
+  EXPECT_EQ(config.max_positions, 32768);
+  EXPECT_EQ(config.rms_norm_epsilon, 1e-6);
+  EXPECT_EQ(BlockNorms(config, 1)[2].name, "model.layers.1.self_attn.q_norm");
+  qwen3["num_key_value_heads"] = nullptr;  // said to be as many as heads
+  qwen3["num_attention_heads"] = 4;
+  EXPECT_EQ(ParseModelConfig(qwen3)->kv_heads, 4);
+  EXPECT_EQ(ParseModelConfig(qwen3)->padding_token_id, std::nullopt);
+  qwen3["pad_token_id"] = -1;
+  EXPECT_EQ(ParseModelConfig(qwen3)->padding_token_id, 299);
 }
 
 TEST(ModelConfigTest, ListsTheTensors) {

@@ -15,6 +15,7 @@
 #include "common/base/sha256.h"
 #include "common/base/status.h"
 #include "common/format/json.h"
+#include "common/format/model_tensors.h"
 #include "common/format/model_weights.h"
 
 namespace anneal {

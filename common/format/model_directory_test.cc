@@ -11,6 +11,7 @@
 #include "common/base/sha256.h"
 #include "common/base/status.h"
 #include "common/base/status_matchers.h"
+#include "common/format/model_tensors.h"
 #include "common/format/safetensors.h"
 
 namespace anneal {

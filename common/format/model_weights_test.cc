@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/base/status.h"
 #include "common/base/status_matchers.h"
+#include "common/format/model_tensors.h"
 
 namespace anneal {
 namespace {

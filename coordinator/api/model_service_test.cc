@@ -4,6 +4,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/base/status.h"
+#include "common/format/model_tensors.h"
 #include "common/format/safetensors.h"
 #include "coordinator/api/testing/api_fixture.h"
 

@@ -8,6 +8,7 @@
 #include "absl/strings/strip.h"
 #include "common/base/status.h"
 #include "common/format/model_config.h"
+#include "common/format/model_tensors.h"
 #include "common/spec/references.h"
 #include "common/storage/layout.h"
 #include "coordinator/api/model_source.h"

@@ -3,6 +3,7 @@
 #include "common/base/status.h"
 #include "common/format/json.h"
 #include "common/format/model_config.h"
+#include "common/format/model_tensors.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const auto json = anneal::ParseJson({reinterpret_cast<const char*>(data), size});

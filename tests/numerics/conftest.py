@@ -68,6 +68,14 @@ class Programs:
         packed = torch.from_numpy(load_file(out)["logits"])
         return list(packed.split([len(row) for row in rows]))
 
+    def probe(self, model, rows, supervised, dtype, adapter="", **request):
+        """What our decoder computes in `dtype`, as fp64 tensors: {"logits", "losses", "gradient/<tensor>"}."""
+        out = self.folder / "probe.safetensors"
+        run("decoder_probe", self.write_json("probe.json", {
+            "model": str(model), "adapter": str(adapter), "type": dtype, "rows": rows, "supervised": supervised,
+            "source_rows": list(range(len(rows))), "out": str(out), **request}))
+        return {name: torch.from_numpy(value) for name, value in load_file(out).items()}
+
     def prepare(self, model, data):
         """The prepared data set of `data` as (path, list of (token ids, loss weights))."""
         out = self.folder / "prepared"

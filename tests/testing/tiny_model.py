@@ -33,19 +33,36 @@ def make_tokenizer(folder, chat_template=CHATML):
     return fast
 
 
-def make_llama(folder, seed=0, tied=True, **overrides):
-    """A random llama with grouped heads in `folder`, with tokenizer; returns the transformers model (fp32)."""
+FAMILIES = {
+    "llama": (transformers.LlamaConfig, transformers.LlamaForCausalLM),
+    "mistral": (transformers.MistralConfig, transformers.MistralForCausalLM),
+    "qwen2": (transformers.Qwen2Config, transformers.Qwen2ForCausalLM),
+    "qwen3": (transformers.Qwen3Config, transformers.Qwen3ForCausalLM),
+}
+
+
+def make_model(folder, family="llama", seed=0, tied=True, **overrides):
+    """A random model with grouped heads in `folder`, with tokenizer; returns the transformers model (fp32)."""
     folder = Path(folder)
     tokenizer = make_tokenizer(folder)
     torch.manual_seed(seed)
     settings = dict(
         vocab_size=len(tokenizer), hidden_size=64, intermediate_size=160, num_hidden_layers=3, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=256, rms_norm_eps=1e-5, rope_theta=10000.0, tie_word_embeddings=tied,
-        bos_token_id=0, eos_token_id=2, pad_token_id=0, attention_bias=False, mlp_bias=False, initializer_range=0.05)
+        num_key_value_heads=2, head_dim=16, max_position_embeddings=256, rms_norm_eps=1e-5, rope_theta=10000.0,
+        tie_word_embeddings=tied, bos_token_id=0, eos_token_id=2, pad_token_id=0, initializer_range=0.05)
     settings.update(overrides)
-    model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**settings)).float()
+    make_config, make_causal = FAMILIES[family]
+    model = make_causal(make_config(**settings)).float()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() == 1:  # norms begin as ones and biases as zeros, which would hide them
+                parameter.add_(0.1 * torch.randn_like(parameter))
     model.save_pretrained(folder)
     return model
+
+
+def make_llama(folder, seed=0, tied=True, **overrides):
+    return make_model(folder, "llama", seed, tied, **overrides)
 
 
 def write_chat_rows(path, rows, seed=1):

@@ -10,7 +10,7 @@
 
 #include "common/base/status.h"
 #include "common/format/json.h"
-#include "common/format/model_config.h"
+#include "common/format/model_tensors.h"
 #include "common/format/safetensors.h"
 
 namespace anneal::testing {

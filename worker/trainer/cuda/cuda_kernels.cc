@@ -4,6 +4,7 @@
 #include <ATen/ops/_flash_attention_forward.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
+#include <ATen/ops/sum.h>
 #include <c10/cuda/CUDAException.h>
 #include <c10/cuda/CUDAStream.h>
 
@@ -204,6 +205,12 @@ class CudaKernels : public Kernels {
         ElementOf(x_TD), x_TD.data_ptr(), key, rate, places.source_row_T.const_data_ptr<int64_t>(),
         places.position_T.const_data_ptr<int64_t>(), rows, width, y_TD.data_ptr(), Stream()));
     return y_TD;
+  }
+
+  at::Tensor SumRows(const at::Tensor& x_TF) override {
+    // A reduction on one device has one order; it does not depend on how busy the device is.
+    return at::sum(x_TF.reshape({-1, x_TF.size(-1)}), at::IntArrayRef{0}, /*keepdim=*/false,
+                   x_TF.scalar_type() == at::kDouble ? at::kDouble : at::kFloat);
   }
 
   std::vector<double> ChunkSquareSums(const at::Tensor& flat_N, int64_t chunk) override {

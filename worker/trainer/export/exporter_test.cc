@@ -12,6 +12,7 @@
 #include "common/base/status_matchers.h"
 #include "common/base/temp_dir.h"
 #include "common/format/json.h"
+#include "common/format/model_tensors.h"
 #include "common/format/model_weights.h"
 #include "worker/trainer/export/model_writer.h"
 #include "worker/trainer/export/tensor_file.h"

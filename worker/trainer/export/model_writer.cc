@@ -10,6 +10,7 @@
 #include "common/base/status.h"
 #include "common/format/json.h"
 #include "common/format/model_directory.h"
+#include "common/format/model_tensors.h"
 #include "worker/trainer/export/end_of_turn.h"
 #include "worker/trainer/export/tensor_file.h"
 

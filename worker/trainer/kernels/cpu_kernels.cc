@@ -20,8 +20,8 @@ using row_loops::Loops;
 // Rows are dealt to threads in portions of about so many elements; smaller work stays on the
 // caller's thread.
 constexpr int64_t kGrainElements = 16384;
-// Rows whose norm-weight gradients one thread sums; the portions are then added in order.
-constexpr int64_t kNormPortion = 64;
+// Rows that one thread sums up; the portions are then added in order.
+constexpr int64_t kSumPortion = 64;
 
 template <typename Fn>
 void Dispatch(at::ScalarType type, const Fn& fn) {
@@ -57,6 +57,22 @@ struct Rows {
   }
   int64_t length, count;
 };
+
+// A sum over rows, [length]: add(row, sum) adds a row's part to `sum`.
+template <typename Acc, typename Fn>
+at::Tensor SumOverRows(const Rows& rows, at::TensorOptions options, const Fn& add) {
+  const int64_t portions = (rows.count + kSumPortion - 1) / kSumPortion;
+  at::Tensor sums_PD = at::zeros({portions, rows.length}, options);
+  Acc* sums = sums_PD.mutable_data_ptr<Acc>();
+  ForRows(portions, kSumPortion * rows.length, [&](int64_t portion) {
+    const int64_t end = std::min(rows.count, (portion + 1) * kSumPortion);
+    for (int64_t row = portion * kSumPortion; row < end; ++row)
+      add(row, sums + portion * rows.length);
+  });
+  at::Tensor sum_D = at::zeros({rows.length}, options);
+  for (int64_t portion = 0; portion < portions; ++portion) sum_D.add_(sums_PD[portion]);
+  return sum_D;
+}
 
 class CpuKernels : public Kernels {
  public:
@@ -95,20 +111,11 @@ class CpuKernels : public Kernels {
         Loops<T>::RmsNormBackward(dy + at, x + at, weight, inverse_rms[row], rows.length, dx + at);
       });
       if (!need_weight_gradient) return;
-      const int64_t portions = (rows.count + kNormPortion - 1) / kNormPortion;
-      at::Tensor sums_PD = at::zeros({portions, rows.length}, AccumulateOptions(x_TD));
-      Acc* sums = sums_PD.mutable_data_ptr<Acc>();
-      ForRows(portions, kNormPortion * rows.length, [&](int64_t portion) {
-        for (int64_t row = portion * kNormPortion;
-             row < std::min(rows.count, (portion + 1) * kNormPortion); ++row) {
-          Loops<T>::RmsNormWeightGradient(dy + row * rows.length, x + row * rows.length,
-                                          inverse_rms[row], rows.length,
-                                          sums + portion * rows.length);
-        }
-      });
-      gradients.dweight_D = at::zeros({rows.length}, AccumulateOptions(x_TD));
-      for (int64_t portion = 0; portion < portions; ++portion)
-        gradients.dweight_D.add_(sums_PD[portion]);
+      gradients.dweight_D =
+          SumOverRows<Acc>(rows, AccumulateOptions(x_TD), [&](int64_t row, Acc* sum) {
+            const int64_t at = row * rows.length;
+            Loops<T>::RmsNormWeightGradient(dy + at, x + at, inverse_rms[row], rows.length, sum);
+          });
     });
     return gradients;
   }
@@ -242,6 +249,20 @@ class CpuKernels : public Kernels {
       });
     });
     return out_TD;
+  }
+
+  at::Tensor SumRows(const at::Tensor& x_TF) override {
+    const Rows rows(x_TF);
+    at::Tensor sum_F;
+    Dispatch(x_TF.scalar_type(), [&]<typename T>(T) {
+      using Acc = Accumulate<T>;
+      const T* x = x_TF.const_data_ptr<T>();
+      sum_F = SumOverRows<Acc>(rows, AccumulateOptions(x_TF), [&](int64_t row, Acc* sum) {
+        for (int64_t i = 0; i < rows.length; ++i)
+          sum[i] += static_cast<Acc>(x[row * rows.length + i]);
+      });
+    });
+    return sum_F;
   }
 
   std::vector<double> ChunkSquareSums(const at::Tensor& flat_N, int64_t chunk) override {

@@ -17,6 +17,7 @@
 #include <ATen/ops/silu.h>
 #include <ATen/ops/softmax.h>
 #include <ATen/ops/tensor.h>
+#include <ATen/ops/zeros.h>
 #include <ATen/ops/zeros_like.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -206,6 +207,16 @@ TEST_F(KernelsTest, DropoutIsKeyedByMeaning) {
   EXPECT_FALSE(kernels_->Dropout(x, MakePhiloxKey(1, 3, "module"), 0.25, {rows, zeros}).equal(out));
 }
 
+TEST_F(KernelsTest, SumRowsAddsEveryRowOnce) {
+  const at::Tensor x = Random({7, 31, 50});
+  const at::Tensor expected = x.reshape({-1, 50}).sum(0);
+  for (const auto& [type, tolerance] :
+       {std::pair(at::kDouble, 1e-12), {at::kFloat, 1e-5}, {at::kBFloat16, 2e-2}}) {
+    EXPECT_LT(Difference(kernels_->SumRows(x.to(type)), expected), tolerance);
+  }
+  EXPECT_EQ(kernels_->SumRows(at::zeros({0, 3})).abs().max().item<float>(), 0);
+}
+
 TEST_F(KernelsTest, ChunkSquareSumsCoverEveryElementOnce) {
   const at::Tensor x = Random({1000}).to(at::kFloat);
   const std::vector<double> sums = kernels_->ChunkSquareSums(x, 300);
@@ -240,6 +251,7 @@ TEST_F(KernelsTest, BitsDoNotDependOnThreads) {
     return std::vector<at::Tensor>{norm.y_TD,
                                    norm_gradients.dx_TD,
                                    norm_gradients.dweight_D,
+                                   kernels_->SumRows(dy),
                                    gated.dgate_TF,
                                    gated.dup_TF,
                                    kernels_->SwigluForward(x, dy),

@@ -1,20 +1,17 @@
 #include "worker/trainer/model/decoder.h"
 
-#include <ATen/ops/arange.h>
+#include <ATen/TensorOperators.h>
 #include <ATen/ops/embedding.h>
-#include <ATen/ops/empty.h>
-#include <ATen/ops/pow.h>
-#include <ATen/ops/reciprocal.h>
 #include <ATen/ops/tensor.h>
 
-#include <cmath>
-
 #include "common/base/status.h"
+#include "common/format/model_tensors.h"
 #include "common/format/model_weights.h"
 #include "worker/trainer/model/block.h"
 #include "worker/trainer/model/compute.h"
 #include "worker/trainer/model/head.h"
 #include "worker/trainer/model/lora_targets.h"
+#include "worker/trainer/model/rotary.h"
 #include "worker/trainer/model/weight_loader.h"
 
 namespace anneal::trainer {
@@ -27,11 +24,7 @@ class BlockDecoder : public Decoder {
         lora_(options.lora),
         compute_{kernels, options.device, options.compute_type,
                  options.lora ? options.lora->dropout : 0, std::nullopt},
-        // transformers' own operators, so that the angles have its bits: 1 / theta^(2i / C).
-        inverse_frequencies_(at::reciprocal(at::pow(
-            config_.rope_theta,
-            at::arange(0, config_.head_dim, 2, at::kLong).to(at::kFloat).div_(config_.head_dim)))) {
-  }
+        rotary_frequencies_(RotaryFrequencies(config_)) {}
 
   absl::Status LoadWeights(const ModelWeights& weights);
 
@@ -75,7 +68,7 @@ class BlockDecoder : public Decoder {
   const ModelConfig config_;
   const std::optional<protocol::LoraOptions> lora_;
   Compute compute_;
-  const at::Tensor inverse_frequencies_;  // fp32 [C / 2]
+  const at::Tensor rotary_frequencies_;  // fp32 [C / 2]
   at::Tensor embedding_VD_;
   TrainableList embedding_trainable_;
   std::vector<std::unique_ptr<Block>> blocks_;
@@ -147,22 +140,9 @@ Cell BlockDecoder::MakeCell(const MicroBatch& batch) const {
   cell.targets_S = to_device(batch.targets);
   cell.places = {to_device(source_rows), to_device(batch.positions)};
 
-  const int64_t tokens = static_cast<int64_t>(batch.positions.size()), half = config_.head_dim / 2;
-  at::Tensor cos_TC = at::empty({tokens, half}, at::kFloat),
-             sin_TC = at::empty({tokens, half}, at::kFloat);
-  const float* frequency = inverse_frequencies_.const_data_ptr<float>();
-  float* cos = cos_TC.mutable_data_ptr<float>();
-  float* sin = sin_TC.mutable_data_ptr<float>();
-  for (int64_t t = 0; t < tokens; ++t) {
-    for (int64_t i = 0; i < half; ++i) {
-      // The angle is rounded to float as in transformers; its cosine and sine are exact to float.
-      const double angle = static_cast<float>(batch.positions[t]) * frequency[i];
-      cos[t * half + i] = static_cast<float>(std::cos(angle));
-      sin[t * half + i] = static_cast<float>(std::sin(angle));
-    }
-  }
-  cell.cos_TC = cos_TC.to(compute_.device);
-  cell.sin_TC = sin_TC.to(compute_.device);
+  const RotaryTables rotary = MakeRotaryTables(rotary_frequencies_, batch.positions);
+  cell.cos_TC = rotary.cos_TC.to(compute_.device);
+  cell.sin_TC = rotary.sin_TC.to(compute_.device);
   return cell;
 }
 
@@ -174,7 +154,12 @@ void BlockDecoder::EmbedBackward(const at::Tensor& dx_TD, const Cell& cell,
                                  std::span<at::Tensor> gradients) {
   if (gradients.empty()) return;
   if (!config_.tie_word_embeddings) gradients[0].zero_();
-  gradients[0].index_add_(0, cell.token_ids_T, dx_TD.to(gradients[0].scalar_type()));
+  at::Tensor dx_of_rows_TD = dx_TD.to(gradients[0].scalar_type());
+  if (config_.padding_token_id) {
+    dx_of_rows_TD =
+        dx_of_rows_TD.masked_fill((cell.token_ids_T == *config_.padding_token_id).unsqueeze(1), 0);
+  }
+  gradients[0].index_add_(0, cell.token_ids_T, dx_of_rows_TD);
 }
 
 at::Tensor BlockDecoder::Logits(const MicroBatch& batch) {

@@ -8,6 +8,7 @@
 #include <ATen/ops/zeros_like.h>
 
 #include "common/base/status.h"
+#include "common/format/model_tensors.h"
 #include "worker/trainer/model/weight_loader.h"
 
 namespace anneal::trainer {

@@ -5,6 +5,9 @@
 
 #include <cmath>
 
+#include "common/base/status.h"
+#include "worker/trainer/model/weight_loader.h"
+
 namespace anneal::trainer {
 
 double LoraScale(const protocol::LoraOptions& options) {
@@ -12,9 +15,25 @@ double LoraScale(const protocol::LoraOptions& options) {
          (options.use_rslora ? std::sqrt(static_cast<double>(options.rank)) : options.rank);
 }
 
+absl::StatusOr<std::unique_ptr<Linear>> Linear::Load(const Compute& compute,
+                                                     const LinearModule& module,
+                                                     const ModelWeights& weights) {
+  std::unique_ptr<Linear> linear(new Linear(compute, module));
+  ANNEAL_ASSIGN_OR_RETURN(
+      linear->weight_, LoadWeight(weights, module.name + ".weight", compute.device, compute.type));
+  if (module.has_bias) {
+    ANNEAL_ASSIGN_OR_RETURN(
+        linear->bias_, LoadWeight(weights, module.name + ".bias", compute.device, compute.type));
+  }
+  return linear;
+}
+
 void Linear::MakeTrainable(TrainableList& list) {
   weight_place_ = list.Add({module_.name + ".weight", {module_.out_features, module_.in_features}},
                            &weight_, TrainableList::Initial::kLoaded);
+  if (!module_.has_bias) return;
+  bias_place_ = list.Add({module_.name + ".bias", {module_.out_features}, /*weight_decay=*/false},
+                         &bias_, TrainableList::Initial::kLoaded);
 }
 
 void Linear::AddLora(const protocol::LoraOptions& options, TrainableList& list) {
@@ -35,6 +54,7 @@ at::Tensor Linear::Dropout(const at::Tensor& x, const TokenPlaces& places) const
 at::Tensor Linear::Forward(const at::Tensor& x, const TokenPlaces& places,
                            at::Tensor* low_rank) const {
   at::Tensor y = at::mm(x, compute_.Cast(weight_).t());
+  if (module_.has_bias) y.add_(compute_.Cast(bias_));
   if (a_place_ >= 0) {
     *low_rank = at::mm(Dropout(x, places), compute_.Cast(a_).t());
     y.addmm_(*low_rank, compute_.Cast(b_).t(), /*beta=*/1, /*alpha=*/scale_);
@@ -47,6 +67,7 @@ void Linear::Backward(const at::Tensor& dy, const at::Tensor& x, const at::Tenso
                       at::Tensor* dx) const {
   if (weight_place_ >= 0)
     WriteWeightGradient(dy, x, 1, /*accumulate=*/false, gradients[weight_place_]);
+  if (bias_place_ >= 0) gradients[bias_place_].copy_(compute_.kernels.SumRows(dy));
   if (dx != nullptr) {
     if (dx->defined()) {
       dx->addmm_(dy, compute_.Cast(weight_));

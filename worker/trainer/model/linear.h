@@ -1,10 +1,13 @@
 #pragma once
-// A linear layer without bias, y = x W^T, with an optional low-rank adapter (LoRA,
-// arXiv:2106.09685):
-//   y = x W^T + scale * (dropout(x) A^T) B^T,  scale = alpha / r, or alpha / sqrt(r) (rsLoRA,
-//   arXiv:2312.03732).
+// A linear layer, y = x W^T (+ bias), with an optional low-rank adapter (LoRA, arXiv:2106.09685):
+//   y = x W^T (+ bias) + scale * (dropout(x) A^T) B^T,  scale = alpha / r, or alpha / sqrt(r)
+//   (rsLoRA, arXiv:2312.03732).
 
-#include "common/format/model_config.h"
+#include <memory>
+
+#include "absl/status/statusor.h"
+#include "common/format/model_tensors.h"
+#include "common/format/model_weights.h"
 #include "worker/trainer/model/compute.h"
 
 namespace anneal::trainer {
@@ -13,9 +16,9 @@ double LoraScale(const protocol::LoraOptions& options);
 
 class Linear {
  public:
-  // `weight` is [out, in], in compute type.
-  Linear(const Compute& compute, const LinearModule& module, at::Tensor weight)
-      : compute_(compute), module_(module), weight_(std::move(weight)) {}
+  static absl::StatusOr<std::unique_ptr<Linear>> Load(const Compute& compute,
+                                                      const LinearModule& module,
+                                                      const ModelWeights& weights);
   Linear(const Linear&) = delete;
   Linear& operator=(const Linear&) = delete;
 
@@ -34,13 +37,14 @@ class Linear {
                 const TokenPlaces& places, std::span<at::Tensor> gradients, at::Tensor* dx) const;
 
  private:
+  Linear(const Compute& compute, const LinearModule& module) : compute_(compute), module_(module) {}
   at::Tensor Dropout(const at::Tensor& x, const TokenPlaces& places) const;
 
   const Compute& compute_;
   const LinearModule module_;
-  at::Tensor weight_;
-  int weight_place_ = -1;  // -1: frozen
-  at::Tensor a_, b_;       // [r, in], [out, r]
+  at::Tensor weight_, bias_;                 // [out, in], [out]; no bias: undefined
+  int weight_place_ = -1, bias_place_ = -1;  // -1: frozen
+  at::Tensor a_, b_;                         // [r, in], [out, r]
   int a_place_ = -1, b_place_ = -1;
   double scale_ = 0;
 };

@@ -3,6 +3,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "common/format/model_tensors.h"
 
 namespace anneal::trainer {
 namespace {
