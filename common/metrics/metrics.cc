@@ -6,8 +6,6 @@
 #include <utility>
 
 #include "absl/strings/match.h"
-#include "absl/strings/str_cat.h"
-#include "absl/strings/str_join.h"
 #include "common/base/status.h"
 #include "prometheus/counter.h"
 #include "prometheus/family.h"
@@ -97,16 +95,15 @@ std::string MetricRegistry::Scrape() const {
   return prometheus::TextSerializer().Serialize(families);
 }
 
-std::string MetricRegistry::Markdown() const {
-  absl::MutexLock lock(&mu_);
-  std::map<std::string, const internal::MetricFamily*> by_name;
-  for (const auto& family : families_) by_name[family->info().name] = family.get();
-  std::string out = "| Name | Type | Labels | Meaning |\n| --- | --- | --- | --- |\n";
-  for (const auto& [name, family] : by_name) {
-    absl::StrAppend(&out, "| `", name, "` | ", family->type(), " | ",
-                    absl::StrJoin(family->info().labels, ", "), " | ", family->info().help, " |\n");
+std::vector<MetricDescription> MetricRegistry::Describe() const {
+  std::vector<MetricDescription> all;
+  {
+    absl::MutexLock lock(&mu_);
+    for (const auto& family : families_) all.push_back({family->info(), family->type()});
   }
-  return out;
+  std::sort(all.begin(), all.end(),
+            [](const auto& a, const auto& b) { return a.info.name < b.info.name; });
+  return all;
 }
 
 Counter::Counter(MetricRegistry& registry, MetricInfo info)

@@ -36,6 +36,11 @@ struct MetricInfo {
   std::vector<std::string> labels;
 };
 
+struct MetricDescription {
+  MetricInfo info;
+  std::string type;  // "counter", "gauge" or "histogram"
+};
+
 // One value per label, in the order of MetricInfo::labels.
 using LabelValues = std::initializer_list<absl::string_view>;
 
@@ -71,8 +76,8 @@ class MetricRegistry {
 
   // Prometheus text exposition format 0.0.4.
   std::string Scrape() const;
-  // The table of all metrics in order of name, for docs/metrics.md.
-  std::string Markdown() const;
+  // All metrics in order of name: what docs/metrics.md is made from.
+  std::vector<MetricDescription> Describe() const;
 
  private:
   friend class Counter;

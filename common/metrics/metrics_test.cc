@@ -8,9 +8,13 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/synchronization/mutex.h"
+#include "common/base/clock.h"
 #include "common/base/status_matchers.h"
 #include "common/base/thread.h"
 #include "common/metrics/admin_server.h"
+#include "common/metrics/host_metrics.h"
+#include "common/metrics/sampler.h"
 #include "common/metrics/testing/http_get.h"
 
 namespace anneal {
@@ -82,16 +86,18 @@ TEST(MetricsTest, PromtoolFindsNothingToSay) {
   EXPECT_EQ(said, "");
 }
 
-TEST(MetricsTest, MarkdownListsEveryMetricByName) {
+TEST(MetricsTest, DescribesEveryMetricByName) {
   MetricRegistry registry;
+  Gauge last(registry, {"anneal_z", "Added before the others.", {}});
   SampleMetrics metrics(registry);
-  const std::string table = registry.Markdown();
-  EXPECT_THAT(
-      table,
-      HasSubstr(
-          "| `anneal_job_steps_total` | counter | job_id | Optimizer steps taken. |\n"
-          "| `anneal_job_train_loss` | gauge | job_id | Training loss of the last step. |\n"
-          "| `anneal_queue_wait_seconds` | histogram |  | Time from QUEUED to STARTING. |\n"));
+  const std::vector<MetricDescription> all = registry.Describe();
+  ASSERT_EQ(all.size(), 4u);
+  EXPECT_EQ(all[0].info.name, "anneal_job_steps_total");
+  EXPECT_EQ(all[0].type, "counter");
+  EXPECT_THAT(all[0].info.labels, ::testing::ElementsAre("job_id"));
+  EXPECT_EQ(all[2].info.name, "anneal_queue_wait_seconds");
+  EXPECT_EQ(all[2].type, "histogram");
+  EXPECT_EQ(all[3].info.name, "anneal_z");
 }
 
 TEST(MetricsTest, WritersAndRemovalMayRace) {
@@ -108,6 +114,37 @@ TEST(MetricsTest, WritersAndRemovalMayRace) {
   }
   metrics.steps.Increment({"a"});
   EXPECT_THAT(registry.Scrape(), HasSubstr("anneal_job_steps_total{job_id=\"a\"}"));
+}
+
+TEST(SamplerTest, MeasuresAtOnceAndThenEveryInterval) {
+  SimulatedClock clock;
+  absl::Mutex mu;
+  int seen = 0;
+  const auto await = [&](int count, absl::Duration timeout) {
+    const auto reached = [&] { return seen >= count; };
+    absl::MutexLock lock(&mu);
+    return mu.AwaitWithTimeout(absl::Condition(&reached), timeout);
+  };
+  const Sampler sampler({[&] {
+                          absl::MutexLock lock(&mu);
+                          ++seen;
+                        }},
+                        absl::Seconds(15), clock);
+  ASSERT_TRUE(await(1, absl::Seconds(20)));
+  // The sampler begins to wait at a moment of its own.
+  do {
+    clock.AdvanceTime(absl::Seconds(15));
+  } while (!await(2, absl::Milliseconds(10)));
+}
+
+TEST(HostMetricsTest, MeasuresFileSystemsThatAreThere) {
+  MetricRegistry registry;
+  HostMetrics metrics(registry);
+  metrics.MeasureFileSystem("nowhere", "/nowhere/at/all");
+  EXPECT_THAT(registry.Scrape(), Not(HasSubstr("place")));
+  metrics.MeasureFileSystem("state", ::testing::TempDir());
+  EXPECT_THAT(registry.Scrape(), HasSubstr("anneal_file_system_size_bytes{place=\"state\"} "));
+  EXPECT_THAT(registry.Scrape(), HasSubstr("anneal_file_system_free_bytes{place=\"state\"} "));
 }
 
 TEST(AdminServerTest, ServesMetricsAndProbesOnAnyFreePort) {

@@ -11,6 +11,7 @@
 #include "common/base/status.h"
 #include "common/base/status_matchers.h"
 #include "common/rpc/authentication.h"
+#include "common/rpc/certificate_metrics.h"
 #include "common/rpc/channel.h"
 #include "common/rpc/status.h"
 
@@ -128,6 +129,31 @@ TEST_F(ServerTest, SpeaksTls) {
   EXPECT_THAT(Call({.target = server->address(), .tls = true, .tls_ca_file = certificate}, kKey),
               ::anneal::testing::IsOk());
   EXPECT_THAT(Call({.target = server->address()}, kKey), StatusIs(absl::StatusCode::kUnavailable));
+}
+
+TEST(CertificateMetricsTest, TellsWhenACertificateEndsAndCountsABadFileAsExpired) {
+  const std::string file = ::testing::TempDir() + "ends.pem";
+  ASSERT_EQ(std::system(absl::StrCat("openssl req -x509 -newkey ec -pkeyopt "
+                                     "ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=x "
+                                     "-keyout /dev/null -out '",
+                                     file, "' 2>/dev/null")
+                            .c_str()),
+            0);
+  ANNEAL_ASSERT_OK_AND_ASSIGN(const absl::Time end, CertificateExpiry(file));
+  const absl::Duration left = end - Clock::Real().TimeNow();
+  EXPECT_GT(left, absl::Hours(47));
+  EXPECT_LE(left, absl::Hours(48));
+  const std::string other = WriteFile("other.pem", "no certificate\n");
+  EXPECT_THAT(CertificateExpiry(other), StatusIs(absl::StatusCode::kInvalidArgument));
+
+  MetricRegistry registry;
+  CertificateMetrics metrics(registry);
+  metrics.Measure("none", "");
+  EXPECT_THAT(registry.Scrape(), ::testing::Not(HasSubstr("certificate=")));
+  metrics.Measure("server", other);
+  EXPECT_THAT(
+      registry.Scrape(),
+      HasSubstr("anneal_tls_certificate_expiry_timestamp_seconds{certificate=\"server\"} 0\n"));
 }
 
 TEST_F(ServerTest, RefusesMessagesOverTheLimit) {

@@ -136,6 +136,10 @@ void Fleet::WorkerSynced(std::shared_ptr<FleetSession> session, const internal::
     worker.record.set_incarnation(observed.worker_incarnation());
     worker.record_changed = true;
   }
+  if (worker.record.left()) {
+    worker.record.set_left(false);
+    worker.record_changed = true;
+  }
   if (worker.session != session) {
     ANNEAL_LOG(INFO) << "worker connected" << Field("worker", observed.worker())
                      << Field("slots", observed.slots_size())
@@ -155,6 +159,7 @@ void Fleet::WorkerSynced(std::shared_ptr<FleetSession> session, const internal::
   worker.lost = false;
   worker.observed = observed;
   worker.observed.clear_tasks();
+  worker.has_tasks = observed.tasks_size() > 0;
 
   RefreshTasks(worker, live, now);
   std::set<TaskKey> present;
@@ -280,8 +285,11 @@ void Fleet::FindAbsent(WorkerState& worker, const std::set<TaskKey>& present, ab
 void Fleet::SessionClosed(const std::shared_ptr<FleetSession>& session) {
   for (auto& [name, worker] : workers_) {
     if (worker.session != session) continue;
-    ANNEAL_LOG(INFO) << "worker disconnected" << Field("worker", name);
     worker.session = nullptr;
+    worker.record.set_left(worker.observed.draining() && !worker.has_tasks);
+    worker.record_changed |= worker.record.left();
+    ANNEAL_LOG(INFO) << "worker disconnected" << Field("worker", name)
+                     << Field("left", worker.record.left());
   }
 }
 
@@ -407,9 +415,10 @@ std::vector<internal::WorkerRecord> Fleet::TakeChangedRecords() {
   return records;
 }
 
-std::vector<v1::Worker> Fleet::Roster() const {
+std::vector<v1::Worker> Fleet::Roster(absl::Duration now) const {
   std::vector<v1::Worker> roster;
   for (const auto& [name, worker] : workers_) {
+    if (worker.record.left() || now - worker.last_heard >= options_.forget_after) continue;
     v1::Worker& out = roster.emplace_back();
     out.set_name(absl::StrCat("workers/", name));
     // A worker that an earlier coordinator has known, and that has not found this one yet.

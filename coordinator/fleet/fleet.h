@@ -26,6 +26,8 @@ namespace anneal {
 struct FleetOptions {
   // A worker not heard from for so long is lost.
   absl::Duration lease = absl::Seconds(10);
+  // A worker lost for so long is no longer shown: nodes are replaced under new names.
+  absl::Duration forget_after = absl::Hours(24);
   // After a start nobody is lost before this has passed: workers need time to find us again.
   absl::Duration start_grace = absl::Seconds(30);
   // Desired state is sent on change and this often.
@@ -88,8 +90,9 @@ class Fleet {
 
   // Workers whose records have changed since the last call.
   std::vector<internal::WorkerRecord> TakeChangedRecords();
-  // For ListWorkers, by name.
-  std::vector<v1::Worker> Roster() const;
+  // For ListWorkers, by name: all but those that have left after draining, and those that have not
+  // been heard for `forget_after`.
+  std::vector<v1::Worker> Roster(absl::Duration now) const;
 
  private:
   // What is known of one task on one worker.
@@ -107,6 +110,7 @@ class Fleet {
   struct WorkerState {
     internal::WorkerRecord record;
     internal::Observed observed;  // without its tasks
+    bool has_tasks = false;       // whether there were any
     std::shared_ptr<FleetSession> session;
     absl::Duration last_heard;
     absl::Time last_sync;

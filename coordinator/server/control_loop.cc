@@ -63,6 +63,7 @@ absl::Status ControlLoop::Load() {
   fleet_.Restore(workers, parts_.clock.MonotonicNow());
   ANNEAL_LOG(INFO) << "catalog loaded" << Field("epoch", epoch_) << Field("jobs", jobs_.size())
                    << Field("live", live_.size()) << Field("workers", workers.size());
+  parts_.metrics.epoch.Set(static_cast<double>(epoch_));
   Publish();
   return absl::OkStatus();
 }
@@ -335,6 +336,8 @@ void ControlLoop::Handle(DrainMessage& message, Turn& turn) {
     for (const v1::Worker& shown : *parts_.roster.workers()) {
       if (shown.name() == absl::StrCat("workers/", worker)) return reply(shown);
     }
+    reply(WithReason(absl::NotFoundError(absl::StrCat("workers/", worker, " has left")),
+                     "NOT_FOUND"));
   });
 }
 
@@ -343,14 +346,14 @@ void ControlLoop::TakeNews(const FleetNews& news, Turn& turn) {
     if (const auto* step = std::get_if<FleetNews::StepNews>(&item)) {
       TakeStep(*step, turn);
     } else if (const auto* phase = std::get_if<FleetNews::PhaseNews>(&item)) {
-      if (phase->task.rank == 0) meters_.TakePhase(phase->task.job, phase->phase);
+      if (phase->task.rank == 0) meters_.TakePhase(phase->task.job, phase->phase, turn.now);
     } else {
       const FleetNews::Fact& fact = std::get<FleetNews::Fact>(item);
       // The last processes of a job may outlive its deletion.
       if (Find(fact.job, turn) == nullptr) continue;
       const auto* reported = std::get_if<TaskReported>(&fact.event);
+      if (reported != nullptr) meters_.TakeReport(fact.job, reported->report, turn.now);
       if (reported != nullptr && reported->report.evaluation.has_value()) {
-        meters_.TakeEvaluation(fact.job, *reported->report.evaluation);
         parts_.steps.AddEvaluation(fact.job, reported->task.generation,
                                    EvaluationFrom(*reported->report.evaluation));
       }
@@ -367,7 +370,7 @@ void ControlLoop::TakeStep(const FleetNews::StepNews& news, Turn& turn) {
   if (record->job().state() == v1::JOB_STATE_STARTING) {
     ANNEAL_CHECK_OK(Apply(news.task.job, TaskObserved{news.task, "train", ""}, turn));
   }
-  meters_.TakeStep(news.task.job, news.report);
+  meters_.TakeStep(news.task.job, news.report, turn.now);
   parts_.steps.AddStep(news.task.job, StepMetricsFrom(news.report, news.task.generation));
 }
 
@@ -396,6 +399,7 @@ void ControlLoop::Schedule(Turn& turn) {
   for (const auto& [id, record] : live_) {
     if (turn.changed.count(id) == 0) add(*record);
   }
+  parts_.metrics.CountQueue(queue, turn.now);
   if (queue.empty()) return;
   for (const Decision& decision : policy_.Plan(fleet_.View(), std::move(queue))) {
     if (std::holds_alternative<SlotsAssigned>(decision.event)) {
@@ -427,12 +431,13 @@ void ControlLoop::Install(Turn& turn) {
   for (auto& [id, record] : turn.changed) {
     const bool is_new = jobs_.count(id) == 0;
     jobs_[id] = record;
+    if (is_new) meters_.Start(*record, {});
+    meters_.TakeRecord(*record, turn.now);
     if (IsTerminal(record->job().state())) {
       live_.erase(id);
       meters_.End(id, turn.monotonic_now);
     } else {
       live_[id] = record;
-      if (is_new) meters_.Start(*record, {});
     }
   }
   requests_.merge(turn.new_requests);
@@ -463,7 +468,7 @@ void ControlLoop::ShowProgress(Turn& turn) {
 }
 
 void ControlLoop::Publish() {
-  std::vector<v1::Worker> workers = fleet_.Roster();
+  std::vector<v1::Worker> workers = fleet_.Roster(parts_.clock.MonotonicNow());
   parts_.metrics.CountWorkers(workers);
   parts_.roster.Publish(std::move(workers));
   if (!std::exchange(unpublished_, false)) return;

@@ -6,11 +6,13 @@
 
 #include <cerrno>
 #include <cstring>
+#include <functional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "common/base/log.h"
 #include "common/base/status.h"
+#include "common/config/version.h"
 #include "common/format/json.h"
 #include "common/storage/file_system.h"
 
@@ -19,6 +21,8 @@ namespace {
 
 // How long calls under way may take to end when we stop.
 constexpr absl::Duration kStopGrace = absl::Seconds(2);
+// How often free space and certificates are looked at.
+constexpr absl::Duration kSampleEvery = absl::Seconds(15);
 
 }  // namespace
 
@@ -27,6 +31,7 @@ absl::StatusOr<std::unique_ptr<Coordinator>> Coordinator::Start(const Coordinato
   std::unique_ptr<Coordinator> coordinator(new Coordinator(options, clock, random));
   ANNEAL_RETURN_IF_ERROR(coordinator->LockDataDir());
   ANNEAL_RETURN_IF_ERROR(coordinator->OpenStores());
+  coordinator->StartSampling();
   ANNEAL_RETURN_IF_ERROR(coordinator->StartServing());
   ANNEAL_RETURN_IF_ERROR(coordinator->WriteAddressFile());
   return coordinator;
@@ -38,6 +43,8 @@ Coordinator::Coordinator(CoordinatorOptions options, Clock& clock, Random& rando
       random_(random),
       metrics_(registry_),
       rpc_metrics_(registry_),
+      host_metrics_(registry_),
+      certificate_metrics_(registry_),
       allowed_roots_(options_.allowed_roots),
       hashes_(clock),
       catalog_(clock) {}
@@ -45,6 +52,7 @@ Coordinator::Coordinator(CoordinatorOptions options, Clock& clock, Random& rando
 Coordinator::~Coordinator() {
   // Streams would wait for ever: they end first, then the servers, then the loop that answers their
   // calls.
+  sampler_.reset();
   admin_.reset();
   if (pump_ != nullptr) pump_->Stop();
   for (const std::unique_ptr<RpcServer>& server : api_servers_) server->Shutdown(kStopGrace);
@@ -82,6 +90,16 @@ absl::Status Coordinator::OpenStores() {
       loop_, ControlLoop::Create({*store_, *steps_, catalog_, roster_, metrics_, registry_, clock_},
                                  options_.fleet));
   return absl::OkStatus();
+}
+
+void Coordinator::StartSampling() {
+  host_metrics_.build_info.Set(1, {"anneal-coordinator", Version()});
+  sampler_ = std::make_unique<Sampler>(
+      std::vector<std::function<void()>>{
+          [this] { certificate_metrics_.Measure("server", options_.tls_certificate_file); },
+          [this] { host_metrics_.MeasureFileSystem("catalog", options_.data_dir); },
+          [this] { host_metrics_.MeasureFileSystem("storage", options_.storage_root); }},
+      kSampleEvery, clock_);
 }
 
 absl::Status Coordinator::StartServing() {

@@ -10,8 +10,11 @@
 #include "common/base/random.h"
 #include "common/format/model_directory.h"
 #include "common/metrics/admin_server.h"
+#include "common/metrics/host_metrics.h"
 #include "common/metrics/metrics.h"
+#include "common/metrics/sampler.h"
 #include "common/rpc/authentication.h"
+#include "common/rpc/certificate_metrics.h"
 #include "common/rpc/server.h"
 #include "common/storage/storage_root.h"
 #include "coordinator/api/allowed_roots.h"
@@ -60,6 +63,7 @@ class Coordinator {
   absl::Status OpenStores();
   absl::Status StartServing();
   absl::Status WriteAddressFile() const;
+  void StartSampling();
 
   // Declared in the order in which they depend on each other, so that they go in the reverse one.
   const CoordinatorOptions options_;
@@ -70,6 +74,8 @@ class Coordinator {
   MetricRegistry registry_;
   CoordinatorMetrics metrics_;
   RpcMetrics rpc_metrics_;
+  HostMetrics host_metrics_;
+  CertificateMetrics certificate_metrics_;
   AllowedRoots allowed_roots_;
   FileHashCache hashes_;
   FleetRoster roster_;
@@ -95,6 +101,7 @@ class Coordinator {
   std::unique_ptr<RpcServer> fleet_server_;
   std::vector<std::unique_ptr<RpcServer>> api_servers_;
   std::unique_ptr<AdminServer> admin_;
+  std::unique_ptr<Sampler> sampler_;
 };
 
 }  // namespace anneal

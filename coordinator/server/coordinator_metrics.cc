@@ -1,19 +1,32 @@
 #include "coordinator/server/coordinator_metrics.h"
 
+#include <algorithm>
 #include <map>
-#include <string>
 #include <utility>
 
+#include "absl/strings/strip.h"
 #include "coordinator/lifecycle/states.h"
 
 namespace anneal {
 
 CoordinatorMetrics::CoordinatorMetrics(MetricRegistry& r)
-    : jobs(r, {"anneal_jobs", "Jobs by state.", {"state"}}),
+    : epoch(r, {"anneal_coordinator_epoch", "Starts of the coordinator so far.", {}}),
+      jobs(r, {"anneal_jobs", "Jobs by state.", {"state"}}),
+      jobs_ended(r, {"anneal_jobs_ended_total",
+                     "Jobs that have reached a final state since the coordinator's start.",
+                     {"state", "reason"}}),
       workers(r, {"anneal_workers", "Workers by state.", {"state"}}),
+      worker_up(r, {"anneal_worker_up",
+                    "1 while the worker is heard, 0 once it is lost. One that has left after "
+                    "draining is not shown.",
+                    {"worker"}}),
       slots(r, {"anneal_slots",
                 "Slots of connected workers by kind and use (free or taken).",
                 {"accelerator", "use"}}),
+      slots_wanted(r, {"anneal_slots_wanted", "Slots that queued jobs wait for.", {"accelerator"}}),
+      oldest_wait(r, {"anneal_jobs_oldest_wait_seconds",
+                      "How long the job that waits longest has waited, by what it waits for.",
+                      {"resource"}}),
       queue_wait(r,
                  {"anneal_job_queue_wait_seconds",
                   "How long jobs waited for slots before each start.",
@@ -31,6 +44,22 @@ CoordinatorMetrics::CoordinatorMetrics(MetricRegistry& r)
       job_info(r, {"anneal_job_info",
                    "Always 1; carries a job's names for joins.",
                    {"job_id", "display_name", "model", "method"}}),
+      job_state(r, {"anneal_job_state",
+                    "1 for the state that a job is in, 0 for those it has left.",
+                    {"job_id", "state"}}),
+      job_end_info(
+          r, {"anneal_job_end_info", "Always 1; why a job ended.", {"job_id", "state", "reason"}}),
+      job_last_progress(r, {"anneal_job_last_progress_timestamp_seconds",
+                            "When the job last took a step, evaluated, or changed its state or "
+                            "phase, in seconds since 1970.",
+                            {"job_id"}}),
+      job_slots(r, {"anneal_job_slots", "Slots that the job's trainers hold.", {"job_id"}}),
+      job_restarts(r, {"anneal_job_restarts_total",
+                       "Attempts to train after the first, since the coordinator's start.",
+                       {"job_id"}}),
+      job_remaining_seconds(r, {"anneal_job_remaining_seconds",
+                                "Estimated time until the last step, at the present speed.",
+                                {"job_id"}}),
       job_step(r, {"anneal_job_step", "Last finished optimizer step.", {"job_id"}}),
       job_total_steps(
           r, {"anneal_job_total_steps", "Optimizer steps that the job will make.", {"job_id"}}),
@@ -59,7 +88,46 @@ CoordinatorMetrics::CoordinatorMetrics(MetricRegistry& r)
                        {"job_id"}}),
       job_loss_tokens(r, {"anneal_job_loss_tokens_total",
                           "Supervised tokens in anneal_job_loss_sum_total.",
-                          {"job_id"}}) {}
+                          {"job_id"}}),
+      job_checkpoints(r, {"anneal_job_checkpoints_total",
+                          "Checkpoints written since the coordinator's start.",
+                          {"job_id"}}),
+      job_checkpoint_failures(r, {"anneal_job_checkpoint_failures_total",
+                                  "Checkpoints that could not be written, since the "
+                                  "coordinator's start.",
+                                  {"job_id"}}),
+      job_damaged_checkpoints(r, {"anneal_job_damaged_checkpoints_total",
+                                  "Checkpoints that were found damaged when a job went on from "
+                                  "an earlier one, since the coordinator's start.",
+                                  {"job_id"}}),
+      job_last_checkpoint(r, {"anneal_job_last_checkpoint_timestamp_seconds",
+                              "When the newest checkpoint was written, in seconds since 1970.",
+                              {"job_id"}}),
+      job_checkpoint_interval(r, {"anneal_job_checkpoint_interval_seconds",
+                                  "Training time between two checkpoints that the job asks for; "
+                                  "0 = only when it is paused or moved.",
+                                  {"job_id"}}),
+      job_checkpoint_bytes(
+          r, {"anneal_job_checkpoint_bytes", "Size of the newest checkpoint.", {"job_id"}}),
+      job_checkpoint_write_seconds(
+          r, {"anneal_job_checkpoint_write_seconds",
+              "How long the newest checkpoint took to write, in the background.",
+              {"job_id"}}),
+      job_redone_steps(r, {"anneal_job_redone_steps_total",
+                           "Steps that were made again after a restart, since the coordinator's "
+                           "start.",
+                           {"job_id"}}),
+      registry_(r) {
+  // Totals that alerts watch begin at 0, so that the first event is a rise.
+  failed_turns.Add(0);
+  jobs_ended.Add(0, {StateName(v1::JOB_STATE_SUCCEEDED), BoundedReason("DONE")});
+  jobs_ended.Add(0, {StateName(v1::JOB_STATE_CANCELLED), BoundedReason("CANCELLED")});
+  for (const char* reason : {"BAD_DATA", "NON_FINITE_LOSS", "OUT_OF_MEMORY", "TRAINER_DIED",
+                             "WORKER_LOST", "COLLECTIVE_FAILED", "OTHER"}) {
+    jobs_ended.Add(0, {StateName(v1::JOB_STATE_FAILED), BoundedReason(reason)});
+  }
+  CountQueue({}, absl::Time());
+}
 
 void CoordinatorMetrics::CountWorkers(const std::vector<v1::Worker>& roster) {
   int ready = 0, draining = 0, lost = 0;
@@ -75,10 +143,49 @@ void CoordinatorMetrics::CountWorkers(const std::vector<v1::Worker>& roster) {
       ++uses[{kind, slot.job().empty() ? "free" : "taken"}];
     }
   }
+  std::set<std::string, std::less<>> shown;
+  for (const v1::Worker& worker : roster) {
+    const std::string name(absl::StripPrefix(worker.name(), "workers/"));
+    worker_up.Set(worker.state() == v1::Worker::STATE_LOST ? 0 : 1, {name});
+    shown_workers_.erase(name);
+    shown.insert(name);
+  }
+  for (const std::string& gone : shown_workers_) registry_.RemoveSeries("worker", gone);
+  shown_workers_ = std::move(shown);
   workers.Set(ready, {"READY"});
   workers.Set(draining, {"DRAINING"});
   workers.Set(lost, {"LOST"});
   for (const auto& [key, count] : uses) slots.Set(count, {key.first, key.second});
+}
+
+void CoordinatorMetrics::CountQueue(const std::vector<WaitingJob>& queue, absl::Time now) {
+  absl::Duration prepare_wait, slots_wait;
+  int cpu = 0, gpu = 0;
+  for (const WaitingJob& job : queue) {
+    absl::Duration& longest = job.needs_prepare ? prepare_wait : slots_wait;
+    longest = std::max(longest, now - job.since);
+    if (job.needs_prepare) continue;
+    (job.accelerator == v1::ResourceSpec::ACCELERATOR_GPU ? gpu : cpu) += job.slots;
+  }
+  oldest_wait.Set(absl::ToDoubleSeconds(prepare_wait), {"prepare_slot"});
+  oldest_wait.Set(absl::ToDoubleSeconds(slots_wait), {"slots"});
+  slots_wanted.Set(cpu, {"cpu"});
+  slots_wanted.Set(gpu, {"gpu"});
+}
+
+absl::string_view CoordinatorMetrics::BoundedReason(absl::string_view reason) {
+  constexpr size_t kMostReasons = 40, kMostCharacters = 64;
+  if (reasons_.find(reason) != reasons_.end()) return reason;
+  if (reasons_.size() >= kMostReasons || reason.empty() || reason.size() > kMostCharacters)
+    return "OTHER";
+  return *reasons_.insert(std::string(reason)).first;
+}
+
+void CoordinatorMetrics::CountEnd(absl::string_view job, v1::JobState state,
+                                  absl::string_view reason) {
+  const absl::string_view bounded = BoundedReason(reason);
+  jobs_ended.Increment({StateName(state), bounded});
+  job_end_info.Set(1, {job, StateName(state), bounded});
 }
 
 void CoordinatorMetrics::CountJobs(const JobTable& table) {

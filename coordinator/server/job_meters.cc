@@ -1,11 +1,16 @@
 #include "coordinator/server/job_meters.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "coordinator/lifecycle/proto_time.h"
+#include "coordinator/lifecycle/states.h"
+#include "google/protobuf/util/time_util.h"
 
 namespace anneal {
 namespace {
+
+using ::google::protobuf::util::TimeUtil;
 
 // Speed is measured over the steps of about so much time, at least the last one.
 constexpr double kSpeedWindowSeconds = 10;
@@ -26,6 +31,54 @@ void JobMeters::Start(const internal::JobRecord& record, const StepMetricsWriter
   const v1::JobSpec& spec = record.job().resolved().spec();
   metrics_.job_info.Set(1, {record.id(), spec.display_name(), spec.model(),
                             spec.method().has_full() ? "full" : "lora"});
+  const int64_t milliseconds = TimeUtil::DurationToMilliseconds(spec.checkpoint().every());
+  metrics_.job_checkpoint_interval.Set(static_cast<double>(milliseconds) / 1000, {record.id()});
+  // Totals that alerts watch begin at 0, so that the first event is a rise.
+  for (Counter* total :
+       {&metrics_.job_restarts, &metrics_.job_checkpoints, &metrics_.job_checkpoint_failures,
+        &metrics_.job_damaged_checkpoints, &metrics_.job_redone_steps}) {
+    total->Add(0, {record.id()});
+  }
+  meter.generation = record.job().generation();
+  TakeRecord(record, TimeOf(record.state_time()));
+}
+
+void JobMeters::TakeRecord(const internal::JobRecord& record, absl::Time now) {
+  const auto found = meters_.find(record.id());
+  if (found == meters_.end()) return;
+  Meter& meter = found->second;
+  const int64_t generation = record.job().generation();
+  if (meter.generation > 0 && generation > meter.generation) {
+    metrics_.job_restarts.Add(static_cast<double>(generation - meter.generation), {record.id()});
+  }
+  meter.generation = generation;
+  const auto& ranks = record.train().ranks();
+  const auto held = std::count_if(ranks.begin(), ranks.end(),
+                                  [](const internal::RankRecord& rank) { return !rank.ended(); });
+  metrics_.job_slots.Set(static_cast<double>(held), {record.id()});
+  const v1::JobState state = record.job().state();
+  if (state == meter.state) return;
+  if (meter.state != v1::JOB_STATE_UNSPECIFIED)
+    metrics_.job_state.Set(0, {record.id(), StateName(meter.state)});
+  meter.state = state;
+  metrics_.job_state.Set(1, {record.id(), StateName(state)});
+  MarkProgress(record.id(), now);
+  if (IsTerminal(state)) {
+    metrics_.job_slots.Set(0, {record.id()});
+    metrics_.CountEnd(record.id(), state, record.job().state_reason());
+  }
+}
+
+void JobMeters::MarkProgress(absl::string_view job, absl::Time now) {
+  metrics_.job_last_progress.Set(absl::ToDoubleSeconds(now - absl::UnixEpoch()), {job});
+}
+
+std::optional<absl::Duration> JobMeters::TimeLeft(const Meter& meter) {
+  if (meter.recent.empty()) return std::nullopt;
+  double seconds = 0;
+  for (const RecentStep& step : meter.recent) seconds += step.seconds;
+  const auto steps = static_cast<double>(meter.progress.total_steps() - meter.progress.step());
+  return absl::Seconds(steps * seconds / static_cast<double>(meter.recent.size()));
 }
 
 void JobMeters::MeasureSpeed(const protocol::StepReport& report, Meter& meter) {
@@ -44,7 +97,8 @@ void JobMeters::MeasureSpeed(const protocol::StepReport& report, Meter& meter) {
   if (seconds > 0) meter.progress.set_tokens_per_second(static_cast<double>(tokens) / seconds);
 }
 
-void JobMeters::TakeStep(absl::string_view job, const protocol::StepReport& report) {
+void JobMeters::TakeStep(absl::string_view job, const protocol::StepReport& report,
+                         absl::Time now) {
   const auto found = meters_.find(job);
   // A report that came again after a restart is in the totals already.
   if (found == meters_.end() || report.step <= found->second.progress.step()) return;
@@ -57,6 +111,7 @@ void JobMeters::TakeStep(absl::string_view job, const protocol::StepReport& repo
   meter.tokens += report.tokens;
   meter.supervised_tokens += report.supervised_tokens;
   MeasureSpeed(report, meter);
+  MarkProgress(job, now);
 
   const auto supervised = static_cast<double>(report.supervised_tokens);
   metrics_.job_step.Set(static_cast<double>(report.step), {job});
@@ -65,25 +120,45 @@ void JobMeters::TakeStep(absl::string_view job, const protocol::StepReport& repo
   metrics_.job_learning_rate.Set(report.learning_rate, {job});
   metrics_.job_grad_norm.Set(report.grad_norm, {job});
   metrics_.job_tokens_per_second.Set(meter.progress.tokens_per_second(), {job});
+  metrics_.job_remaining_seconds.Set(absl::ToDoubleSeconds(*TimeLeft(meter)), {job});
   metrics_.job_tokens.Add(static_cast<double>(report.tokens), {job});
   metrics_.job_supervised_tokens.Add(supervised, {job});
   metrics_.job_loss_sum.Add(report.train_loss * supervised, {job});
   metrics_.job_loss_tokens.Add(supervised, {job});
 }
 
-void JobMeters::TakeEvaluation(absl::string_view job, const protocol::EvaluationReport& report) {
+void JobMeters::TakeReport(absl::string_view job, const protocol::Report& report, absl::Time now) {
   const auto found = meters_.find(job);
   if (found == meters_.end()) return;
-  found->second.changed = true;
-  found->second.progress.set_validation_loss(report.loss);
-  metrics_.job_validation_loss.Set(report.loss, {job});
+  Meter& meter = found->second;
+  if (report.evaluation.has_value()) {
+    meter.changed = true;
+    meter.progress.set_validation_loss(report.evaluation->loss);
+    metrics_.job_validation_loss.Set(report.evaluation->loss, {job});
+    MarkProgress(job, now);
+  }
+  if (report.checkpoint.has_value()) {
+    metrics_.job_checkpoints.Increment({job});
+    metrics_.job_last_checkpoint.Set(absl::ToDoubleSeconds(now - absl::UnixEpoch()), {job});
+    metrics_.job_checkpoint_bytes.Set(static_cast<double>(report.checkpoint->bytes), {job});
+    metrics_.job_checkpoint_write_seconds.Set(report.checkpoint->write_seconds, {job});
+  }
+  if (report.checkpoint_failed.has_value()) metrics_.job_checkpoint_failures.Increment({job});
+  if (report.resumed.has_value()) {
+    const auto damaged = static_cast<double>(report.resumed->damaged.size());
+    metrics_.job_damaged_checkpoints.Add(damaged, {job});
+    const int64_t lost = meter.progress.step() - report.resumed->step;
+    metrics_.job_redone_steps.Add(static_cast<double>(lost), {job});
+    MarkProgress(job, now);
+  }
 }
 
-void JobMeters::TakePhase(absl::string_view job, absl::string_view phase) {
+void JobMeters::TakePhase(absl::string_view job, absl::string_view phase, absl::Time now) {
   const auto found = meters_.find(job);
   if (found == meters_.end()) return;
   found->second.changed = true;
   found->second.progress.set_phase(std::string(phase));
+  MarkProgress(job, now);
 }
 
 void JobMeters::End(absl::string_view job, absl::Duration now) {
@@ -113,14 +188,9 @@ void JobMeters::Overlay(internal::JobRecord& record, absl::Time now) const {
   job.mutable_usage()->set_trained_tokens(meter.tokens);
   job.mutable_usage()->set_supervised_tokens(meter.supervised_tokens);
   job.clear_estimated_finish_time();
-  if (job.state() != v1::JOB_STATE_RUNNING || meter.recent.empty()) return;
-  double seconds = 0;
-  for (const RecentStep& step : meter.recent) seconds += step.seconds;
-  const double steps_left =
-      static_cast<double>(meter.progress.total_steps() - meter.progress.step());
-  const absl::Time finish =
-      now + absl::Seconds(steps_left * seconds / static_cast<double>(meter.recent.size()));
-  *job.mutable_estimated_finish_time() = TimestampOf(finish);
+  const std::optional<absl::Duration> left = TimeLeft(meter);
+  if (job.state() != v1::JOB_STATE_RUNNING || !left.has_value()) return;
+  *job.mutable_estimated_finish_time() = TimestampOf(now + *left);
 }
 
 std::vector<std::string> JobMeters::TakeChanged() {

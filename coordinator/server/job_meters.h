@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <deque>
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -28,10 +29,14 @@ class JobMeters {
 
   // A live job, new or found at the start with what it had done.
   void Start(const internal::JobRecord& record, const StepMetricsWriter::Totals& totals);
-  void TakeStep(absl::string_view job, const protocol::StepReport& report);
-  void TakeEvaluation(absl::string_view job, const protocol::EvaluationReport& report);
-  void TakePhase(absl::string_view job, absl::string_view phase);
-  // The job has ended; its series stay for a while, so that the last values are scraped.
+  // The record of a job that was started has changed, and the change is durable.
+  void TakeRecord(const internal::JobRecord& record, absl::Time now);
+  void TakeStep(absl::string_view job, const protocol::StepReport& report, absl::Time now);
+  // Of an evaluation or a checkpoint, or of where a job went on; other reports mean nothing here.
+  void TakeReport(absl::string_view job, const protocol::Report& report, absl::Time now);
+  void TakePhase(absl::string_view job, absl::string_view phase, absl::Time now);
+  // The job has ended; its series stay for a while, so that the last values are scraped. `now` is
+  // monotonic in both calls.
   void End(absl::string_view job, absl::Duration now);
   void RemoveEndedSeries(absl::Duration now);
 
@@ -49,9 +54,14 @@ class JobMeters {
     v1::JobProgress progress;
     int64_t tokens = 0, supervised_tokens = 0;
     std::deque<RecentStep> recent;
+    v1::JobState state = v1::JOB_STATE_UNSPECIFIED;
+    int64_t generation = 0;
     bool changed = false;
   };
   static void MeasureSpeed(const protocol::StepReport& report, Meter& meter);
+  // Until the last step; nothing before the first.
+  static std::optional<absl::Duration> TimeLeft(const Meter& meter);
+  void MarkProgress(absl::string_view job, absl::Time now);
 
   CoordinatorMetrics& metrics_;
   MetricRegistry& registry_;

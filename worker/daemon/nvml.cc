@@ -2,8 +2,7 @@
 
 #include <dlfcn.h>
 
-#include <memory>
-#include <utility>
+#include <functional>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
@@ -18,6 +17,12 @@ using NvmlDevice = struct nvmlDevice_st*;
 struct NvmlMemory {
   unsigned long long total, free, used;
 };
+struct NvmlUtilization {
+  unsigned gpu, memory;  // percent
+};
+constexpr int kTemperatureGpu = 0;           // NVML_TEMPERATURE_GPU
+constexpr int kMemoryErrorUncorrected = 1;   // NVML_MEMORY_ERROR_TYPE_UNCORRECTED
+constexpr int kErrorsSinceDriverLoaded = 0;  // NVML_VOLATILE_ECC
 constexpr unsigned kNameBytes =
     96;  // NVML_DEVICE_UUID_V2_BUFFER_SIZE and NVML_DEVICE_NAME_V2_BUFFER_SIZE
 
@@ -46,6 +51,10 @@ struct Nvml {
   NvmlReturn (*DeviceGetUuid)(NvmlDevice, char*, unsigned);
   NvmlReturn (*DeviceGetName)(NvmlDevice, char*, unsigned);
   NvmlReturn (*DeviceGetMemoryInfo)(NvmlDevice, NvmlMemory*);
+  NvmlReturn (*DeviceGetUtilizationRates)(NvmlDevice, NvmlUtilization*);
+  NvmlReturn (*DeviceGetTemperature)(NvmlDevice, int, unsigned*);
+  NvmlReturn (*DeviceGetPowerUsage)(NvmlDevice, unsigned*);
+  NvmlReturn (*DeviceGetTotalEccErrors)(NvmlDevice, int, int, unsigned long long*);
 
   absl::Status LoadFrom(const Library& library) {
     ANNEAL_RETURN_IF_ERROR(library.Load("nvmlInit_v2", &Init));
@@ -55,7 +64,12 @@ struct Nvml {
     ANNEAL_RETURN_IF_ERROR(library.Load("nvmlDeviceGetHandleByIndex_v2", &DeviceGetHandleByIndex));
     ANNEAL_RETURN_IF_ERROR(library.Load("nvmlDeviceGetUUID", &DeviceGetUuid));
     ANNEAL_RETURN_IF_ERROR(library.Load("nvmlDeviceGetName", &DeviceGetName));
-    return library.Load("nvmlDeviceGetMemoryInfo", &DeviceGetMemoryInfo);
+    ANNEAL_RETURN_IF_ERROR(library.Load("nvmlDeviceGetMemoryInfo", &DeviceGetMemoryInfo));
+    ANNEAL_RETURN_IF_ERROR(
+        library.Load("nvmlDeviceGetUtilizationRates", &DeviceGetUtilizationRates));
+    ANNEAL_RETURN_IF_ERROR(library.Load("nvmlDeviceGetTemperature", &DeviceGetTemperature));
+    ANNEAL_RETURN_IF_ERROR(library.Load("nvmlDeviceGetPowerUsage", &DeviceGetPowerUsage));
+    return library.Load("nvmlDeviceGetTotalEccErrors", &DeviceGetTotalEccErrors);
   }
   absl::Status Check(NvmlReturn code, absl::string_view action) const {
     if (code == 0) return absl::OkStatus();
@@ -64,13 +78,15 @@ struct Nvml {
   }
 };
 
-absl::StatusOr<std::vector<GpuDevice>> ListDevices(const Nvml& nvml) {
+// Calls `look(device, uuid, memory)` for each GPU, between the library's start and its end.
+absl::Status ForEachDevice(
+    const Nvml& nvml,
+    const std::function<absl::Status(NvmlDevice, const std::string&, const NvmlMemory&)>& look) {
   unsigned count = 0;
   ANNEAL_RETURN_IF_ERROR(nvml.Check(nvml.DeviceGetCount(&count), "count the GPUs"));
-  std::vector<GpuDevice> devices;
   for (unsigned i = 0; i < count; ++i) {
     NvmlDevice device = nullptr;
-    char uuid[kNameBytes] = "", name[kNameBytes] = "";
+    char uuid[kNameBytes] = "";
     NvmlMemory memory = {};
     const std::string gpu = absl::StrCat("GPU ", i);
     ANNEAL_RETURN_IF_ERROR(
@@ -78,26 +94,74 @@ absl::StatusOr<std::vector<GpuDevice>> ListDevices(const Nvml& nvml) {
     ANNEAL_RETURN_IF_ERROR(
         nvml.Check(nvml.DeviceGetUuid(device, uuid, kNameBytes), absl::StrCat("name ", gpu)));
     ANNEAL_RETURN_IF_ERROR(
-        nvml.Check(nvml.DeviceGetName(device, name, kNameBytes), absl::StrCat("describe ", gpu)));
-    ANNEAL_RETURN_IF_ERROR(
         nvml.Check(nvml.DeviceGetMemoryInfo(device, &memory), absl::StrCat("measure ", gpu)));
-    devices.push_back(
-        {.uuid = uuid, .name = name, .memory_bytes = static_cast<int64_t>(memory.total)});
+    ANNEAL_RETURN_IF_ERROR(look(device, uuid, memory));
   }
-  return devices;
+  return absl::OkStatus();
+}
+
+// Loads `library_name` and calls `use(nvml)`; nothing if it is not installed.
+absl::Status WithNvml(const std::string& library_name,
+                      const std::function<absl::Status(const Nvml&)>& use) {
+  const Library library(library_name);
+  if (library.handle == nullptr) return absl::OkStatus();
+  Nvml nvml;
+  ANNEAL_RETURN_IF_ERROR(nvml.LoadFrom(library));
+  ANNEAL_RETURN_IF_ERROR(nvml.Check(nvml.Init(), "start"));
+  const absl::Status status = use(nvml);
+  nvml.Shutdown();
+  return status;
+}
+
+GpuReading Read(const Nvml& nvml, NvmlDevice device, const std::string& uuid,
+                const NvmlMemory& memory) {
+  GpuReading reading{.uuid = uuid,
+                     .memory_bytes = static_cast<int64_t>(memory.total),
+                     .used_memory_bytes = static_cast<int64_t>(memory.used)};
+  NvmlUtilization utilization = {};
+  if (nvml.DeviceGetUtilizationRates(device, &utilization) == 0)
+    reading.busy_ratio = utilization.gpu / 100.0;
+  unsigned number = 0;
+  if (nvml.DeviceGetTemperature(device, kTemperatureGpu, &number) == 0)
+    reading.temperature_celsius = number;
+  if (nvml.DeviceGetPowerUsage(device, &number) == 0) reading.power_watts = number / 1000.0;
+  unsigned long long errors = 0;
+  if (nvml.DeviceGetTotalEccErrors(device, kMemoryErrorUncorrected, kErrorsSinceDriverLoaded,
+                                   &errors) == 0) {
+    reading.uncorrected_errors = static_cast<int64_t>(errors);
+  }
+  return reading;
 }
 
 }  // namespace
 
-absl::StatusOr<std::vector<GpuDevice>> ListGpus(const std::string& library_name) {
-  const Library library(library_name);
-  if (library.handle == nullptr) return std::vector<GpuDevice>{};
-  Nvml nvml;
-  ANNEAL_RETURN_IF_ERROR(nvml.LoadFrom(library));
-  ANNEAL_RETURN_IF_ERROR(nvml.Check(nvml.Init(), "start"));
-  absl::StatusOr<std::vector<GpuDevice>> devices = ListDevices(nvml);
-  nvml.Shutdown();
+absl::StatusOr<std::vector<GpuDevice>> ListGpus(const std::string& library) {
+  std::vector<GpuDevice> devices;
+  ANNEAL_RETURN_IF_ERROR(WithNvml(library, [&](const Nvml& nvml) {
+    return ForEachDevice(
+        nvml,
+        [&](NvmlDevice device, const std::string& uuid, const NvmlMemory& memory) -> absl::Status {
+          char name[kNameBytes] = "";
+          ANNEAL_RETURN_IF_ERROR(nvml.Check(nvml.DeviceGetName(device, name, kNameBytes),
+                                            absl::StrCat("describe ", uuid)));
+          devices.push_back(
+              {.uuid = uuid, .name = name, .memory_bytes = static_cast<int64_t>(memory.total)});
+          return absl::OkStatus();
+        });
+  }));
   return devices;
+}
+
+absl::StatusOr<std::vector<GpuReading>> ReadGpus(const std::string& library) {
+  std::vector<GpuReading> readings;
+  ANNEAL_RETURN_IF_ERROR(WithNvml(library, [&](const Nvml& nvml) {
+    return ForEachDevice(nvml,
+                         [&](NvmlDevice device, const std::string& uuid, const NvmlMemory& memory) {
+                           readings.push_back(Read(nvml, device, uuid, memory));
+                           return absl::OkStatus();
+                         });
+  }));
+  return readings;
 }
 
 }  // namespace anneal

@@ -3,6 +3,7 @@
 // start needs a driver.
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -16,8 +17,19 @@ struct GpuDevice {
   int64_t memory_bytes = 0;
 };
 
+// What a GPU does now. A number that the device does not know (parts of one often do not) is
+// absent.
+struct GpuReading {
+  std::string uuid;
+  int64_t memory_bytes = 0, used_memory_bytes = 0;
+  std::optional<double> busy_ratio;  // part of the last sampling period with a kernel running
+  std::optional<double> temperature_celsius, power_watts;
+  std::optional<int64_t> uncorrected_errors;  // of memory, since the driver was loaded
+};
+
 // All GPUs that the driver shows. Empty when `library` is not installed; an error when it is and
 // does not work.
 absl::StatusOr<std::vector<GpuDevice>> ListGpus(const std::string& library);
+absl::StatusOr<std::vector<GpuReading>> ReadGpus(const std::string& library);
 
 }  // namespace anneal

@@ -15,17 +15,25 @@
 #include "common/base/log.h"
 #include "common/base/random.h"
 #include "common/base/status.h"
+#include "common/config/version.h"
 #include "common/format/json.h"
 #include "common/metrics/admin_server.h"
+#include "common/metrics/host_metrics.h"
 #include "common/metrics/metrics.h"
+#include "common/metrics/sampler.h"
+#include "common/rpc/certificate_metrics.h"
 #include "common/rpc/channel.h"
 #include "worker/daemon/accelerator_inventory.h"
 #include "worker/daemon/coordinator_link.h"
+#include "worker/daemon/gpu_metrics.h"
 #include "worker/daemon/worker_daemon.h"
 #include "worker/daemon/worker_metrics.h"
 
 namespace anneal {
 namespace {
+
+// How often free space, certificates and GPUs are looked at.
+constexpr absl::Duration kSampleEvery = absl::Seconds(15);
 
 // The first word of the first line that is no comment. Empty without a file.
 absl::StatusOr<std::string> ReadApiKey(const std::string& path) {
@@ -64,11 +72,21 @@ absl::Status RunDaemon(const WorkerOptions& options, UniqueFd keeper_fd) {
   Clock& clock = Clock::Real();
   MetricRegistry registry;
   WorkerMetrics metrics(registry, clock);
+  HostMetrics host_metrics(registry);
+  CertificateMetrics certificate_metrics(registry);
+  GpuMetrics gpu_metrics(registry);
+  host_metrics.build_info.Set(1, {"anneal-worker", Version()});
   CoordinatorLink link(
       std::move(channel), std::move(api_key), [fd = wake.get()] { WorkerDaemon::WakeUp(fd); },
       clock, Random::Real());
   WorkerDaemon daemon(options, std::move(slots), keeper, link, wake.get(), metrics, clock);
   ANNEAL_RETURN_IF_ERROR(daemon.SetUp());
+  const Sampler sampler(
+      {[&] { certificate_metrics.Measure("client", options.tls_certificate_file); },
+       [&] { gpu_metrics.Measure(options.inventory); },
+       [&] { host_metrics.MeasureFileSystem("state", options.state_dir); },
+       [&] { host_metrics.MeasureFileSystem("storage", options.storage_root); }},
+      kSampleEvery, clock);
   auto ready = [&daemon] {
     return daemon.ready() ? absl::OkStatus()
                           : absl::UnavailableError("draining, or the coordinator is not heard");

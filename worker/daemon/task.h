@@ -72,6 +72,8 @@ class Task {
   bool needs_tick() const { return state_ == State::kStarting || (stopping() && holds_slots()); }
 
   internal::TaskObservation Observe() const;
+  // How it ended; for a task in kEnded or kRefused.
+  const internal::TaskExit& exit() const { return exit_; }
   // What the child said of its seconds; null before it did.
   const protocol::RankReport* rank_report() const;
 

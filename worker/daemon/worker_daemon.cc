@@ -238,7 +238,9 @@ bool WorkerDaemon::MayStart(const Task& task) const {
 
 void WorkerDaemon::AdvanceTasks() {
   for (const auto& [key, task] : tasks_) {
+    const bool held = task->holds_slots();
     if (task->Advance()) changed_ = true;
+    if (held && !task->holds_slots()) metrics_.CountEnd(key.kind, task->exit());
   }
 }
 

@@ -32,18 +32,42 @@ WorkerMetrics::WorkerMetrics(MetricRegistry& registry, Clock& clock)
           {"anneal_worker_incarnation", "Number of starts of this worker's daemon so far.", {}}),
       registry_(registry),
       clock_(clock),
+      task_ends_(registry, {"anneal_worker_task_ends_total",
+                            "Processes that have ended since the daemon's start, by kind and "
+                            "outcome: ok, failed (it said why) or killed.",
+                            {"kind", "outcome"}}),
       step_seconds_(registry, {"anneal_rank_step_seconds_total",
                                "Time a trainer has spent, by phase of its steps.",
                                {"job_id", "rank", "phase"}}),
       tokens_(
           registry,
           {"anneal_rank_tokens_total", "Tokens a trainer has computed with.", {"job_id", "rank"}}),
+      checkpoint_stall_seconds_(registry,
+                                {"anneal_rank_checkpoint_stall_seconds_total",
+                                 "Time for which a trainer's steps stood still for checkpoints.",
+                                 {"job_id", "rank"}}),
+      phase_age_seconds_(registry, {"anneal_rank_phase_age_seconds",
+                                    "How long a trainer has been in its present phase.",
+                                    {"job_id", "rank"}}),
       step_(registry, {"anneal_rank_step",
                        "Optimizer steps of the job when the trainer last reported.",
                        {"job_id", "rank"}}),
       resident_bytes_(
           registry,
-          {"anneal_rank_resident_bytes", "Resident memory of a trainer.", {"job_id", "rank"}}) {}
+          {"anneal_rank_resident_bytes", "Resident memory of a trainer.", {"job_id", "rank"}}) {
+  // Totals that alerts watch begin at 0, so that the first event is a rise.
+  for (const char* kind : {"prepare", "train"}) {
+    for (const char* outcome : {"ok", "failed", "killed"}) task_ends_.Add(0, {kind, outcome});
+  }
+}
+
+void WorkerMetrics::CountEnd(protocol::TaskKind kind, const internal::TaskExit& exit) {
+  const bool ok = exit.signal() == 0 && exit.exit_code() == 0 && exit.status_code() == 0;
+  task_ends_.Increment({kind == protocol::TaskKind::kPrepare ? "prepare" : "train",
+                        ok                   ? "ok"
+                        : exit.signal() != 0 ? "killed"
+                                             : "failed"});
+}
 
 void WorkerMetrics::Count(const protocol::TaskKey& key, const RankReport& report) {
   expiry_by_job_.erase(key.job);
@@ -53,6 +77,10 @@ void WorkerMetrics::Count(const protocol::TaskKey& key, const RankReport& report
     step_seconds_.Add(std::max(0.0, report.*seconds - before.*seconds), {key.job, rank, phase});
   }
   tokens_.Add(std::max<double>(0, report.tokens - before.tokens), {key.job, rank});
+  checkpoint_stall_seconds_.Add(
+      std::max(0.0, report.checkpoint_stall_seconds - before.checkpoint_stall_seconds),
+      {key.job, rank});
+  phase_age_seconds_.Set(report.phase_seconds, {key.job, rank});
   step_.Set(report.step, {key.job, rank});
   resident_bytes_.Set(report.resident_bytes, {key.job, rank});
   before = report;

@@ -5,6 +5,7 @@
 #include <string>
 
 #include "absl/time/time.h"
+#include "anneal/internal/fleet_service.pb.h"
 #include "common/base/clock.h"
 #include "common/metrics/metrics.h"
 #include "common/protocol/messages.h"
@@ -24,6 +25,8 @@ class WorkerMetrics {
   // The task is gone: its job's series follow 5 minutes after the last of its tasks, so that final
   // values are scraped.
   void Forget(const protocol::TaskKey& key);
+  // A process has ended.
+  void CountEnd(protocol::TaskKind kind, const internal::TaskExit& exit);
   // Removes the series whose time has come. Call now and then.
   void Expire();
 
@@ -35,8 +38,11 @@ class WorkerMetrics {
  private:
   MetricRegistry& registry_;
   Clock& clock_;
+  Counter task_ends_;
   Counter step_seconds_;
   Counter tokens_;
+  Counter checkpoint_stall_seconds_;
+  Gauge phase_age_seconds_;
   Gauge step_;
   Gauge resident_bytes_;
   std::map<protocol::TaskKey, protocol::RankReport> counted_;

@@ -51,5 +51,23 @@ TEST(WorkerMetricsTest, SeriesOfAJobLingerFiveMinutesAfterItsLastTask) {
   EXPECT_THAT(registry.Scrape(), Not(HasSubstr("job_id")));
 }
 
+TEST(WorkerMetricsTest, CountsHowProcessesEnded) {
+  SimulatedClock clock;
+  MetricRegistry registry;
+  WorkerMetrics metrics(registry, clock);
+  const std::string killed = "anneal_worker_task_ends_total{kind=\"train\",outcome=\"killed\"} ";
+  EXPECT_THAT(registry.Scrape(), HasSubstr(killed + "0"));
+  internal::TaskExit exit;
+  metrics.CountEnd(protocol::TaskKind::kTrain, exit);
+  exit.set_status_code(8);
+  metrics.CountEnd(protocol::TaskKind::kPrepare, exit);
+  exit.set_signal(9);
+  metrics.CountEnd(protocol::TaskKind::kTrain, exit);
+  const std::string scrape = registry.Scrape();
+  EXPECT_THAT(scrape, HasSubstr(killed + "1"));
+  EXPECT_THAT(scrape, HasSubstr("{kind=\"train\",outcome=\"ok\"} 1"));
+  EXPECT_THAT(scrape, HasSubstr("{kind=\"prepare\",outcome=\"failed\"} 1"));
+}
+
 }  // namespace
 }  // namespace anneal

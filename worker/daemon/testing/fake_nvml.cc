@@ -40,5 +40,25 @@ int nvmlDeviceGetMemoryInfo(void*, FakeMemory* memory) {
   *memory = {.total = 80ull << 30, .free = 79ull << 30, .used = 1ull << 30};
   return 0;
 }
+struct FakeUtilization {
+  unsigned gpu, memory;
+};
+int nvmlDeviceGetUtilizationRates(void*, FakeUtilization* utilization) {
+  *utilization = {.gpu = 75, .memory = 10};
+  return 0;
+}
+int nvmlDeviceGetTemperature(void*, int, unsigned* celsius) {
+  *celsius = 61;
+  return 0;
+}
+int nvmlDeviceGetPowerUsage(void*, unsigned* milliwatts) {
+  *milliwatts = 350000;
+  return 0;
+}
+// The second GPU does not count errors.
+int nvmlDeviceGetTotalEccErrors(void* device, int, int, unsigned long long* errors) {
+  *errors = 2;
+  return *static_cast<char*>(device) == '1' ? 3 : 0;
+}
 
 }  // extern "C"

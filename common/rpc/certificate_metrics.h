@@ -1,0 +1,28 @@
+#pragma once
+// When TLS certificates end.
+
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/time/time.h"
+#include "common/metrics/metrics.h"
+
+namespace anneal {
+
+// When the first certificate of a PEM file ends to be valid: the program's own, which stands before
+// those that vouch for it. NOT_FOUND, or INVALID_ARGUMENT if there is none in the file.
+absl::StatusOr<absl::Time> CertificateExpiry(const std::string& pem_file);
+
+// Thread-safe.
+struct CertificateMetrics {
+  explicit CertificateMetrics(MetricRegistry& registry);
+
+  // Reads `pem_file`, which is called `certificate` in the metrics; nothing if it has no name. A
+  // file that cannot be read counts as expired in 1970: it must not hide from the alert.
+  void Measure(absl::string_view certificate, const std::string& pem_file);
+
+  Gauge expiry;  // {certificate}
+};
+
+}  // namespace anneal

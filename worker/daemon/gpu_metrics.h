@@ -1,0 +1,34 @@
+#pragma once
+// What the GPUs of a machine do.
+
+#include <cstdint>
+#include <map>
+#include <string>
+
+#include "common/metrics/metrics.h"
+#include "worker/daemon/accelerator_inventory.h"
+
+namespace anneal {
+
+// The table of a worker's GPU metrics; all have the label gpu, the device's UUID. Used from one
+// thread.
+class GpuMetrics {
+ public:
+  explicit GpuMetrics(MetricRegistry& registry);
+
+  // Asks the driver. A driver that has stopped answering is logged, and the values stay as they
+  // were but for anneal_gpu_driver_up.
+  void Measure(const InventoryOptions& options);
+
+ private:
+  Gauge driver_up_;
+  Gauge memory_bytes_;
+  Gauge used_memory_bytes_;
+  Gauge busy_ratio_;
+  Gauge temperature_;
+  Gauge power_;
+  Counter errors_;
+  std::map<std::string, int64_t> errors_seen_;  // by UUID
+};
+
+}  // namespace anneal
