@@ -4,8 +4,6 @@ import hashlib
 import json
 import subprocess
 import sys
-
-import urllib.parse
 import urllib.request
 from collections import Counter
 
@@ -13,9 +11,9 @@ import grpc
 import numpy as np
 import pytest
 import torch
-import yaml
 
-from mini_cluster import KEY, SOURCE_DIR, MiniCluster, stubs, wait_until
+from mini_cluster import KEY, SOURCE_DIR, MiniCluster, stubs
+from prometheus import Prometheus
 
 
 @pytest.fixture(scope="module")
@@ -222,36 +220,5 @@ def test_metrics_are_clean_and_tell_of_the_job(finished):
 def test_a_real_prometheus_scrapes_the_service(finished, tmp_path):
     cluster, _, _ = finished
     targets = [cluster.coordinator_ports["admin"], *(w.addresses()["admin"] for w in cluster.workers)]
-    (tmp_path / "prometheus.yml").write_text(yaml.safe_dump({
-        "global": {"scrape_interval": "1s"},
-        "scrape_configs": [{"job_name": "anneal", "static_configs": [{"targets": targets}]}]}))
-    log = open(tmp_path / "prometheus.log", "w+")
-    # Prometheus does not tell which port it was given for 0: its log does.
-    server = subprocess.Popen(
-        ["prometheus", f"--config.file={tmp_path}/prometheus.yml", f"--storage.tsdb.path={tmp_path}/data",
-         "--web.listen-address=127.0.0.1:0"], stdout=log, stderr=subprocess.STDOUT)
-    try:
-        def port():
-            assert server.poll() is None, (tmp_path / "prometheus.log").read_text()
-            out = subprocess.run(["ss", "-ltnpH"], capture_output=True, text=True).stdout
-            found = [line.split()[3].rsplit(":", 1)[1] for line in out.splitlines() if f"pid={server.pid}," in line]
-            return found[0] if found else None
-        address = f"127.0.0.1:{wait_until(port, 30, 'prometheus to listen')}"
-
-        def query(expression):
-            url = f"http://{address}/api/v1/query?query={urllib.parse.quote(expression)}"
-            with urllib.request.urlopen(url, timeout=10) as response:
-                return json.load(response)["data"]["result"]
-
-        def all_up():
-            try:
-                up = query("up")
-            except OSError:
-                return None
-            return up if len(up) == 3 and all(r["value"][1] == "1" for r in up) else None
-        wait_until(all_up, 60, "all three targets to be up")
-        assert query('anneal_jobs{state="SUCCEEDED"}')
-    finally:
-        server.terminate()
-        server.wait(timeout=30)
-        log.close()
+    with Prometheus(tmp_path, {"anneal": targets}) as prometheus:
+        assert prometheus.query('anneal_jobs{state="SUCCEEDED"}')

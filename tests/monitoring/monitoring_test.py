@@ -1,0 +1,174 @@
+"""What is shipped in deploy/monitoring and docs/ agrees with the metric tables, with itself, and with Prometheus and Grafana."""
+
+import importlib.machinery
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+SOURCE_DIR = Path(os.environ["ANNEAL_SOURCE_DIR"])
+sys.path.insert(0, str(SOURCE_DIR / "tools" / "monitoring"))
+
+import dashboards  # noqa: E402
+import panels  # noqa: E402
+import tables  # noqa: E402
+
+PROMETHEUS = SOURCE_DIR / "deploy" / "monitoring" / "prometheus"
+# Names that Prometheus makes itself.
+OWN_NAMES = {"up"}
+# Of Grafana (packages/grafana-data/src/valueFormats/categories.ts).
+GRAFANA_UNITS = {"short", "s", "bytes", "percentunit", "reqps", "sci", "watt", "celsius"}
+
+
+@pytest.fixture(scope="module")
+def all_tables():
+    return tables.load(Path(os.environ["ANNEAL_BIN_DIR"]) / "anneal-metric-tables")
+
+
+@pytest.fixture(scope="module")
+def generate():
+    path = str(SOURCE_DIR / "tools" / "monitoring" / "generate")
+    loader = importlib.machinery.SourceFileLoader("generate", path)
+    module = importlib.util.module_from_spec(importlib.util.spec_from_loader("generate", loader))
+    loader.exec_module(module)
+    return module
+
+
+def load_rules():
+    files = [PROMETHEUS / "recording_rules.yml", PROMETHEUS / "alerting_rules.yml"]
+    return [rule for path in files for group in yaml.safe_load(path.read_text())["groups"] for rule in group["rules"]]
+
+
+def metrics_in(expression):
+    """The metric names of a PromQL expression: our words that are no label, value, function or keyword."""
+    bare = re.sub(r'"[^"]*"|\$\w+', "", expression)
+    bare = re.sub(r"\b(by|on|ignoring|without|group_left|group_right)\s*\([^)]*\)", "", bare)
+    bare = re.sub(r"\{[^}]*\}", "", bare)
+    return set(re.findall(r"\b(?:up|[a-z_]+:[a-z_0-9:]+|anneal_\w+)\b", bare))
+
+
+def promtool(*arguments, text=None):
+    done = subprocess.run(["promtool", *map(str, arguments)], input=text, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def test_generated_files_are_up_to_date(generate, all_tables):
+    stale = [str(path) for path, text in generate.outputs(all_tables).items() if not path.exists() or path.read_text() != text]
+    assert not stale, f"run tools/monitoring/generate: {stale}"
+    made = set(generate.outputs(all_tables))
+    assert {p for p in (SOURCE_DIR / "deploy/monitoring/grafana/dashboards").iterdir()} <= made
+
+
+def test_labels_are_known_and_used(all_tables):
+    used = {label for metric in tables.by_name(all_tables).values() for label in metric["labels"]}
+    assert used == set(tables.LABELS)
+
+
+def test_metrics_of_two_programs_are_the_same_metric(all_tables):
+    for program, metrics in all_tables.items():
+        for metric in metrics:
+            assert metric == tables.by_name(all_tables)[metric["name"]], f"{program}: {metric['name']}"
+
+
+def test_promtool_finds_nothing_in_the_tables(all_tables):
+    assert not promtool("check", "metrics", text=tables.exposition(all_tables, 1)).strip()
+
+
+def test_promtool_accepts_rules_and_configuration():
+    promtool("check", "rules", PROMETHEUS / "recording_rules.yml", PROMETHEUS / "alerting_rules.yml")
+    promtool("check", "config", PROMETHEUS / "prometheus.yml")
+
+
+def test_alerts_fire_and_stay_silent():
+    files = sorted((PROMETHEUS / "tests").glob("*.yml"))
+    promtool("test", "rules", *files)
+    fires, silent = set(), set()
+    for path in files:
+        for case in yaml.safe_load(path.read_text())["tests"]:
+            for check in case["alert_rule_test"]:
+                (fires if check["exp_alerts"] else silent).add(check["alertname"])
+    alerts = {rule["alert"] for rule in load_rules() if "alert" in rule}
+    assert fires == alerts and silent == alerts
+
+
+@pytest.mark.parametrize("rule", [r for r in load_rules() if "alert" in r], ids=lambda rule: rule["alert"])
+def test_alerts_are_complete(rule):
+    assert rule["alert"].startswith("Anneal")
+    assert rule["labels"]["severity"] in {"critical", "warning"}
+    assert set(rule["annotations"]) == {"summary", "description", "runbook_url"}
+    page = (SOURCE_DIR / rule["annotations"]["runbook_url"]).read_text()
+    assert f"`{rule['alert']}`" in page
+    for heading in ("## What it means", "## Where to look", "## What to do"):
+        assert heading in page
+
+
+def test_every_runbook_belongs_to_an_alert():
+    named = {rule["annotations"]["runbook_url"] for rule in load_rules() if "alert" in rule}
+    assert named == {f"docs/runbooks/{path.name}" for path in (SOURCE_DIR / "docs" / "runbooks").glob("*.md")}
+
+
+def test_rules_and_panels_name_metrics_that_exist(all_tables):
+    rules = load_rules()
+    recorded = {rule["record"] for rule in rules if "record" in rule}
+    known = tables.sample_names(all_tables) | recorded | OWN_NAMES
+    expressions = [rule["expr"] for rule in rules]
+    expressions += [query.expr for board in dashboards.ALL for panel in board.panels() for query in panel.queries]
+    for expression in expressions:
+        names = metrics_in(expression)
+        assert names and names <= known, f"{names - known} in {expression}"
+    in_alerts_and_panels = {name for rule in rules if "alert" in rule for name in metrics_in(rule["expr"])}
+    in_alerts_and_panels |= {name for expression in expressions for name in metrics_in(expression)}
+    assert recorded <= in_alerts_and_panels
+
+
+@pytest.mark.parametrize("board", dashboards.ALL, ids=lambda board: board.uid)
+def test_dashboards_follow_our_rules(board):
+    assert re.fullmatch(r"anneal-[a-z-]+", board.uid) and board.title.startswith("Anneal / ") and board.description
+    model = panels.to_json(board)
+    numbers = [panel["id"] for panel in model["panels"]]
+    assert len(numbers) == len(set(numbers))
+    assert {variable["name"] for variable in model["templating"]["list"]} == {"datasource", "job_id", "instance"}
+    titles = [(title, panel.title) for title, row in board.rows for panel in row]
+    assert len(titles) == len(set(titles)), "two panels of one row have the same title"
+    assert all(panel.unit in GRAFANA_UNITS and panel.description.endswith(".") and panel.title and panel.queries
+               for panel in board.panels())
+    text = "\n".join(query.expr for panel in board.panels() for query in panel.queries)
+    assert "$job_id" in text and "$instance" in text, "a variable without effect"
+    assert set(re.findall(r"\[([^\]]+)\]", text)) <= {"$__rate_interval", "$__range"}, "a hard-coded interval"
+    for panel in model["panels"]:
+        place = panel["gridPos"]
+        assert place["x"] + place["w"] <= panels.GRID_WIDTH
+        if panel["type"] != "row":
+            assert panel["datasource"]["uid"] == "${datasource}" and "interval" not in panel
+    cells = [(x, y) for p in model["panels"] for x in range(p["gridPos"]["x"], p["gridPos"]["x"] + p["gridPos"]["w"])
+             for y in range(p["gridPos"]["y"], p["gridPos"]["y"] + p["gridPos"]["h"])]
+    assert len(cells) == len(set(cells)), "panels overlap"
+
+
+def test_uids_are_distinct():
+    assert len({board.uid for board in dashboards.ALL}) == len(dashboards.ALL)
+
+
+def test_dashboards_have_grafanas_types(generate, all_tables):
+    """Against the Dashboard type of @grafana/schema; and the check itself finds a fault."""
+    script = f"source {SOURCE_DIR}/tools/lib/common.sh && anneal_deploy_checks"
+    checks = Path(subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True).stdout)
+    assert checks.is_dir(), f"{checks} is missing: run tools/setup --test"
+
+    def check(models):
+        return subprocess.run([checks / "bin" / "node", checks / "check_dashboards.mjs"], input=json.dumps(models), capture_output=True,
+                              text=True)
+    models = [panels.to_json(board) for board in dashboards.ALL]
+    good = check(models)
+    assert good.returncode == 0, good.stdout + good.stderr
+    models[0]["panels"][1]["gridPos"]["w"] = "wide"
+    models[1]["templatin"] = models[1].pop("templating")
+    bad = check(models)
+    assert bad.returncode == 1 and "anneal-fleet" in bad.stdout and "templatin" in bad.stdout, bad.stdout + bad.stderr

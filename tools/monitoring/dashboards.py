@@ -1,0 +1,246 @@
+"""What the dashboards show. Change them here and run tools/monitoring/generate."""
+
+from panels import Dashboard, Query, graph, stat, table
+
+# Names of jobs beside their numbers.
+NAMED = "* on (job_id) group_left (display_name) max by (job_id, display_name) (anneal_job_info)"
+JOB = 'job_id=~"$job_id"'
+AT = 'instance=~"$instance"'
+ERRORS = 'code=~"UNKNOWN|DEADLINE_EXCEEDED|INTERNAL|UNAVAILABLE|DATA_LOSS"'
+
+
+def of_jobs(metric, legend="{{display_name}}"):
+    """A value of each chosen job, with its name."""
+    return Query(f"max by (job_id) ({metric}{{{JOB}, {AT}}}) {NAMED}", legend)
+
+
+def rate_of(metric, by, *matchers):
+    return f"sum by ({by}) (rate({metric}{{{', '.join(matchers)}}}[$__rate_interval]))"
+
+
+def quantile(q, metric, by, *matchers):
+    return f"histogram_quantile({q}, {rate_of(metric + '_bucket', by + ', le', *matchers)})"
+
+
+TOKENS = graph("Tokens a second", "Tokens trained, by job.", "short",
+               Query(f"{rate_of('anneal_job_tokens_total', 'job_id', JOB, AT)} {NAMED}", "{{display_name}}"))
+STATES = graph("State", "The state that each job is in.", "short",
+               Query(f"(max by (job_id, state) (anneal_job_state{{{JOB}, {AT}}}) == 1) {NAMED}", "{{display_name}} {{state}}"), stacked=True)
+RESTARTS = graph("Restarts", "Attempts after the first, within the time shown.", "short",
+                 Query(f"sum by (job_id) (increase(anneal_job_restarts_total{{{JOB}, {AT}}}[$__range])) {NAMED}", "{{display_name}}"))
+ROOM = graph("Room left", "Part of each file system that is free, by what is kept there.", "percentunit",
+             Query(f"anneal_file_system_free_bytes{{{AT}}} / anneal_file_system_size_bytes{{{AT}}}", "{{place}} {{instance}}"))
+
+FLEET = Dashboard("anneal-fleet", "Anneal / Fleet", "Workers, slots and jobs at a glance.", [
+    ("Now", [
+        stat("Workers", "Workers that the coordinator hears.", "short", f"sum(anneal_worker_up{{{AT}}})"),
+        stat("Workers lost", "Workers that it has not heard for longer than their lease.", "short",
+             f"sum(anneal_workers{{state=\"LOST\", {AT}}})"),
+        stat("Slots in use", "Part of the connected workers' slots that jobs hold.", "percentunit",
+             f"sum(anneal_slots{{use=\"taken\", {AT}}}) / sum(anneal_slots{{{AT}}})"),
+        stat("Jobs running", "Jobs whose trainers take steps.", "short", f"sum(anneal_jobs{{state=\"RUNNING\", {AT}}})"),
+        stat("Jobs waiting", "Jobs that wait for slots.", "short", f"sum(anneal_jobs{{state=\"QUEUED\", {AT}}})"),
+        stat("Longest wait", "How long the job that waits longest has waited.", "s", f"max(anneal_jobs_oldest_wait_seconds{{{AT}}})"),
+    ]),
+    ("Workers and slots", [
+        graph("Workers by state", "READY take work; DRAINING finish theirs; LOST are not heard.", "short",
+              Query(f"sum by (state) (anneal_workers{{{AT}}})", "{{state}}"), stacked=True),
+        graph("Slots by use", "Slots of connected workers.", "short",
+              Query(f"sum by (accelerator, use) (anneal_slots{{{AT}}})", "{{accelerator}} {{use}}"), stacked=True),
+        graph("Slots wanted", "Slots that queued jobs wait for.", "short",
+              Query(f"sum by (accelerator) (anneal_slots_wanted{{{AT}}})", "{{accelerator}}")),
+        table("Workers", "1 = heard, 0 = lost.", "short", Query(f"max by (worker) (anneal_worker_up{{{AT}}})")),
+        table("Processes on workers", "Tasks by state, on each worker.", "short",
+              Query(f"sum by (instance, state) (anneal_worker_tasks{{{AT}}}) > 0")),
+    ]),
+    ("Jobs", [
+        graph("Jobs by state", "All jobs that the catalog holds, but those that have ended.", "short",
+              Query(f"sum by (state) (anneal_jobs{{state!~\"SUCCEEDED|FAILED|CANCELLED\", {AT}}})", "{{state}}"), stacked=True),
+        graph("Wait", "How long the job that waits longest has waited.", "s",
+              Query(f"max by (resource) (anneal_jobs_oldest_wait_seconds{{{AT}}})", "for a {{resource}}")),
+        TOKENS,
+        graph("Slots by job", "Slots that each job's trainers hold.", "short", of_jobs("anneal_job_slots"), stacked=True),
+        graph("Progress", "Part of each job's steps that is done.", "percentunit",
+              Query(f"max by (job_id) (anneal_job_step{{{JOB}, {AT}}} / anneal_job_total_steps{{{JOB}, {AT}}}) {NAMED}",
+                    "{{display_name}}")),
+        ROOM,
+    ]),
+])
+
+JOBS = Dashboard("anneal-job", "Anneal / Job", "How the training of a job goes.", [
+    ("Now", [
+        stat("Step", "Finished optimizer steps.", "short", f"max(anneal_job_step{{{JOB}, {AT}}})"),
+        stat("Of steps", "Steps that the job will make.", "short", f"max(anneal_job_total_steps{{{JOB}, {AT}}})"),
+        stat("Time left", "Until the last step, at the present speed.", "s", f"max(anneal_job_remaining_seconds{{{JOB}, {AT}}})"),
+        stat("Training loss", "Of the last step, in nats.", "short", f"max(anneal_job_train_loss{{{JOB}, {AT}}})", minimum=None),
+        stat("Validation loss", "Of the last evaluation, in nats.", "short", f"max(anneal_job_validation_loss{{{JOB}, {AT}}})",
+             minimum=None),
+        stat("Since progress", "Time since a step, an evaluation, or a change of state or phase.", "s",
+             f"max(time() - anneal_job_last_progress_timestamp_seconds{{{JOB}, {AT}}})"),
+    ]),
+    ("Learning", [
+        graph("Training loss", "The exact mean over the supervised tokens of each interval, in nats.", "short",
+              Query(f"{rate_of('anneal_job_loss_sum_total', 'job_id', JOB, AT)} / "
+                    f"({rate_of('anneal_job_loss_tokens_total', 'job_id', JOB, AT)} > 0) {NAMED}", "{{display_name}}"), minimum=None),
+        graph("Training and validation loss", "Validation that rises while training falls is overfitting.", "short",
+              of_jobs("anneal_job_train_loss", "training {{display_name}}"),
+              of_jobs("anneal_job_validation_loss", "validation {{display_name}}"), minimum=None),
+        graph("Gradient norm", "Before clipping. Growth over many steps means a learning rate that is too high.", "short",
+              of_jobs("anneal_job_grad_norm"), logarithmic=True, minimum=None),
+        graph("Learning rate", "Of the last step.", "sci", of_jobs("anneal_job_learning_rate")),
+        graph("Mean loss of 10 minutes", "What the alert AnnealTrainingDiverges looks at.", "short",
+              Query(f"job_id:anneal_job_loss:mean10m{{{JOB}}} {NAMED}", "{{display_name}}"), minimum=None),
+        STATES,
+    ]),
+    ("Speed", [
+        TOKENS,
+        graph("Phases of a step", "Seconds a second that the ranks spend in each phase, on average. `reduce` holds the wait for others.",
+              "percentunit",
+              Query(f"avg by (phase) (rate(anneal_rank_step_seconds_total{{{JOB}}}[$__rate_interval]))", "{{phase}}"), stacked=True),
+        graph("Time left", "Until the last step, at the present speed.", "s", of_jobs("anneal_job_remaining_seconds")),
+    ]),
+    ("Safety", [
+        RESTARTS,
+        graph("Steps done again", "Steps lost to restarts, within the time shown.", "short",
+              Query(f"sum by (job_id) (increase(anneal_job_redone_steps_total{{{JOB}, {AT}}}[$__range])) {NAMED}", "{{display_name}}")),
+        graph("Checkpoint age", "What would be lost by a crash now.", "s",
+              Query(f"time() - max by (job_id) (anneal_job_last_checkpoint_timestamp_seconds{{{JOB}, {AT}}}) {NAMED}",
+                    "{{display_name}}"), live=False),
+        graph("Checkpoints", "Written and failed, within the time shown.", "short",
+              Query(f"sum by (job_id) (increase(anneal_job_checkpoints_total{{{JOB}, {AT}}}[$__range])) {NAMED}",
+                    "written {{display_name}}"),
+              Query(f"sum by (job_id) (increase(anneal_job_checkpoint_failures_total{{{JOB}, {AT}}}[$__range])) {NAMED}",
+                    "failed {{display_name}}"),
+              Query(f"sum by (job_id) (increase(anneal_job_damaged_checkpoints_total{{{JOB}, {AT}}}[$__range])) {NAMED}",
+                    "damaged {{display_name}}")),
+        graph("Checkpoint stall", "Seconds a second for which steps stand still for checkpoints.", "percentunit",
+              Query(f"max by (job_id) (rate(anneal_rank_checkpoint_stall_seconds_total{{{JOB}}}[$__rate_interval])) {NAMED}",
+                    "{{display_name}}")),
+    ]),
+])
+
+RANKS = Dashboard("anneal-ranks", "Anneal / Ranks and stragglers", "Which trainer holds up the others, and in what.", [
+    ("Stragglers", [
+        graph("Work", "Seconds a second that a rank computes or fetches; the rest of its time it exchanges or waits.", "percentunit",
+              Query(f"sum by (job_id, rank) (rate(anneal_rank_step_seconds_total{{phase=~\"fetch|forward|backward|update\", {JOB}, {AT}}}"
+                    f"[$__rate_interval])) {NAMED}", "{{display_name}} rank {{rank}}")),
+        graph("Exchange and wait", "Seconds a second in `reduce`. The rank that waits least is the one that the others wait for.",
+              "percentunit",
+              Query(f"sum by (job_id, rank) (rate(anneal_rank_step_seconds_total{{phase=\"reduce\", {JOB}, {AT}}}[$__rate_interval])) "
+                    f"{NAMED}", "{{display_name}} rank {{rank}}")),
+        graph("Against the average", "Each rank's work divided by the average of its job; above 1.25 the alert AnnealRankStraggling fires.",
+              "short",
+              Query(f"job_id_rank:anneal_rank_work_seconds:rate5m{{{JOB}}} / on (job_id) group_left () "
+                    f"avg by (job_id) (job_id_rank:anneal_rank_work_seconds:rate5m{{{JOB}}})", "rank {{rank}}")),
+    ]),
+    ("Ranks", [
+        graph("Steps", "Steps when each rank last reported: they should be one line.", "short",
+              Query(f"max by (job_id, rank) (anneal_rank_step{{{JOB}, {AT}}}) {NAMED}", "{{display_name}} rank {{rank}}")),
+        graph("Time in phase", "How long each rank has been in its present phase; one that hangs grows without end.", "s",
+              Query(f"max by (job_id, rank) (anneal_rank_phase_age_seconds{{{JOB}, {AT}}}) {NAMED}", "{{display_name}} rank {{rank}}")),
+        graph("Tokens a second", "Tokens that each rank computes with.", "short",
+              Query(f"{rate_of('anneal_rank_tokens_total', 'job_id, rank', JOB, AT)} {NAMED}", "{{display_name}} rank {{rank}}")),
+        graph("Phases", "Seconds a second in each phase, by rank.", "percentunit",
+              Query(f"sum by (rank, phase) (rate(anneal_rank_step_seconds_total{{{JOB}, {AT}}}[$__rate_interval]))",
+                    "rank {{rank}} {{phase}}"), stacked=True),
+        graph("Memory", "Resident memory of each trainer.", "bytes",
+              Query(f"max by (job_id, rank) (anneal_rank_resident_bytes{{{JOB}, {AT}}}) {NAMED}", "{{display_name}} rank {{rank}}")),
+        graph("Loading and evaluating", "Seconds a second outside of steps, by rank.", "percentunit",
+              Query(f"sum by (rank, phase) (rate(anneal_rank_step_seconds_total{{phase=~\"load|evaluate\", {JOB}, {AT}}}"
+                    "[$__rate_interval]))", "rank {{rank}} {{phase}}")),
+    ]),
+])
+
+CONTROL_PLANE = Dashboard("anneal-control-plane", "Anneal / Control plane", "The coordinator: its calls, its loop, its certificates.", [
+    ("API", [
+        graph("Calls a second", "Finished calls, by method.", "reqps",
+              Query(rate_of("anneal_rpc_requests_total", "method", AT), "{{method}}")),
+        graph("Errors by method and code", "Calls that did not end OK.", "reqps",
+              Query(rate_of("anneal_rpc_requests_total", "method, code", 'code!="OK"', AT), "{{method}} {{code}}"), live=False),
+        graph("Errors of the service's own", "Part of the calls; the objective is 0.1 %.", "percentunit",
+              Query(f"(sum(rate(anneal_rpc_requests_total{{{ERRORS}, {AT}}}[$__rate_interval])) or vector(0)) / "
+                    f"(sum(rate(anneal_rpc_requests_total{{{AT}}}[$__rate_interval])) > 0)", "errors")),
+        graph("Duration", "Of unary calls: half, and 99 of 100, are quicker.", "s",
+              Query(quantile(0.5, "anneal_rpc_duration_seconds", "method", AT), "p50 {{method}}"),
+              Query(quantile(0.99, "anneal_rpc_duration_seconds", "method", AT), "p99 {{method}}")),
+        graph("Slow calls", "Part of the unary calls that took longer than 512 ms; the objective is 1 %.", "percentunit",
+              Query(f"1 - sum(rate(anneal_rpc_duration_seconds_bucket{{le=\"0.512\", {AT}}}[$__rate_interval])) / "
+                    f"(sum(rate(anneal_rpc_duration_seconds_count{{{AT}}}[$__rate_interval])) > 0)", "slow")),
+        graph("Open calls", "Calls under way: watchers and workers' streams too.", "short",
+              Query(f"sum by (method) (anneal_rpc_open_calls{{{AT}}})", "{{method}}")),
+    ]),
+    ("Control loop", [
+        graph("Turns", "Duration of the loop's turns, commit included.", "s",
+              Query(quantile(0.5, "anneal_control_loop_turn_seconds", "instance", AT), "p50"),
+              Query(quantile(0.99, "anneal_control_loop_turn_seconds", "instance", AT), "p99")),
+        graph("Turns dropped", "Turns that could not be committed, within the time shown.", "short",
+              Query(f"sum by (instance) (increase(anneal_control_loop_failed_turns_total{{{AT}}}[$__range]))", "{{instance}}")),
+        graph("Jobs ended by reason", "Within the time shown.", "short",
+              Query(f"sum by (state, reason) (increase(anneal_jobs_ended_total{{{AT}}}[$__range]))", "{{state}} {{reason}}"),
+              stacked=True),
+        graph("Wait for slots", "Of the jobs that started: half, and 9 of 10, waited less.", "s",
+              Query(quantile(0.5, "anneal_job_queue_wait_seconds", "instance", AT), "p50"),
+              Query(quantile(0.9, "anneal_job_queue_wait_seconds", "instance", AT), "p90"), live=False),
+        RESTARTS,
+        graph("Starts", "Starts of the coordinator, and of each worker's daemon.", "short",
+              Query(f"anneal_coordinator_epoch{{{AT}}}", "coordinator"), Query(f"anneal_worker_incarnation{{{AT}}}", "{{instance}}")),
+    ]),
+    ("Programs", [
+        graph("Coordinator heard", "1 while a worker hears the coordinator.", "short",
+              Query(f"anneal_worker_coordinator_connected{{{AT}}}", "{{instance}}")),
+        graph("Certificates", "Time for which each is still valid.", "s",
+              Query(f"anneal_tls_certificate_expiry_timestamp_seconds{{{AT}}} - time()", "{{certificate}} {{instance}}"), minimum=None,
+              live=False),
+        table("Versions", "What runs where.", "short", Query(f"max by (program, version, instance) (anneal_build_info{{{AT}}})")),
+    ]),
+])
+
+STORAGE = Dashboard("anneal-storage", "Anneal / Data and storage", "How fast data comes in, and where it is kept.", [
+    ("Data", [
+        graph("Reading", "Part of each job's step time that goes to reading and packing rows.", "percentunit",
+              Query(f"job_id_phase:anneal_rank_step_seconds:ratio5m{{phase=\"fetch\", {JOB}}} {NAMED}", "{{display_name}}")),
+        graph("Supervised tokens", "Part of the trained tokens that count for the loss.", "percentunit",
+              Query(f"{rate_of('anneal_job_supervised_tokens_total', 'job_id', JOB, AT)} / "
+                    f"({rate_of('anneal_job_tokens_total', 'job_id', JOB, AT)} > 0) {NAMED}", "{{display_name}}")),
+        graph("Wait for a prepare slot", "How long the job that waits longest for its data's check has waited.", "s",
+              Query(f"max(anneal_jobs_oldest_wait_seconds{{resource=\"prepare_slot\", {AT}}})", "longest")),
+    ]),
+    ("Storage", [
+        ROOM,
+        graph("Free", "Bytes free on each file system.", "bytes", Query(f"anneal_file_system_free_bytes{{{AT}}}", "{{place}} {{instance}}")),
+        graph("Size", "Size of each file system.", "bytes", Query(f"anneal_file_system_size_bytes{{{AT}}}", "{{place}} {{instance}}")),
+    ]),
+    ("Checkpoints", [
+        graph("Size", "Of each job's newest checkpoint.", "bytes", of_jobs("anneal_job_checkpoint_bytes"), live=False),
+        graph("Time to write", "Of each job's newest checkpoint, in the background.", "s",
+              of_jobs("anneal_job_checkpoint_write_seconds"), live=False),
+        graph("Interval asked for", "Training time between two checkpoints, by job.", "s",
+              of_jobs("anneal_job_checkpoint_interval_seconds")),
+    ]),
+])
+
+GPUS = Dashboard("anneal-gpus", "Anneal / GPUs and faults", "What the GPUs do, and what breaks on the nodes.", [
+    ("GPUs", [
+        graph("Busy", "Part of the time in which a kernel ran.", "percentunit",
+              Query(f"anneal_gpu_busy_ratio{{{AT}}}", "{{instance}} {{gpu}}"), live=False),
+        graph("Memory in use", "Part of each GPU's memory.", "percentunit",
+              Query(f"anneal_gpu_used_memory_bytes{{{AT}}} / anneal_gpu_memory_bytes{{{AT}}}", "{{instance}} {{gpu}}"), live=False),
+        graph("Power", "Power that each GPU draws.", "watt", Query(f"anneal_gpu_power_watts{{{AT}}}", "{{instance}} {{gpu}}"), live=False),
+        graph("Temperature", "Hot GPUs slow themselves down.", "celsius",
+              Query(f"anneal_gpu_temperature_celsius{{{AT}}}", "{{instance}} {{gpu}}"), live=False),
+        TOKENS,
+        graph("Slots in use", "Slots of each worker that hold a process.", "short",
+              Query(f"anneal_worker_slots{{use=\"busy\", {AT}}}", "{{instance}}")),
+    ]),
+    ("Faults", [
+        graph("Memory errors", "Errors that could not be corrected, within the time shown.", "short",
+              Query(f"increase(anneal_gpu_uncorrected_errors_total{{{AT}}}[$__range])", "{{instance}} {{gpu}}"), live=False),
+        graph("Driver", "1 while the NVIDIA driver answers, or none is installed.", "short",
+              Query(f"anneal_gpu_driver_up{{{AT}}}", "{{instance}}")),
+        graph("Processes ended", "Trainers and preparations, by how they ended, within the time shown.", "short",
+              Query(f"sum by (kind, outcome) (increase(anneal_worker_task_ends_total{{{AT}}}[$__range]))", "{{kind}} {{outcome}}"),
+              stacked=True),
+    ]),
+])
+
+ALL = [FLEET, JOBS, RANKS, CONTROL_PLANE, STORAGE, GPUS]

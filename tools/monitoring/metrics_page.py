@@ -1,0 +1,37 @@
+"""docs/metrics.md, from the metric tables."""
+
+import tables
+
+HEAD = """# Metrics
+
+Made by `tools/monitoring/generate` from the tables in the code; do not edit.
+
+Each program serves its metrics in Prometheus' text format at `/metrics` of its admin address (`--admin-listen`; by default port 7445
+for the coordinator, 7446 for a worker). `anneal_job_*` are the coordinator's, one series a job; `anneal_rank_*` are the workers', one
+series a trainer. Series of a job end 5 minutes after it, so that its last values are scraped. Totals count from the start of the
+program that shows them and begin at 0; `rate` and `increase` see through restarts.
+
+`anneal_job_info` carries a job's names for joins:
+`anneal_job_train_loss * on (job_id) group_left (display_name) anneal_job_info`.
+
+[monitoring.md](monitoring.md) says how to scrape, alert and draw them.
+"""
+
+
+def cell(text):
+    return text.replace("|", "\\|")
+
+
+def page(all_tables):
+    lines = [HEAD]
+    for program, metrics in sorted(all_tables.items()):
+        lines += [f"## {program}", "", "| Name | Type | Unit | Labels | Meaning |", "| --- | --- | --- | --- | --- |"]
+        for metric in metrics:
+            name = metric["name"]
+            labels = ", ".join(f"`{label}`" for label in metric["labels"])
+            lines.append(f"| `{name}` | {metric['type']} | {tables.unit_of(name)} | {labels} | {cell(metric['help'])} |")
+        lines.append("")
+    used = {label for metrics in all_tables.values() for metric in metrics for label in metric["labels"]}
+    lines += ["## Labels", "", "| Label | Meaning | Values are bounded by |", "| --- | --- | --- |"]
+    lines += [f"| `{name}` | {cell(tables.LABELS[name].meaning)} | {cell(tables.LABELS[name].bound)} |" for name in sorted(used)]
+    return "\n".join(lines) + "\n"
