@@ -104,21 +104,17 @@ void ProgressDisplay::ShowEvent(const v1::JobEvent& event) {
 void ProgressDisplay::ShowStep(const v1::StepMetrics& step) {
   if (step.step() <= last_step_) return;
   last_step_ = step.step();
-  view_.step = std::max(view_.step, step.step());
+  view_.step = step.step();
   view_.loss = step.train_loss();
   view_.tokens_per_second = step.tokens_per_second();
   EstimateTimeLeft(step.step_seconds());
   Refresh(/*important=*/step.step() == 1 || step.step() == view_.total_steps);
 }
 
+// Where the job is comes with its steps, each with its own loss; progress may be ahead of them.
 void ProgressDisplay::ShowProgress(const v1::JobProgress& progress) {
   view_.phase = progress.phase();
   view_.total_steps = progress.total_steps();
-  if (progress.step() >= view_.step && progress.step() > 0) {
-    view_.step = progress.step();
-    view_.loss = progress.train_loss();
-    view_.tokens_per_second = progress.tokens_per_second();
-  }
   Refresh(/*important=*/false);
 }
 

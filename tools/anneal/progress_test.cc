@@ -84,6 +84,20 @@ TEST(ProgressDisplayTest, PlainLinesAreSpacedOut) {
   EXPECT_THAT(text, Not(HasSubstr("\x1b")));
 }
 
+TEST(ProgressDisplayTest, EachStepHasItsOwnLossWhenProgressIsAhead) {
+  SimulatedClock clock;
+  std::ostringstream out;
+  ProgressDisplay display(out, clock, 0, absl::Seconds(5));
+  display.Show(Progress(3, 3));
+  display.Show(Step(1, 2.0));
+  display.Show(Step(2, 1.5));
+  display.Show(Step(3, 1.0));
+  EXPECT_EQ(out.str(),
+            "step 0/3\n"
+            "step 1/3  loss 2.0000  81 tokens/s  4s left\n"
+            "step 3/3  loss 1.0000  81 tokens/s  0s left\n");
+}
+
 TEST(ProgressDisplayTest, TerminalLineIsRedrawnInPlace) {
   SimulatedClock clock;
   std::ostringstream out;
