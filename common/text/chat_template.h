@@ -38,11 +38,14 @@ struct Attribution {
   std::vector<std::string> fields;
 };
 
-// What one rendering may use up; a template comes with a model, from anywhere.
+// What one rendering may use up; a template comes with a model, from anywhere. The template itself
+// may have 256 KiB, an expression in it 8 KiB besides its literals, and a value that is written may
+// be nested 200 levels deep.
 struct ChatTemplateLimits {
   // Steps of the template, and one for each 64 bytes it produces, intermediate text included:
-  // bounds time and memory.
-  uint64_t fuel = 20'000'000;
+  // bounds time, memory, and how deep values can nest. Conversations of three million characters
+  // fit.
+  uint64_t fuel = 2'000'000;
   size_t output_bytes = 64u << 20;
 };
 

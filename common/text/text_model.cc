@@ -14,7 +14,7 @@ namespace anneal {
 namespace {
 
 constexpr size_t kMaxTokenizerBytes = 256u << 20;
-constexpr size_t kMaxTemplateBytes = 4u << 20;
+constexpr size_t kMaxTemplateBytes = 4u << 20;  // of the file; Compile() has a limit of its own
 
 // The file's text, or nothing if it is absent.
 absl::StatusOr<std::optional<std::string>> ReadIfPresent(const std::string& path,

@@ -26,7 +26,7 @@ namespace anneal::prepare {
 namespace {
 
 // Part of every content key: raise it when the same rows would be prepared otherwise than before.
-constexpr int kPreparationVersion = 1;
+constexpr int kPreparationVersion = 2;
 constexpr size_t kRowsPerBatch = 64;
 constexpr size_t kBytesPerBatch = 1u << 20;
 constexpr size_t kMaxReportFileBytes = 256u << 20;

@@ -1,6 +1,7 @@
 //! `{% generation %}` ... `{% endgeneration %}`: transformers' marks around what the assistant
 //! says.
 
+use crate::tags::Tag;
 use std::fmt::Write as _;
 
 /// Noncharacters that stand in the rendered text where a generation block begins and ends, until
@@ -11,49 +12,19 @@ pub const CLOSE: char = '\u{FDD1}';
 pub const OPEN_NAME: &str = "__generation_open";
 pub const CLOSE_NAME: &str = "__generation_close";
 
-/// If `tag` (what follows `{%` and its whitespace mark) is the block tag `name`: its right
-/// whitespace mark and what follows it.
-fn match_tag<'a>(tag: &'a str, name: &str) -> Option<(&'a str, &'a str)> {
-    let tail = tag.trim_start().strip_prefix(name)?.trim_start();
-    let (mark, tail) = if tail.starts_with(['-', '+']) { tail.split_at(1) } else { ("", tail) };
-    Some((mark, tail.strip_prefix("%}")?))
+/// Where a block begins: `with` gives it its own scope, as transformers' call block has.
+///
+/// The empty `set` next to each global is there for its block tag: it keeps the rules for whitespace
+/// and line ends on that side.
+pub fn open_tag(out: &mut String, tag: &Tag) {
+    let (left, right) = (tag.left, tag.right);
+    let _ = write!(out, "{{%{left} with %}}{{{{ {OPEN_NAME} }}}}{{% set __mark = 1 {right}%}}");
 }
 
-/// Rewrites the blocks to `{% with %}` and the two globals, keeping whitespace marks; says whether
-/// there were any.
-///
-/// The empty `set` next to each global is there for its block tag: it keeps the rules for
-/// whitespace and line ends on that side. `with` gives the block its own scope, as transformers'
-/// call block has.
-pub fn rewrite(template: &str) -> (String, bool) {
-    let (mut out, mut rest, mut found) =
-        (String::with_capacity(template.len() + 64), template, false);
-    while let Some(at) = rest.find("{%") {
-        let after = &rest[at + 2..];
-        let (left, tag) =
-            if after.starts_with(['-', '+']) { after.split_at(1) } else { ("", after) };
-        let tail = if let Some((right, tail)) = match_tag(tag, "endgeneration") {
-            out.push_str(&rest[..at]);
-            let _ = write!(
-                out,
-                "{{%{left} set __mark = 1 %}}{{{{ {CLOSE_NAME} }}}}{{% endwith {right}%}}"
-            );
-            tail
-        } else if let Some((right, tail)) = match_tag(tag, "generation") {
-            out.push_str(&rest[..at]);
-            let _ =
-                write!(out, "{{%{left} with %}}{{{{ {OPEN_NAME} }}}}{{% set __mark = 1 {right}%}}");
-            tail
-        } else {
-            out.push_str(&rest[..at + 2]);
-            rest = after;
-            continue;
-        };
-        rest = tail;
-        found = true;
-    }
-    out.push_str(rest);
-    (out, found)
+/// Where a block ends.
+pub fn close_tag(out: &mut String, tag: &Tag) {
+    let (left, right) = (tag.left, tag.right);
+    let _ = write!(out, "{{%{left} set __mark = 1 %}}{{{{ {CLOSE_NAME} }}}}{{% endwith {right}%}}");
 }
 
 /// Removes the marks from rendered text; returns the byte ranges that they enclosed, in order.
@@ -77,18 +48,6 @@ pub fn take_marks(raw: &str) -> Result<(String, Vec<(usize, usize)>), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn rewrites_only_generation_tags() {
-        let (text, found) =
-            rewrite("{% if x %}{%- generation -%}a{% endgeneration %}{% endif %}{% generations %}");
-        assert!(found);
-        assert!(
-            text.starts_with("{% if x %}{%- with %}{{ __generation_open }}{% set __mark = 1 -%}a")
-        );
-        assert!(text.ends_with("{% endif %}{% generations %}"));
-        assert!(!rewrite("{{ generation }} {%").1);
-    }
 
     #[test]
     fn marks_become_byte_ranges() {

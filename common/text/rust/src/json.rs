@@ -109,6 +109,7 @@ fn write_map(value: &Value, style: &Style, depth: usize, out: &mut String) -> Re
 }
 
 fn write(value: &Value, style: &Style, depth: usize, out: &mut String) -> Result<(), Error> {
+    python::check_depth(depth)?;
     match value.kind() {
         ValueKind::None => out.push_str("null"),
         ValueKind::Bool => out.push_str(if value.is_true() { "true" } else { "false" }),

@@ -6,12 +6,15 @@
 //! templates run on fuel and within an output limit, panics end as errors.
 
 mod ffi;
+mod filters;
 mod generation;
 mod json;
 mod methods;
 mod python;
+mod rewrite;
 mod shadow;
 mod strftime;
+mod tags;
 mod template;
 mod tokenizer;
 

@@ -1,7 +1,7 @@
 //! Values written as Python writes them: what `{{ value }}` prints in transformers.
 
 use minijinja::value::ValueKind;
-use minijinja::{Error, Output, State, Value};
+use minijinja::{Error, ErrorKind, Output, State, Value};
 use std::fmt::Write as _;
 
 /// `repr(float)`: shortest digits that read back, exponent form outside 1e-4 .. 1e16.
@@ -60,8 +60,27 @@ fn repr_str(text: &str, out: &mut String) {
     out.push(quote);
 }
 
-/// Appends `str(value)`, or `repr(value)` where `repr` is set (as inside a list).
-pub fn write(value: &Value, repr: bool, out: &mut String) -> Result<(), Error> {
+/// Values may be nested this deep where they are written; Python has such a limit too.
+const MAX_DEPTH: usize = 200;
+
+/// An error for a value at `depth` that is too deep inside another to be written.
+pub fn check_depth(depth: usize) -> Result<(), Error> {
+    if depth <= MAX_DEPTH {
+        return Ok(());
+    }
+    let message = format!("a value is nested deeper than {MAX_DEPTH} levels");
+    Err(Error::new(ErrorKind::InvalidOperation, message))
+}
+
+/// Appends `str(value)`.
+pub fn write(value: &Value, out: &mut String) -> Result<(), Error> {
+    write_at(value, 0, out)
+}
+
+/// Appends `str(value)` at depth 0, and `repr(value)` inside another value.
+fn write_at(value: &Value, depth: usize, out: &mut String) -> Result<(), Error> {
+    check_depth(depth)?;
+    let repr = depth > 0;
     match value.kind() {
         ValueKind::Undefined if !repr => {}
         ValueKind::Undefined => out.push_str("Undefined"),
@@ -89,7 +108,7 @@ pub fn write(value: &Value, repr: bool, out: &mut String) -> Result<(), Error> {
                 if count > 0 {
                     out.push_str(", ");
                 }
-                write(&item, true, out)?;
+                write_at(&item, depth + 1, out)?;
                 count += 1;
             }
             if tuple && count == 1 {
@@ -103,9 +122,9 @@ pub fn write(value: &Value, repr: bool, out: &mut String) -> Result<(), Error> {
                 if i > 0 {
                     out.push_str(", ");
                 }
-                write(&key, true, out)?;
+                write_at(&key, depth + 1, out)?;
                 out.push_str(": ");
-                write(&value.get_item(&key)?, true, out)?;
+                write_at(&value.get_item(&key)?, depth + 1, out)?;
             }
             out.push('}');
         }
@@ -122,7 +141,7 @@ pub fn format(out: &mut Output, _state: &mut State, value: &Value) -> Result<(),
         return out.write_str(text).map_err(Error::from);
     }
     let mut text = String::new();
-    write(value, false, &mut text)?;
+    write(value, &mut text)?;
     out.write_str(&text).map_err(Error::from)
 }
 
@@ -132,7 +151,7 @@ pub fn string_filter(value: &Value) -> Result<Value, Error> {
         return Ok(value.clone());
     }
     let mut text = String::new();
-    write(value, false, &mut text)?;
+    write(value, &mut text)?;
     Ok(Value::from(text))
 }
 
@@ -163,7 +182,7 @@ mod tests {
         let value = Value::from(minijinja::value::Serde(
             serde_json::json!({"a": [1, true, null, "it's", "x\n"], "b": 2.0}),
         ));
-        write(&value, false, &mut out).unwrap();
+        write(&value, &mut out).unwrap();
         assert_eq!(out, r#"{'a': [1, True, None, "it's", 'x\n'], 'b': 2.0}"#);
     }
 }

@@ -1,12 +1,13 @@
 //! A chat template, compiled once and rendered as transformers'
 //! `apply_chat_template(tokenize=False)` renders it.
 
-use crate::{generation, json, methods, python, strftime};
+use crate::{filters, generation, json, methods, python, rewrite, strftime};
 use minijinja::value::{Serde, ValueKind};
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, Value};
 use serde_json::{Map, Value as Json};
 use std::fmt::Write as _;
 use std::io;
+use std::thread;
 
 const NAME: &str = "chat_template";
 
@@ -24,9 +25,35 @@ pub struct Rendered {
     pub generation_spans: Vec<(usize, usize)>,
 }
 
+/// A template can nest values as deep as its fuel lasts (`{% set x = [x] %}` again and again), and
+/// what is nested is dropped and compared by recursion. So a rendering starts with an amount of fuel
+/// that fits any thread's stack, which is ample for all but the longest conversations; one that needs
+/// more begins again on a stack that grows with the fuel. The kernel gives memory only to pages that
+/// are touched.
+const QUICK_FUEL: u64 = 10_000;
+const STACK_BYTES_PER_FUEL: u64 = 256;
+/// The compiler recurses too; `rewrite` bounds how deep.
+const COMPILE_STACK_BYTES: usize = 32 << 20;
+/// The largest templates of published models have a tenth of this.
+const MAX_SOURCE_BYTES: usize = 256 << 10;
+
+/// Runs `body` on a stack of that size.
+fn on_stack<T: Send>(
+    bytes: usize,
+    body: impl FnOnce() -> Result<T, String> + Send,
+) -> Result<T, String> {
+    let builder = thread::Builder::new().name("template".into()).stack_size(bytes);
+    thread::scope(|scope| match builder.spawn_scoped(scope, body) {
+        Ok(running) => running.join().unwrap_or_else(|_| Err("internal error: panic".into())),
+        Err(error) => Err(format!("no memory for a stack of {bytes} bytes: {error}")),
+    })
+}
+
 /// Immutable, so it is rendered from several threads at once.
 pub struct ChatTemplate {
-    environment: Environment<'static>,
+    /// The same but for their fuel.
+    quick: Environment<'static>,
+    patient: Environment<'static>,
     source: String,
     has_generation_marks: bool,
     globals: Map<String, Json>,
@@ -62,6 +89,18 @@ pub fn normalise_messages(messages: &Json) -> Json {
     }
 }
 
+/// Whether it, or what it stems from, is an end of fuel.
+fn is_out_of_fuel(error: &Error) -> bool {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(found) = cause {
+        if found.downcast_ref::<Error>().is_some_and(|e| e.kind() == ErrorKind::OutOfFuel) {
+            return true;
+        }
+        cause = found.source();
+    }
+    false
+}
+
 /// The error with its causes, on one line.
 fn describe(error: Error) -> String {
     let mut text = match (error.kind(), error.detail()) {
@@ -71,6 +110,9 @@ fn describe(error: Error) -> String {
         (kind, Some(detail)) => format!("{kind}: {detail}"),
         (kind, None) => kind.to_string(),
     };
+    if text.starts_with("tried to use % operator on unsupported types string") {
+        text.push_str("; formatting with % is not supported here, the format filter is");
+    }
     if let Some(line) = error.line() {
         let _ = write!(text, " (line {line} of the template)");
     }
@@ -82,17 +124,19 @@ fn describe(error: Error) -> String {
     text
 }
 
-fn environment(fuel: u64, now_unix_seconds: i64) -> Environment<'static> {
+fn environment(now_unix_seconds: i64) -> Environment<'static> {
     let mut environment = Environment::new();
     let syntax =
         minijinja::syntax::SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
     environment.set_syntax(syntax.expect("the default delimiters are valid"));
-    environment.set_fuel(Some(fuel));
     environment.set_auto_escape_callback(|_| AutoEscape::None);
     environment.set_formatter(python::format);
     environment.set_unknown_method_callback(methods::unknown_method);
+    environment.remove_global("debug"); // shows everything, at any depth
+    filters::install(&mut environment);
     environment.add_filter("tojson", json::filter);
     environment.add_filter("string", python::string_filter);
+    environment.add_filter(rewrite::ITERABLE_NAME, rewrite::iterable);
     // Jinja's tests follow Python's protocols: a string is iterable and a sequence, a bool is a
     // number.
     environment.add_test("iterable", |value: &Value| {
@@ -148,13 +192,22 @@ impl ChatTemplate {
         now_unix_seconds: i64,
         limits: Limits,
     ) -> Result<Self, String> {
-        let (rewritten, has_generation_marks) = generation::rewrite(source);
-        let mut environment = environment(limits.fuel, now_unix_seconds);
-        environment.add_template_owned(NAME, rewritten).map_err(describe)?;
-        let source = source.to_string();
+        if source.len() > MAX_SOURCE_BYTES {
+            return Err(format!("the template is over {MAX_SOURCE_BYTES} bytes"));
+        }
+        let (rewritten, has_generation_marks) = rewrite::rewrite(source)?;
+        let patient = on_stack(COMPILE_STACK_BYTES, || {
+            let mut environment = environment(now_unix_seconds);
+            environment.set_fuel(Some(limits.fuel));
+            environment.add_template_owned(NAME, rewritten).map_err(describe)?;
+            Ok(environment)
+        })?;
+        let mut quick = patient.clone();
+        quick.set_fuel(Some(limits.fuel.min(QUICK_FUEL)));
         Ok(ChatTemplate {
-            environment,
-            source,
+            quick,
+            patient,
+            source: source.to_string(),
             has_generation_marks,
             globals,
             output_bytes: limits.output_bytes,
@@ -167,6 +220,19 @@ impl ChatTemplate {
 
     pub fn has_generation_marks(&self) -> bool {
         self.has_generation_marks
+    }
+
+    /// The text with its marks.
+    fn render_raw(
+        &self,
+        environment: &Environment,
+        context: &Map<String, Json>,
+    ) -> Result<String, Error> {
+        let template = environment.get_template(NAME)?;
+        let mut out = Bounded { bytes: vec![], limit: self.output_bytes };
+        template.render_captured_to(Value::from(Serde(context)), &mut out)?;
+        String::from_utf8(out.bytes)
+            .map_err(|error| Error::new(ErrorKind::InvalidOperation, error.to_string()))
     }
 
     /// `messages` must be normalised. `tools` is null or a list of JSON schemas.
@@ -182,10 +248,14 @@ impl ChatTemplate {
         // Null, not absent: templates test `documents is not none`.
         context.insert("documents".into(), Json::Null);
         context.insert("add_generation_prompt".into(), Json::Bool(add_generation_prompt));
-        let template = self.environment.get_template(NAME).map_err(describe)?;
-        let mut out = Bounded { bytes: vec![], limit: self.output_bytes };
-        template.render_captured_to(Value::from(Serde(&context)), &mut out).map_err(describe)?;
-        let raw = String::from_utf8(out.bytes).map_err(|e| e.to_string())?;
+        let raw = match self.render_raw(&self.quick, &context) {
+            Err(error) if is_out_of_fuel(&error) => {
+                let fuel = self.patient.fuel().unwrap_or(0);
+                let stack = (fuel * STACK_BYTES_PER_FUEL) as usize;
+                on_stack(stack, || self.render_raw(&self.patient, &context).map_err(describe))?
+            }
+            raw => raw.map_err(describe)?,
+        };
         if !self.has_generation_marks {
             return Ok(Rendered { text: raw, generation_spans: vec![] });
         }

@@ -2,7 +2,7 @@
 
 use crate::shadow::{attribute, Range};
 use crate::template::{normalise_messages, ChatTemplate, Limits, Rendered};
-use serde_json::{json, Value as Json};
+use serde_json::{json, Map, Value as Json};
 
 const LIMITS: Limits = Limits { fuel: 1_000_000, output_bytes: 100_000 };
 
@@ -184,4 +184,80 @@ fn what_cannot_be_traced_is_an_error() {
         .err()
         .unwrap()
         .contains("planes 4 to 13"));
+}
+
+#[test]
+fn a_loop_over_none_is_an_error_as_in_jinja() {
+    let source = "{% for m in messages %}{% for c in m.calls %}{{ c }}{% endfor %}{% endfor %}";
+    assert_eq!(render(source, &json!([{"calls": ["a"]}, {}])).unwrap().text, "a");
+    let source = "{% for c in tools %}{{ c }}{% endfor %}";
+    let error = render(source, &json!([])).err().unwrap();
+    assert!(error.contains("'None' is not iterable (line 1"), "{error}");
+}
+
+#[test]
+fn what_is_missing_is_named() {
+    for (source, message) in [
+        ("{{ '%s' % 'x' }}", "formatting with % is not supported here, the format filter is"),
+        ("{{ 'x' | striptags }}", "filter striptags is unknown"),
+        ("{{ 'x'.expandtabs() }}", "no method named expandtabs"),
+        ("{{ none | list }}", "'None' is not iterable"),
+        ("{{ none | join }}", "'None' is not iterable"),
+    ] {
+        let error = render(source, &json!([])).err().unwrap();
+        assert!(error.contains(message) && error.contains("line 1"), "{error}");
+    }
+}
+
+/// A template that nests a list 200,000 deep, then does `last` to it.
+fn nests(last: &str) -> String {
+    let level = format!("{}ns.x{}", "[".repeat(50), "]".repeat(50));
+    format!(
+        "{{% set ns = namespace(x=[]) %}}{{% for i in range(4000) %}}{{% set ns.x = {level} %}}\
+         {{% endfor %}}{last}"
+    )
+}
+
+#[test]
+fn values_nested_without_end_are_dropped_and_compared() {
+    assert_eq!(render(&nests(""), &json!([])).unwrap().text, "");
+    assert_eq!(render(&nests("{{ ns.x == [ns.x] }}"), &json!([])).unwrap().text, "False");
+    assert_eq!(render(&nests("{{ ns.x in [ns.x] }}"), &json!([])).unwrap().text, "True");
+}
+
+#[test]
+fn values_nested_without_end_are_not_written() {
+    let writes = [
+        "{{ ns.x }}",
+        "{{ ns.x | tojson }}",
+        "{{ ns.x | string }}",
+        "{{ ns.x | unique | list }}",
+        "{{ dict(a=ns.x).items() | list }}",
+    ];
+    for last in writes {
+        let error = render(&nests(last), &json!([])).err().unwrap();
+        assert!(error.contains("nested deeper than 200 levels"), "{last}: {error}");
+    }
+    // minijinja writes these itself.
+    for last in ["{{ ns.x ~ '' }}", "{{ '%s' | format(ns.x) }}", "{{ [ns.x] | join }}"] {
+        assert!(render(&nests(last), &json!([])).is_err(), "{last}");
+    }
+}
+
+#[test]
+fn the_compiler_takes_long_chains_and_refuses_longer_ones() {
+    for piece in ["+x", "~x", "|e", ".a", "[0]", " and x", "()", " is x", " < x"] {
+        let chain = |bytes: usize| format!("{{{{ x{} }}}}", piece.repeat(bytes / piece.len()));
+        assert!(ChatTemplate::compile(&chain(8_000), Map::new(), 0, LIMITS).is_ok(), "{piece}");
+        let error = ChatTemplate::compile(&chain(9_000), Map::new(), 0, LIMITS).err().unwrap();
+        assert!(error.contains("over 8192 bytes"), "{error}");
+    }
+    let deep = format!("{{{{ {}1{} }}}}", "(".repeat(4_000), ")".repeat(4_000));
+    let error = ChatTemplate::compile(&deep, Map::new(), 0, LIMITS).err().unwrap();
+    assert!(error.contains("recursion limit"), "{error}");
+    let long = "x".repeat(300_000);
+    assert!(ChatTemplate::compile(&long, Map::new(), 0, LIMITS)
+        .err()
+        .unwrap()
+        .contains("over 262144"));
 }
