@@ -1,8 +1,10 @@
 #include "worker/daemon/task.h"
 
+#include <algorithm>
 #include <csignal>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "common/base/log.h"
 #include "common/base/status.h"
 #include "worker/daemon/launch.h"
@@ -12,6 +14,21 @@ namespace anneal {
 
 using internal::TaskObservation;
 using protocol::StopMode;
+
+namespace {
+
+// Bytes that the host sets aside for a task on these slots; 0 = nothing is said.
+int64_t HostMemoryOf(const std::vector<std::string>& ids, const std::vector<v1::Slot>& slots) {
+  int64_t bytes = 0;
+  for (const v1::Slot& slot : slots) {
+    const bool held = std::count(ids.begin(), ids.end(), slot.id()) > 0;
+    if (held && slot.accelerator() == v1::ResourceSpec::ACCELERATOR_CPU)
+      bytes += slot.memory_bytes();
+  }
+  return bytes;
+}
+
+}  // namespace
 
 Task::Task(const Context& context, const protocol::TaskKey& key,
            const internal::DesiredTask& desired)
@@ -42,6 +59,10 @@ void Task::Attach(const RunFolder& folder) {
                    protocol::Start{.storage_root = file_.storage_root, .task = file_.task},
                    context_.clock);
   reports_.emplace(folder.FilePath(protocol::kReportsName));
+  out_of_memory_kills_ = CountOutOfMemoryKills();
+  if (key_.kind != protocol::TaskKind::kTrain) return;
+  watch_.emplace(absl::StrCat("rank ", key_.rank, " on worker ", context_.options.name),
+                 HostMemoryOf(file_.slots, context_.slots), context_.clock);
 }
 
 void Task::Start() {
@@ -62,10 +83,14 @@ void Task::Update(const internal::DesiredTask& desired) {
   if (reports_.has_value()) reports_->Acknowledge(desired.acknowledged_report());
   if (!channel_.has_value()) return;
   channel_->SetRendezvous(desired.rendezvous());
-  if (desired.action() == internal::DesiredTask::ACTION_PAUSE)
-    channel_->SetStop(StopMode::kPause);
+  if (desired.action() == internal::DesiredTask::ACTION_PAUSE) Pause();
   if (desired.action() == internal::DesiredTask::ACTION_FINISH)
     channel_->SetStop(StopMode::kFinish);
+}
+
+void Task::Pause() {
+  if (channel_.has_value() && key_.kind == protocol::TaskKind::kTrain)
+    channel_->SetStop(StopMode::kPause);
 }
 
 void Task::Stop() {
@@ -86,6 +111,7 @@ bool Task::Advance() {
   bool changed = channel_->Serve();
   if (channel_->greeted()) state_ = State::kRunning;
   LookAtFolder();
+  if (watched() && state_ == State::kRunning && process_.pid != 0) Watch(changed);
   if (stopping() && holds_slots()) Escalate();
   // After the look for the end, so that nothing is written after the last poll.
   absl::StatusOr<bool> read = reports_->Poll();
@@ -97,7 +123,26 @@ bool Task::Advance() {
 void Task::LookAtFolder() {
   if (process_.pid == 0) process_ = folder_->ReadProcess().value_or(ProcessIdentity{});
   absl::StatusOr<ProcessEnd> end = folder_->ReadEnd();
-  if (end.ok()) return End(MakeTaskExit(*end, folder_->ReadExitRecord()));
+  if (!end.ok()) return;
+  const bool killed_by_others = end->signal == SIGKILL && !end->lost && last_signal_ == 0;
+  if (verdict_.ok() && killed_by_others && CountOutOfMemoryKills() > out_of_memory_kills_) {
+    verdict_ = WithReason(
+        absl::ResourceExhaustedError("the kernel killed it for want of memory. A smaller "
+                                     "microbatch_tokens, more slots or sharding need less of it"),
+        "OUT_OF_MEMORY");
+  }
+  internal::TaskExit exit = MakeTaskExit(*end, folder_->ReadExitRecord());
+  if (!verdict_.ok()) SetCause(verdict_, exit);
+  End(std::move(exit));
+}
+
+void Task::Watch(bool heard) {
+  if (!verdict_.ok() || stopping()) return;
+  verdict_ = watch_->Look(process_.pid, heard, channel_->status());
+  if (verdict_.ok()) return;
+  ANNEAL_LOG(ERROR) << "a trainer is killed" << Field("task", TaskName(key_))
+                    << Field("why", verdict_.message());
+  context_.keeper.Kill({.run_dir = folder_->path(), .signal = SIGKILL});
 }
 
 void Task::End(internal::TaskExit exit) {

@@ -13,6 +13,7 @@
 #include "anneal/v1/cluster_service.pb.h"
 #include "common/base/clock.h"
 #include "worker/daemon/options.h"
+#include "worker/daemon/process_watch.h"
 #include "worker/supervisor/keeper_client.h"
 #include "worker/supervisor/rank_channel.h"
 #include "worker/supervisor/report_reader.h"
@@ -56,6 +57,8 @@ class Task {
   void Start();
   // Takes over what may change in a wish: action, rendezvous, acknowledgement.
   void Update(const internal::DesiredTask& desired);
+  // Asks a trainer to leave at a step boundary with a checkpoint.
+  void Pause();
   // Begins to end the process: asks it, then SIGTERM, then SIGKILL. Nothing if it is on its way
   // already.
   void Stop();
@@ -71,6 +74,9 @@ class Task {
   // a grace to pass.
   bool needs_tick() const { return state_ == State::kStarting || (stopping() && holds_slots()); }
 
+  // Whether Advance has to be called a few times a second: the process is watched.
+  bool watched() const { return watch_.has_value() && holds_slots(); }
+
   internal::TaskObservation Observe() const;
   // How it ended; for a task in kEnded or kRefused.
   const internal::TaskExit& exit() const { return exit_; }
@@ -80,6 +86,8 @@ class Task {
  private:
   // Makes the parts that follow the run folder.
   void Attach(const RunFolder& folder);
+  // Kills a trainer that stands still or takes too much.
+  void Watch(bool heard);
   void LookAtFolder();
   void End(internal::TaskExit exit);
   void Escalate();
@@ -91,7 +99,10 @@ class Task {
   std::optional<RunFolder> folder_;
   std::optional<RankChannel> channel_;
   std::optional<ReportReader> reports_;
-  ProcessIdentity process_;  // pid 0 until known
+  std::optional<ProcessWatch> watch_;           // of a trainer
+  absl::Status verdict_;                        // of watch_: why the process was killed
+  std::optional<int64_t> out_of_memory_kills_;  // of the kernel, before the start
+  ProcessIdentity process_;                     // pid 0 until known
   internal::TaskExit exit_;
   std::optional<absl::Duration> stop_time_;  // when Stop was called
   int last_signal_ = 0;

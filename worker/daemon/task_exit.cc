@@ -43,13 +43,17 @@ internal::TaskExit MakeTaskExit(const ProcessEnd& end,
   return exit;
 }
 
+void SetCause(const absl::Status& status, internal::TaskExit& exit) {
+  exit.set_status_code(static_cast<int>(status.code()));
+  exit.set_reason(ReasonOf(status));
+  exit.set_message(std::string(status.message()));
+}
+
 internal::TaskExit MakeRefusal(const absl::Status& status) {
   internal::TaskExit exit;
   exit.set_exit_code(-1);
-  exit.set_status_code(static_cast<int>(status.code()));
-  const std::string reason = ReasonOf(status);
-  exit.set_reason(reason.empty() ? "REFUSED" : reason);
-  exit.set_message(std::string(status.message()));
+  SetCause(status, exit);
+  if (exit.reason().empty()) exit.set_reason("REFUSED");
   return exit;
 }
 

@@ -18,6 +18,9 @@ inline constexpr size_t kLogTailBytes = 4096;
 internal::TaskExit MakeTaskExit(const ProcessEnd& end,
                                 const absl::StatusOr<protocol::ExitRecord>& record);
 
+// Replaces what is known of the cause.
+void SetCause(const absl::Status& status, internal::TaskExit& exit);
+
 // A task that this worker does not start, and why.
 internal::TaskExit MakeRefusal(const absl::Status& status);
 

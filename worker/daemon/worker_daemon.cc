@@ -29,6 +29,8 @@ constexpr absl::Duration kHeartbeat = absl::Seconds(2);
 constexpr absl::Duration kShortestInterval = absl::Milliseconds(50);
 // While a task waits for its socket or for a grace to pass.
 constexpr absl::Duration kTick = absl::Milliseconds(50);
+// How often trainers are looked at.
+constexpr absl::Duration kWatchInterval = absl::Milliseconds(500);
 // How long a new daemon waits for adopted children to say hello before it speaks itself.
 constexpr absl::Duration kSettleTime = absl::Seconds(2);
 // How long a drained daemon tries to tell the coordinator how its tasks ended.
@@ -142,8 +144,10 @@ void WorkerDaemon::Wait() {
       {wake_fd_, POLLIN, 0},
       {keeper_.fd(), static_cast<short>(keeper_.wants_to_write() ? POLLIN | POLLOUT : POLLIN), 0}};
   bool needs_tick = drain_start_.has_value();
+  bool watches = false;
   for (const auto& [key, task] : tasks_) {
     needs_tick = needs_tick || task->needs_tick();
+    watches = watches || task->watched();
     if (task->fd() < 0) continue;
     polled.push_back(
         {task->fd(), static_cast<short>(task->wants_to_write() ? POLLIN | POLLOUT : POLLIN), 0});
@@ -151,6 +155,7 @@ void WorkerDaemon::Wait() {
   const absl::Duration next_send = last_sent_ + (changed_ ? kShortestInterval : kHeartbeat);
   absl::Duration timeout =
       settled_ ? std::max(absl::ZeroDuration(), next_send - clock_.MonotonicNow()) : kTick;
+  if (watches) timeout = std::min(timeout, kWatchInterval);
   if (needs_tick) timeout = std::min(timeout, kTick);
   ::poll(polled.data(), polled.size(),
          static_cast<int>(absl::ToInt64Milliseconds(absl::Ceil(timeout, absl::Milliseconds(1)))));
@@ -271,6 +276,7 @@ bool WorkerDaemon::Drain() {
     drain_start_ = now;
     changed_ = true;
   }
+  for (const auto& [key, task] : tasks_) task->Pause();
   const bool busy = std::any_of(tasks_.begin(), tasks_.end(),
                                 [](const auto& entry) { return entry.second->holds_slots(); });
   if (busy) {

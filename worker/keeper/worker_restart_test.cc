@@ -123,13 +123,25 @@ TEST_F(WorkerRestartTest, OrdersOfAnOutdatedCoordinatorAreRefusedAlsoByANewDaemo
   FinishAndExpectWhole(Rank(0));
 }
 
+TEST_F(WorkerRestartTest, DrainingPausesTrainers) {
+  StartWorker();
+  coordinator_.Want({Want(Rank(0), "run")});
+  coordinator_.AwaitTask("a running task", Rank(0), IsRunning);
+  ::kill(keeper_, SIGTERM);
+  const TaskObservation end = coordinator_.AwaitTask("the end", Rank(0), HasExited);
+  EXPECT_EQ(end.exit().reason(), "PAUSED");
+  EXPECT_EQ(end.exit().status_code(), 0);
+  coordinator_.Want({});
+  EXPECT_EQ(AwaitKeeper(), 0);
+}
+
 TEST_F(WorkerRestartTest, DrainingWaitsForTasksAndThenLeaves) {
   StartWorker();
-  coordinator_.Want({Want(Rank(0), "run", "cpu0")});
+  coordinator_.Want({Want(Rank(0), "busy", "cpu0")});
   coordinator_.AwaitTask("a running task", Rank(0), IsRunning);
   ::kill(keeper_, SIGTERM);
   coordinator_.AwaitObserved("draining", [](const Observed& o) { return o.draining(); });
-  coordinator_.Want({Want(Rank(0), "run", "cpu0"), Want(Rank(1), "run", "cpu1")});
+  coordinator_.Want({Want(Rank(0), "busy", "cpu0"), Want(Rank(1), "run", "cpu1")});
   const TaskObservation late = coordinator_.AwaitTask(
       "a late task", Rank(1),
       [](const TaskObservation& t) { return t.state() == TaskObservation::STATE_REFUSED; });
@@ -146,7 +158,7 @@ TEST_F(WorkerRestartTest, DrainingWaitsForTasksAndThenLeaves) {
 
 TEST_F(WorkerRestartTest, DrainingStopsTasksAfterItsTimeAndTellsHowTheyEnded) {
   StartWorker({{"--drain-timeout", "100ms"}});
-  coordinator_.Want({Want(Rank(0), "run")});
+  coordinator_.Want({Want(Rank(0), "busy")});
   coordinator_.AwaitTask("a running task", Rank(0), IsRunning);
   ::kill(keeper_, SIGTERM);
   EXPECT_EQ(coordinator_.AwaitTask("the end", Rank(0), HasExited).exit().reason(), "STOPPED");

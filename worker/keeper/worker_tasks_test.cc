@@ -117,6 +117,19 @@ TEST_F(WorkerTasksTest, WhatIsNotWantedIsAskedThenTerminatedThenKilled) {
   EXPECT_TRUE(ProcessesWith(state_dir_, "anneal-trainer").empty());
 }
 
+TEST_F(WorkerTasksTest, AStoppedTrainerIsNamedAndKilled) {
+  StartWorker();
+  coordinator_.Want({Want(Rank(0), "run", "cpu0"), Want(Rank(1), "run", "cpu1")});
+  const TaskObservation victim = coordinator_.AwaitTask("a running task", Rank(1), IsRunning);
+  coordinator_.AwaitReports(Rank(1), 1);
+  ::kill(static_cast<pid_t>(victim.pid()), SIGSTOP);
+  const TaskObservation end = coordinator_.AwaitTask("the end", Rank(1), HasExited);
+  EXPECT_EQ(end.exit().reason(), "UNRESPONSIVE");
+  EXPECT_THAT(end.exit().message(), HasSubstr("rank 1 on worker "));
+  EXPECT_THAT(end.exit().message(), HasSubstr("was stopped by a signal in train, step "));
+  EXPECT_TRUE(IsRunning(coordinator_.AwaitTask("its neighbour", Rank(0), IsRunning)));
+}
+
 TEST_F(WorkerTasksTest, ASlotIsNeverLentTwice) {
   StartWorker();
   coordinator_.Want({Want(Rank(0), "stubborn")});

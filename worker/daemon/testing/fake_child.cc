@@ -5,8 +5,10 @@
 //   crash      writes "about to crash" to its log, exits with status 3 and no record
 //   fail       leaves an exit record, exits with status 1
 //   abort      kills itself with SIGKILL
-//   run        one step report a millisecond until told to stop; FINISH: a result and exit 0,
-//              NOW: a record and exit 1
+//   run        one step report a millisecond until told to stop; PAUSE: exit 0, FINISH: a result
+//   and
+//              exit 0, NOW: a record and exit 1
+//   busy       as run, but never comes to a step boundary to pause at
 //   stubborn   as run, but ignores orders and SIGTERM
 //   join       rank 0 offers a rendezvous, others wait for it and report it; then as run
 
@@ -53,13 +55,16 @@ void Join(ChildChannel& channel) {
       channel.SendReport({.issue = anneal::protocol::IssueReport{.message = *address}}));
 }
 
-int Run(ChildChannel& channel, bool stubborn) {
+int Run(ChildChannel& channel, const std::string& mode) {
+  const bool stubborn = mode == "stubborn";
   if (stubborn) ::signal(SIGTERM, SIG_IGN);
   channel.SetPhase("train");
   for (int64_t step = 1;; ++step) {
     SendStep(channel, step);
     Clock::Real().Sleep(absl::Milliseconds(1));
     if (stubborn) continue;
+    if (channel.stop_requested() == StopMode::kPause && mode != "busy")
+      return Leave(channel, {.reason = "PAUSED"});
     if (channel.stop_requested() == StopMode::kFinish) return Finish(channel, step);
     if (channel.stop_requested() == StopMode::kNow)
       return Leave(channel, {.status_code = 1, .reason = "STOPPED"});
@@ -79,7 +84,7 @@ int Behave(ChildChannel& channel, const std::string& mode) {
     return Leave(channel, {.status_code = 8, .reason = "OUT_OF_MEMORY", .message = "no room"});
   if (mode == "abort") ::raise(SIGKILL);
   if (mode == "join") Join(channel);
-  return Run(channel, mode == "stubborn");
+  return Run(channel, mode);
 }
 
 }  // namespace
