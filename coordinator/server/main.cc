@@ -12,6 +12,7 @@
 #include "common/base/clock.h"
 #include "common/base/log.h"
 #include "common/base/random.h"
+#include "common/base/service_manager.h"
 #include "coordinator/server/coordinator.h"
 #include "coordinator/server/options.h"
 
@@ -41,13 +42,17 @@ int main(int argc, char** argv) {
   pthread_sigmask(SIG_BLOCK, &stop_signals, nullptr);
   signal(SIGPIPE, SIG_IGN);
 
+  const anneal::ServiceManager service_manager = anneal::ServiceManager::TakeFromEnvironment();
+
   absl::StatusOr<std::unique_ptr<anneal::Coordinator>> coordinator =
       anneal::Coordinator::Start(**options, anneal::Clock::Real(), anneal::Random::Real());
   if (!coordinator.ok()) return Fail(coordinator.status());
+  service_manager.Ready();
 
   int signal_number = 0;
   sigwait(&stop_signals, &signal_number);
   ANNEAL_LOG(INFO) << "stopping" << anneal::Field("signal", signal_number);
+  service_manager.Stopping();
   coordinator->reset();
   return 0;
 }

@@ -127,6 +127,9 @@ absl::StatusOr<std::optional<WorkerOptions>> ParseWorkerOptions(int argc, const 
              "IP address for collectives between nodes. Default: the first that is not loopback.");
   flags.Text("admin-listen", &options.admin_listen,
              "host:port of /metrics, /livez and /readyz; port 0 is any free one.");
+  flags.Text(
+      "liveness-listen", &options.liveness_listen,
+      "host:port of the keeper's own /livez, which says nothing of the daemon. Empty: none.");
   flags.Text("address-file", &options.address_file,
              "Gets {\"admin\": \"host:port\"} once it listens.");
   flags.Text("credentials-file", &options.credentials_file,

@@ -33,6 +33,8 @@ struct WorkerOptions {
 
   // "host:port" of /metrics, /livez and /readyz.
   std::string admin_listen = "127.0.0.1:7446";
+  // "host:port" where the keeper, not the daemon, answers liveness probes. Empty = nowhere.
+  std::string liveness_listen;
   // Gets {"admin": "host:port"} once it listens. Empty = none.
   std::string address_file;
 

@@ -46,7 +46,9 @@ int Keeper::Run() {
     ANNEAL_LOG(ERROR) << "cannot start" << Field("why", status.message());
     return 1;
   }
+  options_.service_manager.Ready();
   while (!stopping_) PollOnce();
+  if (!draining_) options_.service_manager.Stopping();
   StopNow();
   ANNEAL_LOG(INFO) << "all processes have ended" << Field("exit_code", exit_code_);
   return exit_code_;
@@ -66,6 +68,14 @@ absl::Status Keeper::SetUp() {
   ANNEAL_RETURN_IF_ERROR(BuryLostChildren());
   // Children's children that lose their parent come to us, not to init, and are reaped.
   ::prctl(PR_SET_CHILD_SUBREAPER, 1);
+  ANNEAL_RETURN_IF_ERROR(ReceiveSignals());
+  if (!options_.liveness_listen.empty()) {
+    ANNEAL_ASSIGN_OR_RETURN(liveness_, LivenessListener::Listen(options_.liveness_listen));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Keeper::ReceiveSignals() {
   sigset_t signals;
   ::sigemptyset(&signals);
   for (int signal : {SIGCHLD, SIGTERM, SIGINT, SIGHUP}) ::sigaddset(&signals, signal);
@@ -98,14 +108,17 @@ void Keeper::PollOnce() {
     polled.push_back(
         {daemon_->connection->fd(), static_cast<short>(waiting ? POLLIN | POLLOUT : POLLIN), 0});
   }
+  const size_t daemon_end = polled.size();
+  if (liveness_.has_value()) liveness_->AddTo(polled);
   if (!daemon_.has_value()) timeout = daemon_due_ - now;
   const int timeout_ms = timeout == absl::InfiniteDuration()
                              ? -1
                              : static_cast<int>(absl::ToInt64Milliseconds(timeout)) + 1;
   ::poll(polled.data(), polled.size(), timeout_ms);
   // Requests before signals: the end of a daemon must not overtake what it asked for.
-  if (polled.size() > 1 && polled[1].revents != 0) ServeDaemon();
+  if (daemon_end > 1 && polled[1].revents != 0) ServeDaemon();
   if (polled[0].revents != 0) HandleSignals();
+  if (liveness_.has_value()) liveness_->Serve();
 }
 
 void Keeper::HandleSignals() {
@@ -123,6 +136,7 @@ void Keeper::HandleSignals() {
         if (!draining_) {
           ANNEAL_LOG(INFO) << "SIGTERM: draining";
           draining_ = true;
+          options_.service_manager.Stopping();
           Tell({.drain = DrainNotice{}});
           break;
         }
@@ -221,6 +235,8 @@ absl::Status Keeper::StartChild(const SpawnRequest& request) {
   for (const std::string& path : request.lock_paths) {
     spawn.arguments.insert(spawn.arguments.end(), {"--lock", path});
   }
+  if (!request.cpu_list.empty())
+    spawn.arguments.insert(spawn.arguments.end(), {"--cpus", request.cpu_list});
   spawn.arguments.insert(spawn.arguments.end(), {"--", request.program});
   spawn.arguments.insert(spawn.arguments.end(), request.arguments.begin(), request.arguments.end());
 

@@ -11,7 +11,9 @@
 #include "absl/time/time.h"
 #include "common/base/clock.h"
 #include "common/base/file.h"
+#include "common/base/service_manager.h"
 #include "common/protocol/line_socket.h"
+#include "worker/keeper/liveness_listener.h"
 #include "worker/supervisor/keeper_link.h"
 #include "worker/supervisor/run_folder.h"
 
@@ -40,6 +42,8 @@ class Keeper {
     std::string self;                                // path of anneal-worker
     std::vector<std::string> daemon_arguments;       // after "daemon"
     std::map<std::string, std::string> environment;  // of the keeper, handed to every process
+    std::string liveness_listen;                     // see LivenessListener; empty = nowhere
+    ServiceManager service_manager;
   };
   Keeper(Options options, Clock& clock);
 
@@ -55,6 +59,7 @@ class Keeper {
   };
 
   absl::Status SetUp();
+  absl::Status ReceiveSignals();
   // Writes the end of children that died with an earlier keeper.
   absl::Status BuryLostChildren();
   void PollOnce();
@@ -78,6 +83,7 @@ class Keeper {
   Clock& clock_;
   UniqueFd state_lock_;
   UniqueFd signals_;  // signalfd
+  std::optional<LivenessListener> liveness_;
   std::optional<Daemon> daemon_;
   // Set while there is no daemon: when to start the next one.
   absl::Duration daemon_due_ = absl::ZeroDuration();

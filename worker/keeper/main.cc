@@ -12,6 +12,7 @@
 #include "absl/status/statusor.h"
 #include "common/base/clock.h"
 #include "common/base/log.h"
+#include "common/base/service_manager.h"
 #include "worker/daemon/options.h"
 #include "worker/daemon/run_daemon.h"
 #include "worker/keeper/child_exec.h"
@@ -30,13 +31,17 @@ int RunDaemonProcess(const anneal::WorkerOptions& options) {
 }
 
 int RunKeeperProcess(const anneal::WorkerOptions& options, int argc, char** argv) {
+  // First of all: what follows hands the environment on.
+  const anneal::ServiceManager service_manager = anneal::ServiceManager::TakeFromEnvironment();
   anneal::SetLogTag("keeper " + options.name);
   anneal::Keeper keeper(
       {.state_dir = options.state_dir,
        // By path and not /proc/self/exe: SIGHUP after an upgrade starts the new program.
        .self = std::filesystem::read_symlink("/proc/self/exe").string(),
        .daemon_arguments = {argv + 1, argv + argc},
-       .environment = anneal::ReadEnvironment()},
+       .environment = anneal::ReadEnvironment(),
+       .liveness_listen = options.liveness_listen,
+       .service_manager = service_manager},
       anneal::Clock::Real());
   return keeper.Run();
 }
