@@ -1,11 +1,13 @@
 #include "worker/daemon/accelerator_inventory.h"
 
-#include <sched.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <cmath>
 #include <fstream>
+#include <iterator>
 #include <limits>
 
 #include "absl/strings/match.h"
@@ -17,6 +19,7 @@
 #include "common/base/log.h"
 #include "common/base/status.h"
 #include "worker/daemon/nvml.h"
+#include "worker/supervisor/cpu_list.h"
 
 namespace anneal {
 namespace {
@@ -33,7 +36,7 @@ std::string ProcessorName() {
 
 // Processors that one control group allows: "max 100000" or "150000 100000" (quota and period in
 // microseconds).
-double LimitOf(const std::string& cgroup_dir) {
+double ProcessorLimitOf(const std::string& cgroup_dir) {
   constexpr double kNone = std::numeric_limits<double>::infinity();
   const absl::StatusOr<std::string> text = ReadSmallFile(cgroup_dir + "/cpu.max");
   if (!text.ok()) return kNone;
@@ -46,8 +49,17 @@ double LimitOf(const std::string& cgroup_dir) {
   return quota / period;
 }
 
+// Bytes that one control group allows: "max" or "8589934592".
+double MemoryLimitOf(const std::string& cgroup_dir) {
+  const absl::StatusOr<std::string> text = ReadSmallFile(cgroup_dir + "/memory.max");
+  int64_t bytes = 0;
+  const bool limited = text.ok() && absl::SimpleAtoi(absl::StripAsciiWhitespace(*text), &bytes);
+  return limited ? static_cast<double>(bytes) : std::numeric_limits<double>::infinity();
+}
+
 // The lowest limit of our control group and of those above it.
-double CgroupLimit(const std::string& root, const std::string& own_cgroup_file) {
+double LowestLimit(const std::string& root, const std::string& own_cgroup_file,
+                   double (*limit_of)(const std::string& cgroup_dir)) {
   const absl::StatusOr<std::string> text = ReadSmallFile(own_cgroup_file);
   std::string path;
   if (text.ok()) {
@@ -55,25 +67,46 @@ double CgroupLimit(const std::string& root, const std::string& own_cgroup_file) 
       if (absl::ConsumePrefix(&line, "0::")) path = std::string(line);
     }
   }
-  double limit = LimitOf(root);
+  double limit = limit_of(root);
   while (path.size() > 1) {
-    limit = std::min(limit, LimitOf(root + path));
+    limit = std::min(limit, limit_of(root + path));
     path.erase(path.rfind('/'));
   }
   return limit;
 }
 
+// Of the processors near the GPU those that we may use; "" for any if there are none.
+std::string CpuListNear(const GpuDevice& gpu, const std::vector<int>& usable) {
+  std::vector<int> near;
+  std::set_intersection(gpu.near_processors.begin(), gpu.near_processors.end(), usable.begin(),
+                        usable.end(), std::back_inserter(near));
+  return FormatCpuList(near);
+}
+
 }  // namespace
 
 int CountUsableProcessors(const std::string& cgroup_root, const std::string& own_cgroup_file) {
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  const int in_mask =
-      ::sched_getaffinity(0, sizeof(set), &set) == 0
-          ? CPU_COUNT(&set)
-          : static_cast<int>(::sysconf(_SC_NPROCESSORS_ONLN));  // more than 1024 processors
-  const double limit = std::min<double>(in_mask, CgroupLimit(cgroup_root, own_cgroup_file));
+  const double limit = std::min<double>(
+      UsableProcessors().size(), LowestLimit(cgroup_root, own_cgroup_file, ProcessorLimitOf));
   return std::max(1, static_cast<int>(std::floor(limit)));
+}
+
+int64_t CountUsableMemory(const std::string& cgroup_root, const std::string& own_cgroup_file) {
+  const double machine = static_cast<double>(::sysconf(_SC_PHYS_PAGES)) * ::sysconf(_SC_PAGE_SIZE);
+  return static_cast<int64_t>(
+      std::min(machine, LowestLimit(cgroup_root, own_cgroup_file, MemoryLimitOf)));
+}
+
+absl::Status CheckSharedMemory(int gpus, const std::string& path) {
+  constexpr int64_t kNeededBytes = int64_t{1} << 30;
+  if (gpus < 2) return absl::OkStatus();
+  struct statvfs info = {};
+  if (::statvfs(path.c_str(), &info) != 0)
+    return absl::ErrnoToStatus(errno, absl::StrCat("cannot look at ", path));
+  const int64_t bytes = static_cast<int64_t>(info.f_blocks) * static_cast<int64_t>(info.f_frsize);
+  if (bytes >= kNeededBytes) return absl::OkStatus();
+  return absl::FailedPreconditionError(
+      absl::StrCat(path, " has ", bytes >> 20, " MiB; NCCL needs 1024 MiB for several GPUs"));
 }
 
 absl::StatusOr<std::vector<v1::Slot>> FindSlots(const InventoryOptions& options) {
@@ -91,7 +124,7 @@ absl::StatusOr<std::vector<v1::Slot>> FindSlots(const InventoryOptions& options)
                         << Field("slots", cpu_slots) << Field("threads_per_slot", threads)
                         << Field("processors", processors);
   }
-  const int64_t memory = static_cast<int64_t>(::sysconf(_SC_PHYS_PAGES)) * ::sysconf(_SC_PAGE_SIZE);
+  const int64_t memory = CountUsableMemory();
   std::vector<v1::Slot> slots;
   for (int i = 0; i < cpu_slots; ++i) {
     v1::Slot& slot = slots.emplace_back();
@@ -101,6 +134,7 @@ absl::StatusOr<std::vector<v1::Slot>> FindSlots(const InventoryOptions& options)
     slot.set_memory_bytes(memory / cpu_slots);
     slot.set_threads(threads);
   }
+  const std::vector<int> usable = UsableProcessors();
   for (const GpuDevice& gpu : gpus) {
     v1::Slot& slot = slots.emplace_back();
     slot.set_id(gpu.uuid);
@@ -109,6 +143,7 @@ absl::StatusOr<std::vector<v1::Slot>> FindSlots(const InventoryOptions& options)
     slot.set_memory_bytes(gpu.memory_bytes);
     slot.set_threads(std::max<int>(1, processors / gpus.size()));
     slot.set_device_uuid(gpu.uuid);
+    slot.set_cpu_list(CpuListNear(gpu, usable));
   }
   return slots;
 }

@@ -1,6 +1,7 @@
 #pragma once
 // What this machine can lend to trainers.
 
+#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -21,7 +22,8 @@ struct InventoryOptions {
 };
 
 // CPU slots "cpu0", "cpu1", ...; then one slot for each GPU, whose id is the device's UUID. Looked
-// up once, at the daemon's start. A GPU driver that is there but broken is an error: silently
+// up once, at the daemon's start. Memory is the machine's, or what the control groups leave of it
+// (memory.max). A GPU driver that is there but broken is an error: silently
 // having no GPUs would only show as jobs that wait for ever.
 absl::StatusOr<std::vector<v1::Slot>> FindSlots(const InventoryOptions& options);
 
@@ -29,5 +31,13 @@ absl::StatusOr<std::vector<v1::Slot>> FindSlots(const InventoryOptions& options)
 // control groups (cgroup v2, cpu.max) leave; at least 1. The paths are for tests.
 int CountUsableProcessors(const std::string& cgroup_root = "/sys/fs/cgroup",
                           const std::string& own_cgroup_file = "/proc/self/cgroup");
+// The same for bytes of memory (cgroup v2, memory.max).
+int64_t CountUsableMemory(const std::string& cgroup_root = "/sys/fs/cgroup",
+                          const std::string& own_cgroup_file = "/proc/self/cgroup");
+
+// NCCL passes data between the GPUs of a machine through `path` and fails in the midst of a job
+// where that is too small; containers get 64 MiB unless told otherwise. FAILED_PRECONDITION if
+// several GPUs have less than 1 GiB.
+absl::Status CheckSharedMemory(int gpus, const std::string& path = "/dev/shm");
 
 }  // namespace anneal

@@ -6,6 +6,7 @@
 
 #include "common/base/status_matchers.h"
 #include "common/base/temp_dir.h"
+#include "worker/supervisor/cpu_list.h"
 
 namespace anneal {
 namespace {
@@ -44,6 +45,8 @@ TEST(AcceleratorInventoryTest, GpusAreSlotsByUuid) {
   EXPECT_EQ(slots[1].accelerator(), v1::ResourceSpec::ACCELERATOR_GPU);
   EXPECT_EQ(slots[1].device_name(), "NVIDIA H100 80GB HBM3");
   EXPECT_EQ(slots[1].memory_bytes(), int64_t{80} << 30);
+  EXPECT_EQ(slots[0].cpu_list(), std::to_string(UsableProcessors().front()));
+  EXPECT_EQ(slots[1].cpu_list(), "");
   ANNEAL_ASSERT_OK_AND_ASSIGN(slots,
                               FindSlots({.cpu_slots = 1, .nvml_library = Library("fake_nvml")}));
   EXPECT_EQ(slots.size(), 3u);
@@ -60,6 +63,14 @@ TEST(AcceleratorInventoryTest, ABrokenDriverIsAnErrorNotAMachineWithoutGpus) {
               StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("nvmlInit_v2")));
 }
 
+TEST(AcceleratorInventoryTest, SeveralGpusNeedSharedMemory) {
+  const testing::TempDir disk;
+  EXPECT_TRUE(CheckSharedMemory(2, disk.path()).ok());
+  EXPECT_TRUE(CheckSharedMemory(1, "/proc").ok());
+  EXPECT_THAT(CheckSharedMemory(2, "/proc"),  // has no size
+              StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("/proc has 0 MiB")));
+}
+
 TEST(AcceleratorInventoryTest, TheLowestLimitOfAllControlGroupsCounts) {
   const testing::TempDir root;
   const std::string own = root.path() + "/own";
@@ -71,6 +82,11 @@ TEST(AcceleratorInventoryTest, TheLowestLimitOfAllControlGroupsCounts) {
   EXPECT_EQ(CountUsableProcessors(root.path(), own), all);
   std::ofstream(root.path() + "/slice/cpu.max") << "50000 100000\n";
   EXPECT_EQ(CountUsableProcessors(root.path(), own), 1);  // never none
+  const int64_t memory = CountUsableMemory(root.path(), own);
+  EXPECT_GT(memory, 1000);
+  std::ofstream(root.path() + "/slice/memory.max") << "1000\n";
+  std::ofstream(root.path() + "/slice/pod/memory.max") << "max\n";
+  EXPECT_EQ(CountUsableMemory(root.path(), own), 1000);
   std::ofstream(root.path() + "/slice/cpu.max") << "nonsense\n";
   EXPECT_EQ(CountUsableProcessors(root.path(), own), all);
 }

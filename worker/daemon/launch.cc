@@ -119,6 +119,7 @@ SpawnRequest MakeSpawnRequest(const RunFolder& folder, const TaskFile& task,
     request.lock_paths.push_back(
         absl::StrCat(options.device_lock_dir, "/anneal-", slot->device_uuid(), ".lock"));
     request.environment["CUDA_VISIBLE_DEVICES"] = slot->device_uuid();
+    request.cpu_list = slot->cpu_list();
     request.environment["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8";
   }
   return request;

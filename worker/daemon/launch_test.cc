@@ -29,6 +29,7 @@ class LaunchTest : public ::testing::Test {
     slots_[0].set_id("cpu0");
     slots_[1].set_id("GPU-1");
     slots_[1].set_device_uuid("GPU-1");
+    slots_[1].set_cpu_list("0-7");
     options_ = {.state_dir = temp_.path(),
                 .storage_root = "/srv",
                 .bin_dir = "/opt/bin",
@@ -111,6 +112,7 @@ TEST_F(LaunchTest, ATaskBecomesAProcess) {
   EXPECT_THAT(request.environment, Contains(Pair("MKL_CBWR", "AUTO")));
   EXPECT_THAT(request.environment, Contains(Pair("OMP_NUM_THREADS", "2")));
   EXPECT_THAT(request.environment, Contains(Pair("CUDA_VISIBLE_DEVICES", "GPU-1")));
+  EXPECT_EQ(request.cpu_list, "0-7");
   EXPECT_THAT(request.lock_paths,
               ElementsAre(temp_.path() + "/slots/GPU-1.lock", "/locks/anneal-GPU-1.lock"));
 
@@ -121,6 +123,7 @@ TEST_F(LaunchTest, ATaskBecomesAProcess) {
   EXPECT_EQ(prepare.program, "/opt/bin/anneal-prepare");
   EXPECT_EQ(prepare.log_path, "/srv/jobs/01hf7yat00abcdefghjkmnpqrs/logs/prepare.log");
   EXPECT_TRUE(prepare.lock_paths.empty());
+  EXPECT_EQ(prepare.cpu_list, "");
   EXPECT_THAT(prepare.environment, Not(Contains(Key("CUDA_VISIBLE_DEVICES"))));
 }
 

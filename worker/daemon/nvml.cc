@@ -1,8 +1,10 @@
 #include "worker/daemon/nvml.h"
 
 #include <dlfcn.h>
+#include <sched.h>
 
 #include <functional>
+#include <iterator>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
@@ -55,6 +57,7 @@ struct Nvml {
   NvmlReturn (*DeviceGetTemperature)(NvmlDevice, int, unsigned*);
   NvmlReturn (*DeviceGetPowerUsage)(NvmlDevice, unsigned*);
   NvmlReturn (*DeviceGetTotalEccErrors)(NvmlDevice, int, int, unsigned long long*);
+  NvmlReturn (*DeviceGetCpuAffinity)(NvmlDevice, unsigned, unsigned long*);
 
   absl::Status LoadFrom(const Library& library) {
     ANNEAL_RETURN_IF_ERROR(library.Load("nvmlInit_v2", &Init));
@@ -69,7 +72,8 @@ struct Nvml {
         library.Load("nvmlDeviceGetUtilizationRates", &DeviceGetUtilizationRates));
     ANNEAL_RETURN_IF_ERROR(library.Load("nvmlDeviceGetTemperature", &DeviceGetTemperature));
     ANNEAL_RETURN_IF_ERROR(library.Load("nvmlDeviceGetPowerUsage", &DeviceGetPowerUsage));
-    return library.Load("nvmlDeviceGetTotalEccErrors", &DeviceGetTotalEccErrors);
+    ANNEAL_RETURN_IF_ERROR(library.Load("nvmlDeviceGetTotalEccErrors", &DeviceGetTotalEccErrors));
+    return library.Load("nvmlDeviceGetCpuAffinity", &DeviceGetCpuAffinity);
   }
   absl::Status Check(NvmlReturn code, absl::string_view action) const {
     if (code == 0) return absl::OkStatus();
@@ -113,6 +117,18 @@ absl::Status WithNvml(const std::string& library_name,
   return status;
 }
 
+// Virtual machines and some systems do not tell; that is no error.
+std::vector<int> NearProcessors(const Nvml& nvml, NvmlDevice device) {
+  constexpr int kWordBits = 8 * sizeof(unsigned long);
+  unsigned long words[CPU_SETSIZE / kWordBits] = {};
+  std::vector<int> processors;
+  if (nvml.DeviceGetCpuAffinity(device, std::size(words), words) != 0) return processors;
+  for (int i = 0; i < CPU_SETSIZE; ++i) {
+    if ((words[i / kWordBits] >> (i % kWordBits) & 1) != 0) processors.push_back(i);
+  }
+  return processors;
+}
+
 GpuReading Read(const Nvml& nvml, NvmlDevice device, const std::string& uuid,
                 const NvmlMemory& memory) {
   GpuReading reading{.uuid = uuid,
@@ -144,8 +160,10 @@ absl::StatusOr<std::vector<GpuDevice>> ListGpus(const std::string& library) {
           char name[kNameBytes] = "";
           ANNEAL_RETURN_IF_ERROR(nvml.Check(nvml.DeviceGetName(device, name, kNameBytes),
                                             absl::StrCat("describe ", uuid)));
-          devices.push_back(
-              {.uuid = uuid, .name = name, .memory_bytes = static_cast<int64_t>(memory.total)});
+          devices.push_back({.uuid = uuid,
+                             .name = name,
+                             .memory_bytes = static_cast<int64_t>(memory.total),
+                             .near_processors = NearProcessors(nvml, device)});
           return absl::OkStatus();
         });
   }));

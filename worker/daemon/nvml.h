@@ -15,6 +15,8 @@ struct GpuDevice {
   std::string uuid;  // "GPU-8f6d..."
   std::string name;
   int64_t memory_bytes = 0;
+  // Those of the NUMA node that the device hangs on, ascending. Empty if the driver cannot tell.
+  std::vector<int> near_processors;
 };
 
 // What a GPU does now. A number that the device does not know (parts of one often do not) is

@@ -3,6 +3,7 @@
 #include <sys/prctl.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <csignal>
 #include <memory>
 #include <string>
@@ -64,6 +65,10 @@ absl::Status RunDaemon(const WorkerOptions& options, UniqueFd keeper_fd) {
   ::signal(SIGPIPE, SIG_IGN);
   KeeperClient keeper(std::move(keeper_fd));
   ANNEAL_ASSIGN_OR_RETURN(std::vector<v1::Slot> slots, FindSlots(options.inventory));
+  const int gpus = std::count_if(slots.begin(), slots.end(),
+                                 [](const v1::Slot& slot) { return !slot.device_uuid().empty(); });
+  if (absl::Status status = CheckSharedMemory(gpus); !status.ok())
+    ANNEAL_LOG(WARNING) << "shared memory" << Field("why", status.message());
   ANNEAL_ASSIGN_OR_RETURN(std::string api_key, ReadApiKey(options.credentials_file));
   ANNEAL_ASSIGN_OR_RETURN(std::shared_ptr<grpc::Channel> channel,
                           MakeChannel(ChannelOptionsOf(options)));

@@ -6,12 +6,12 @@
 namespace anneal {
 
 //   anneal-worker exec-child --keeper-pid N --run-dir D --log FILE [--lock FILE]...
-//                            -- PROGRAM [ARGUMENT]...
+//                            [--cpus LIST] -- PROGRAM [ARGUMENT]...
 //
 // Dies with the keeper (PR_SET_PDEATHSIG), is the first victim when memory runs out
 // (oom_score_adj), holds the locks for as long as the process lives (flock on descriptors that stay
-// open across exec), and writes to the log. Returns only on failure, having left an exit record
-// that says why; the result is the exit status.
+// open across exec), runs on the processors of the list, and writes to the log. Returns only on
+// failure, having left an exit record that says why; the result is the exit status.
 int ExecChild(int argc, char** argv);
 
 inline constexpr char kExecChildMode[] = "exec-child";

@@ -1,6 +1,7 @@
 // Tasks on a worker that is well: how they start, run, end and are stopped.
 
 #include <fcntl.h>
+#include <sched.h>
 #include <sys/file.h>
 
 #include <algorithm>
@@ -15,6 +16,7 @@
 #include "common/format/json.h"
 #include "common/metrics/testing/http_get.h"
 #include "worker/keeper/testing/worker_process_test_base.h"
+#include "worker/supervisor/cpu_list.h"
 
 namespace anneal {
 namespace {
@@ -61,6 +63,24 @@ TEST_F(WorkerTasksTest, RegistersRunsATaskAndForgetsIt) {
   AwaitNoTasks();
   EXPECT_TRUE(IsForgotten(Rank(0)));
   EXPECT_TRUE(IsForgotten(Prepare()));
+}
+
+TEST_F(WorkerTasksTest, ATaskRunsOnTheProcessorsNearItsGpu) {
+  // The driver says that the first GPU is near our first processor.
+  const std::filesystem::path own = std::filesystem::read_symlink("/proc/self/exe");
+  StartWorker({{"--nvml-library", own.parent_path().parent_path() / "lib/libfake_nvml.so"},
+               {"--device-lock-dir", temp_.path()}});
+  coordinator_.Want({Want(Rank(0), "run", "GPU-00000000"), Want(Rank(1), "run", "GPU-00000001")});
+  const TaskObservation near = coordinator_.AwaitTask("a task", Rank(0), IsRunning);
+  const TaskObservation anywhere = coordinator_.AwaitTask("a task", Rank(1), IsRunning);
+  cpu_set_t set;
+  ASSERT_EQ(::sched_getaffinity(near.pid(), sizeof(set), &set), 0);
+  EXPECT_EQ(CPU_COUNT(&set), 1);
+  EXPECT_TRUE(CPU_ISSET(UsableProcessors().front(), &set));
+  ASSERT_EQ(::sched_getaffinity(anywhere.pid(), sizeof(set), &set), 0);
+  EXPECT_EQ(CPU_COUNT(&set), static_cast<int>(UsableProcessors().size()));
+  coordinator_.Want({});
+  AwaitNoTasks();
 }
 
 TEST_F(WorkerTasksTest, EndsAreToldWithTheirCauseAndTheLogsEnd) {

@@ -12,7 +12,8 @@ std::string FormatKeeperLine(const KeeperLine& line) {
   if (line.spawn.has_value()) {
     json["spawn"] = {{"run_dir", line.spawn->run_dir},     {"program", line.spawn->program},
                      {"arguments", line.spawn->arguments}, {"environment", line.spawn->environment},
-                     {"log_path", line.spawn->log_path},   {"lock_paths", line.spawn->lock_paths}};
+                     {"log_path", line.spawn->log_path},   {"lock_paths", line.spawn->lock_paths},
+                     {"cpu_list", line.spawn->cpu_list}};
   }
   if (line.kill.has_value())
     json["kill"] = {{"run_dir", line.kill->run_dir}, {"signal", line.kill->signal}};
@@ -36,7 +37,8 @@ absl::StatusOr<KeeperLine> ParseKeeperLine(absl::string_view text) {
           .arguments = spawn.at("arguments").get<std::vector<std::string>>(),
           .environment = spawn.at("environment").get<std::map<std::string, std::string>>(),
           .log_path = spawn.at("log_path"),
-          .lock_paths = spawn.at("lock_paths").get<std::vector<std::string>>()};
+          .lock_paths = spawn.at("lock_paths").get<std::vector<std::string>>(),
+          .cpu_list = spawn.at("cpu_list")};
     } else if (json.contains("kill")) {
       line.kill = KillRequest{.run_dir = json["kill"].at("run_dir"),
                               .signal = json["kill"].at("signal").get<int>()};

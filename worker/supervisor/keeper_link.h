@@ -23,6 +23,7 @@ struct SpawnRequest {
   std::string log_path;                            // gets standard output and error, appended
   std::vector<std::string>
       lock_paths;  // locked for as long as the child lives; one that is taken refuses the start
+  std::string cpu_list;  // processors to run on (see cpu_list.h); empty = all
 };
 // Daemon -> keeper: signal the process group of a run folder's child. Ignored if it has ended.
 struct KillRequest {

@@ -2,6 +2,8 @@
 // test. With FAKE_NVML_BROKEN defined its start fails, as that of a driver does that does not fit
 // the kernel.
 
+#include <sched.h>
+
 #include <cstring>
 
 struct FakeMemory {
@@ -59,6 +61,18 @@ int nvmlDeviceGetPowerUsage(void*, unsigned* milliwatts) {
 int nvmlDeviceGetTotalEccErrors(void* device, int, int, unsigned long long* errors) {
   *errors = 2;
   return *static_cast<char*>(device) == '1' ? 3 : 0;
+}
+
+// The first GPU is near the first processor that this process may use, the second one near none.
+int nvmlDeviceGetCpuAffinity(void* device, unsigned words, unsigned long* set) {
+  std::memset(set, 0, words * sizeof(*set));
+  if (*static_cast<char*>(device) != '0') return 0;
+  cpu_set_t usable;
+  sched_getaffinity(0, sizeof(usable), &usable);
+  int first = 0;
+  while (!CPU_ISSET(first, &usable)) ++first;
+  set[first / 64] = 1ul << (first % 64);
+  return 0;
 }
 
 }  // extern "C"
