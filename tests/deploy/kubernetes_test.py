@@ -299,18 +299,15 @@ def test_images_carry_the_version_and_nothing_blocks_a_drain(cluster, version):
 
 
 def test_monitors_find_their_ports(rendered):
-    for resource in rendered["monitoring"].all:
-        selector, spec = resource["spec"]["selector"], resource["spec"]
-        for cluster in (rendered[name] for name in CLUSTERS):
-            if resource["kind"] == "ServiceMonitor":
-                found = [s for s in cluster.of_kind("Service").values() if matches(selector, s["metadata"].get("labels", {}))]
-                names = [{p["name"] for p in s["spec"]["ports"]} for s in found]
-            elif resource["kind"] == "PodMonitor":
-                names = [set(ports_of(container_of(template))) for template in cluster.pods_with(selector)]
-            else:
-                continue
-            endpoints = spec.get("endpoints") or spec["podMetricsEndpoints"]
-            assert names and all(e["port"] in ports for e in endpoints for ports in names), resource["metadata"]["name"]
+    [coordinator] = rendered["monitoring"].of_kind("ServiceMonitor").values()
+    [worker] = rendered["monitoring"].of_kind("PodMonitor").values()
+    for cluster in (rendered[name] for name in CLUSTERS):
+        services = [s for s in cluster.of_kind("Service").values()
+                    if matches(coordinator["spec"]["selector"], s["metadata"].get("labels", {}))]
+        service_ports = [{p["name"] for p in s["spec"]["ports"]} for s in services]
+        pod_ports = [set(ports_of(container_of(t))) for t in cluster.pods_with(worker["spec"]["selector"])]
+        for endpoints, found in [(coordinator["spec"]["endpoints"], service_ports), (worker["spec"]["podMetricsEndpoints"], pod_ports)]:
+            assert found and all(endpoint["port"] in ports for endpoint in endpoints for ports in found)
 
 
 def test_scrape_jobs_are_named_as_alerts_expect(rendered):
