@@ -1,13 +1,17 @@
 #include "worker/prepare/loss_mask.h"
 
 #include <algorithm>
+#include <optional>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
 
 namespace anneal::prepare {
 namespace {
+
+constexpr absl::string_view kFirstCallName = "tool_calls[0].function.name";
 
 // Parts of a message that stand in its head, not in its turn.
 bool StandsInHead(absl::string_view field) { return field == "name"; }
@@ -27,15 +31,18 @@ size_t EndOfTurn(const EncodedChat& chat, size_t begin, size_t end) {
   return absl::string_view::npos;
 }
 
-// Where the turn begins whose first character is at `first`, with only the template's text from
-// `gap` up to there.
-size_t TurnBegin(const EncodedChat& chat, size_t gap, size_t first) {
+// Where the turn begins whose first part this is, with only the template's text from `gap` up to
+// there.
+size_t TurnBegin(const EncodedChat& chat, size_t gap, const AttributedRange& part) {
+  const size_t first = part.range.begin;
   const absl::string_view before = absl::string_view(chat.rendered.text).substr(gap, first - gap);
-  const auto& [generation_prompt, lead] = chat.frame;
+  const std::string& generation_prompt = chat.frame.generation_prompt;
   if (!generation_prompt.empty()) {
     const size_t prompt = before.rfind(generation_prompt);
     if (prompt != before.npos) return gap + prompt + generation_prompt.size();
   }
+  const bool calls = chat.attribution.fields[part.field] == kFirstCallName;
+  const std::string& lead = calls ? chat.frame.call_lead : chat.frame.lead;
   return absl::EndsWith(before, lead) ? first - lead.size() : first;
 }
 
@@ -54,7 +61,7 @@ std::vector<TurnSpan> TracedTurns(const EncodedChat& chat) {
     if (!in_turn || turns.back().message != part.message) {
       const size_t gap = i == 0 ? 0 : parts[i - 1].range.end;
       turns.push_back({.message = part.message});
-      turns.back().range.begin = TurnBegin(chat, gap, part.range.begin);
+      turns.back().range.begin = TurnBegin(chat, gap, part);
       in_turn = true;
     }
     const size_t next = i + 1 < parts.size() ? parts[i + 1].range.begin : text.size();
@@ -108,18 +115,36 @@ std::vector<bool> SupervisedMessages(absl::Span<const MessageInfo> messages, Tra
 AssistantFrame FindAssistantFrame(const ChatTemplate& chat_template) {
   // A word that no template writes by itself, so that it marks where the message begins.
   constexpr char kAnswer[] = "xylophone";
-  Json chat = {{{"role", "user"}, {"content", "x"}}};
-  const absl::StatusOr<RenderedChat> asked = chat_template.Render(chat, nullptr, false);
-  const absl::StatusOr<RenderedChat> prompted = chat_template.Render(chat, nullptr, true);
+  const Json question = {{"role", "user"}, {"content", "x"}};
+  const auto asked = chat_template.Render(Json::array({question}), nullptr, false);
+  const auto prompted = chat_template.Render(Json::array({question}), nullptr, true);
   if (!asked.ok() || !prompted.ok() || !absl::StartsWith(prompted->text, asked->text)) return {};
+  // What stands between the prompt and the answer; nothing if the template refuses the answer.
+  const auto text_before = [&](const Json& answer) -> std::optional<std::string> {
+    const auto answered = chat_template.Render(Json::array({question, answer}), nullptr, false);
+    if (!answered.ok() || !absl::StartsWith(answered->text, prompted->text)) return std::nullopt;
+    const size_t begin = prompted->text.size(), at = answered->text.find(kAnswer, begin);
+    if (at == std::string::npos) return std::nullopt;
+    return answered->text.substr(begin, at - begin);
+  };
   AssistantFrame frame = {.generation_prompt = prompted->text.substr(asked->text.size())};
-  chat.push_back({{"role", "assistant"}, {"content", kAnswer}});
-  const absl::StatusOr<RenderedChat> answered = chat_template.Render(chat, nullptr, false);
-  if (!answered.ok() || !absl::StartsWith(answered->text, prompted->text)) return frame;
-  const size_t begin = prompted->text.size();
-  const std::string lead =
-      answered->text.substr(begin, answered->text.find(kAnswer, begin) - begin);
-  if (absl::StripAsciiWhitespace(lead).empty()) frame.lead = lead;
+  const auto before_text = text_before({{"role", "assistant"}, {"content", kAnswer}});
+  if (!before_text) return frame;
+  const bool has_heading = !absl::StripAsciiWhitespace(*before_text).empty();
+  if (!has_heading) frame.lead = *before_text;
+  // Templates want the arguments as an object, or as its text.
+  for (const Json& arguments : {Json::object(), Json("{}")}) {
+    const Json call = {{"id", "call00001"},
+                       {"type", "function"},
+                       {"function", {{"name", kAnswer}, {"arguments", arguments}}}};
+    const auto before_call =
+        text_before({{"role", "assistant"}, {"content", ""}, {"tool_calls", Json::array({call})}});
+    if (!before_call) continue;
+    absl::string_view lead = *before_call;
+    if (!has_heading || absl::ConsumePrefix(&lead, *before_text))
+      frame.call_lead = std::string(lead);
+    break;
+  }
   return frame;
 }
 

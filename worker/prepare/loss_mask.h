@@ -34,8 +34,11 @@ struct AssistantFrame {
   // the message: the model has to produce it. More than whitespace is a role's heading, which is
   // not the model's to say.
   std::string lead;
+  // The same before the name of the function that a message begins to call, behind a heading:
+  // "[TOOL_CALLS] [{\"name\": \"". It is the model's to say, whatever it is.
+  std::string call_lead;
 };
-// Found by rendering a tiny conversation. Empty for a template that refuses it.
+// Found by rendering tiny conversations. Empty for a template that refuses them.
 AssistantFrame FindAssistantFrame(const ChatTemplate& chat_template);
 
 // A conversation as the model will see it.

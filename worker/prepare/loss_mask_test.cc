@@ -1,5 +1,6 @@
 #include "worker/prepare/loss_mask.h"
 
+#include "absl/strings/str_cat.h"
 #include "common/base/status_matchers.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -133,6 +134,25 @@ TEST(FindAssistantFrameTest, FindsPromptAndLead) {
   EXPECT_EQ(headed.generation_prompt, "");
   EXPECT_EQ(headed.lead, "") << "the role's heading does not count";
   EXPECT_EQ(frame_of("{{ raise_exception('no') }}").generation_prompt, "");
+}
+
+TEST(FindAssistantFrameTest, FindsWhatBeginsACall) {
+  const auto call_lead_of = [](absl::string_view heading, absl::string_view name) {
+    const std::string source = absl::StrCat(
+        "{% for m in messages %}{% if m.role == 'user' %}[I]{{ m.content }}[/I]{% elif "
+        "m.tool_calls %}",
+        heading, "[CALL] {{ ", name, " }}{% else %}", heading,
+        "{{ m.content }}{% endif %}{% endfor %}");
+    return FindAssistantFrame(
+               *ChatTemplate::Compile(source, Json::object(), absl::UnixEpoch()).value())
+        .call_lead;
+  };
+  EXPECT_EQ(call_lead_of("", "m.tool_calls[0].function.name"), "[CALL] ");
+  EXPECT_EQ(call_lead_of("<assistant>", "m.tool_calls[0].function.name"), "[CALL] ");
+  EXPECT_EQ(call_lead_of("", "m.tool_calls[0].function.arguments + m.tool_calls[0].function.name"),
+            "[CALL] {}")
+      << "this template takes arguments as text";
+  EXPECT_EQ(call_lead_of("", "'nothing'"), "");
 }
 
 }  // namespace

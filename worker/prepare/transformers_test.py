@@ -18,97 +18,10 @@ from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from transformers.utils import chat_template_utils
 
+from testing.chat_templates import CHATML, GEMMA, MARKED, PLAIN, SPECIALS, marked, unmarked
+
 PREPARE = pathlib.Path(os.environ["ANNEAL_BIN_DIR"]) / "anneal-prepare"
 NOW = datetime.datetime(2024, 7, 26, 12, 34, 56)
-
-# ---- Template families, in the style of the models they are named after. ----
-
-CHATML = (
-    "{% for message in messages %}{% if loop.first and message['role'] != 'system' %}"
-    "{{ '<|im_start|>system\\nYou are helpful.<|im_end|>\\n' }}{% endif %}"
-    "{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
-)
-LLAMA3 = """{{- bos_token }}
-{%- if messages[0]['role'] == 'system' %}
-    {%- set system_message = messages[0]['content'] | trim %}
-    {%- set messages = messages[1:] %}
-{%- else %}
-    {%- set system_message = "" %}
-{%- endif %}
-{{- "<|start_header_id|>system<|end_header_id|>\\n\\n" }}
-{{- "Today Date: " + strftime_now("%d %b %Y") + "\\n\\n" }}
-{{- system_message }}
-{{- "<|eot_id|>" }}
-{%- for message in messages %}
-    {{- '<|start_header_id|>' + message['role'] + '<|end_header_id|>\\n\\n' + message['content'] | trim + '<|eot_id|>' }}
-{%- endfor %}
-{%- if add_generation_prompt %}
-    {{- '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}
-{%- endif %}
-"""
-MISTRAL = (
-    "{% if messages[0]['role'] == 'system' %}{% set loop_messages = messages[1:] %}"
-    "{% set system_message = messages[0]['content'] %}{% else %}{% set loop_messages = messages %}"
-    "{% set system_message = false %}{% endif %}{{ bos_token }}{% for message in loop_messages %}"
-    "{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}"
-    "{{ raise_exception('Conversation roles must alternate user/assistant/user/assistant/...') }}{% endif %}"
-    "{% if loop.index0 == 0 and system_message != false %}"
-    "{% set content = system_message + '\\n\\n' + message['content'] %}{% else %}{% set content = message['content'] %}{% endif %}"
-    "{% if message['role'] == 'user' %}{{ '[INST] ' + content.strip() + ' [/INST]' }}"
-    "{% else %}{{ ' ' + content.strip() + eos_token }}{% endif %}{% endfor %}"
-)
-GEMMA = (
-    "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
-    "{% for message in messages %}{% if (message['role'] == 'assistant') %}{% set role = 'model' %}"
-    "{% else %}{% set role = message['role'] %}{% endif %}"
-    "{{ '<start_of_turn>' + role + '\\n' + message['content'] | trim + '<end_of_turn>\\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{'<start_of_turn>model\\n'}}{% endif %}"
-)
-ZEPHYR = (
-    "{% for message in messages %}\n{% if message['role'] == 'user' %}\n{{ '<|user|>\\n' + message['content'] + eos_token }}\n"
-    "{% elif message['role'] == 'system' %}\n{{ '<|system|>\\n' + message['content'] + eos_token }}\n"
-    "{% elif message['role'] == 'assistant' %}\n{{ '<|assistant|>\\n'  + message['content'] + eos_token }}\n{% endif %}\n"
-    "{% if loop.last and add_generation_prompt %}\n{{ '<|assistant|>' }}\n{% endif %}\n{% endfor %}"
-)
-# Thoughts are dropped from all but the last answer; tools are listed in the system turn; tool calls are framed.
-THINKING = """{%- if tools %}
-    {{- '<|im_start|>system\\n# Tools\\n' }}
-    {%- for tool in tools %}{{- tool | tojson }}{{- '\\n' }}{%- endfor %}
-    {{- '<|im_end|>\\n' }}
-{%- endif %}
-{%- for message in messages %}
-    {%- if message.role == 'assistant' %}
-        {%- set content = message.content if message.content is string else '' %}
-        {%- set thought = '' %}
-        {%- if message.reasoning_content is string %}
-            {%- set thought = message.reasoning_content %}
-        {%- elif '</think>' in content %}
-            {%- set thought = content.split('</think>')[0].rstrip('\\n').split('<think>')[-1].lstrip('\\n') %}
-            {%- set content = content.split('</think>')[-1].lstrip('\\n') %}
-        {%- endif %}
-        {{- '<|im_start|>assistant\\n' }}GENERATION{%- if loop.last %}{{- '<think>\\n' + thought.strip('\\n') + '\\n</think>\\n\\n' }}{%- endif %}
-        {{- content }}
-        {%- for call in message.tool_calls %}
-            {%- if loop.first and content or not loop.first %}{{- '\\n' }}{%- endif %}
-            {{- '<tool_call>\\n{"name": "' + call.function.name + '", "arguments": ' + call.function.arguments | tojson + '}\\n</tool_call>' }}
-        {%- endfor %}
-        {{- '<|im_end|>' }}ENDGENERATION{{- '\\n' }}
-    {%- else %}
-        {{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}
-    {%- endif %}
-{%- endfor %}
-{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}
-"""
-MARKS = {"ENDGENERATION": "{% endgeneration %}", "GENERATION": "{% generation %}"}
-
-
-def thinking(marked):
-    text = THINKING
-    for name, mark in MARKS.items():
-        text = text.replace(name, mark if marked else "")
-    return text
-
 
 # ---- Tokenizers, small enough to train in a second. ----
 
@@ -119,10 +32,6 @@ CORPUS = [
     "Zürich naïve café 東京 こんにちは 你好 привет 😀🎉 مرحبا",
     "think tool_call arguments weather city Bern sunny function",
 ] * 4
-SPECIALS = [
-    "<s>", "</s>", "<|im_start|>", "<|im_end|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>",
-    "<start_of_turn>", "<end_of_turn>", "<|user|>", "<|assistant|>", "<|system|>",
-]  # fmt: skip
 
 
 def byte_level_tokenizer(trim_offsets):
@@ -130,7 +39,7 @@ def byte_level_tokenizer(trim_offsets):
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=700, special_tokens=SPECIALS, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+        vocab_size=760, special_tokens=SPECIALS, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
     )
     tokenizer.train_from_iterator(CORPUS, trainer)
     bos = tokenizer.token_to_id("<s>")
@@ -149,7 +58,7 @@ def metaspace_tokenizer():
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
     tokenizer.decoder = decoders.Sequence([decoders.Metaspace(prepend_scheme="first"), decoders.ByteFallback(), decoders.Fuse()])
     byte_tokens = [f"<0x{byte:02X}>" for byte in range(256)]
-    trainer = trainers.BpeTrainer(vocab_size=600, special_tokens=["<unk>"] + SPECIALS + byte_tokens, show_progress=False)
+    trainer = trainers.BpeTrainer(vocab_size=640, special_tokens=["<unk>"] + SPECIALS + byte_tokens, show_progress=False)
     tokenizer.train_from_iterator([text.encode("ascii", "ignore").decode() for text in CORPUS], trainer)
     # The trainer made the bytes special; in real files only the control tokens are.
     plain = json.loads(tokenizer.to_str())
@@ -209,6 +118,36 @@ def call(name, arguments):
     return {"id": "c1", "type": "function", "function": {"name": name, "arguments": arguments}}
 
 
+def tool(text):
+    return {"role": "tool", "content": text, "tool_call_id": "c1"}
+
+
+TOOL_ROWS = [
+    {"messages": [user("Hi"), assistant("Hello, world!")], "tools": TOOLS},
+    {"messages": [user("no tools <|im_end|> [INST]"), assistant("none [TOOL_CALLS] at all")]},
+    {
+        "messages": [
+            user("weather in Bern?"),
+            assistant(None, tool_calls=[call("weather", {"city": "Bern \"x\"", "days": 2, "units": None, "deep": [{"a": 0.5}]})]),
+            tool('{"sky": "sunny"}'),
+            assistant("It is sunny."),
+            user("Thanks"),
+            assistant("Bye"),
+        ],
+        "tools": TOOLS * 2,
+    },
+    {"messages": [user("?"), assistant("", tool_calls=[call("東京", {})]), tool("</tool_response>"), assistant("é")], "tools": TOOLS},
+    {
+        "messages": [
+            user("both"),
+            assistant(None, tool_calls=[call("weather", {"city": "Bern"}), call("weather", {"city": "東京"})]),
+            tool("sunny"),
+            tool("sunny"),
+            assistant("sunny"),
+        ],
+        "tools": TOOLS,
+    },
+]
 THINKING_ROWS = [
     {"messages": [user("2 + 2?"), assistant("<think>\nIt is 4!\n</think>\n\n4")]},
     {"messages": [user("2 + 2?"), assistant("4", reasoning_content="It is 4!\nSure."), user("why?"), assistant("so", thinking="hm")]},
@@ -293,7 +232,7 @@ def mask_of_chars(tokenizer, text, ids, spans):
 
 
 def prefix_spans(tokenizer, messages, after_turn):
-    """Assistant turns by rendering prefixes; `after_turn` is what the template writes behind the end-of-turn token."""
+    """Assistant turns by rendering prefixes; `after_turn` is what the template writes behind the last end-of-turn token."""
     render = lambda part, prompt: tokenizer.apply_chat_template(part, tokenize=False, add_generation_prompt=prompt)
     full = render(messages, False)
     spans = []
@@ -301,8 +240,10 @@ def prefix_spans(tokenizer, messages, after_turn):
         if message["role"] != "assistant":
             continue
         before, through = render(messages[:i], True), render(messages[: i + 1], False)
-        assert full.startswith(before) and full.startswith(through) and through.endswith(after_turn)
-        spans.append((len(before), len(through) - len(after_turn)))
+        assert through.endswith(after_turn)
+        through = through[: len(through) - len(after_turn)]
+        assert full.startswith(before) and full.startswith(through)
+        spans.append((len(before), len(through)))
     return full, spans
 
 
@@ -316,35 +257,28 @@ def fixed_clock(monkeypatch):
     monkeypatch.setattr(chat_template_utils, "datetime", FixedDatetime)
 
 
-FAMILIES = {
-    # name: (template, conversations, what follows the end-of-turn token)
-    "chatml": (CHATML, CHATS + SYSTEM_CHATS, "\n"),
-    "llama3": (LLAMA3, CHATS + SYSTEM_CHATS, ""),
-    "mistral": (MISTRAL, CHATS + SYSTEM_CHATS, ""),
-    "gemma": (GEMMA, CHATS, "\n"),
-    "zephyr": (ZEPHYR, CHATS + SYSTEM_CHATS, "\n"),
-}
+def chats_for(family):
+    return CHATS + SYSTEM_CHATS if PLAIN[family][1] else CHATS
 
 
 @pytest.mark.parametrize("backend", ["byte_level", "byte_level_trimmed"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", PLAIN)
 def test_ids_and_assistant_masks(tmp_path, backends, family, backend):
-    template, chats, after_turn = FAMILIES[family]
+    template, _, after_turn = PLAIN[family]
     tokenizer = make_model(tmp_path, backends[backend], template)
-    prepared, _ = prepare(tmp_path, [{"messages": chat} for chat in chats])
-    assert len(prepared) == len(chats)
-    for chat, (ids, weights) in zip(chats, prepared):
+    prepared, _ = prepare(tmp_path, [{"messages": chat} for chat in chats_for(family)])
+    for chat, (ids, weights) in zip(chats_for(family), prepared, strict=True):
         assert ids == tokenizer.apply_chat_template(chat, return_dict=False)
         full, spans = prefix_spans(tokenizer, chat, after_turn)
         assert weights == mask_of_chars(tokenizer, full, ids, spans), full
 
 
-@pytest.mark.parametrize("family", ["mistral", "zephyr"])
+@pytest.mark.parametrize("family", ["llama2", "mistral", "zephyr", "vicuna"])
 def test_ids_and_masks_of_a_metaspace_tokenizer(tmp_path, backends, family):
-    template, chats, after_turn = FAMILIES[family]
+    template, _, after_turn = PLAIN[family]
     tokenizer = make_model(tmp_path, backends["metaspace"], template)
-    prepared, _ = prepare(tmp_path, [{"messages": chat} for chat in chats])
-    for chat, (ids, weights) in zip(chats, prepared):
+    prepared, _ = prepare(tmp_path, [{"messages": chat} for chat in chats_for(family)])
+    for chat, (ids, weights) in zip(chats_for(family), prepared, strict=True):
         assert ids == tokenizer.apply_chat_template(chat, return_dict=False)
         full, spans = prefix_spans(tokenizer, chat, after_turn)
         offsets = tokenizer(full, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
@@ -352,28 +286,29 @@ def test_ids_and_masks_of_a_metaspace_tokenizer(tmp_path, backends, family):
         assert weights == [0] + expected[1:], full
 
 
-@pytest.mark.parametrize("marked", [True, False])
-def test_thoughts_and_tool_calls(tmp_path, backends, marked):
+@pytest.mark.parametrize("with_marks", [True, False])
+@pytest.mark.parametrize("family", MARKED)
+def test_thoughts_tools_and_tool_calls(tmp_path, backends, family, with_marks):
     """With marks our masks are transformers'; without marks tracing finds the same turns."""
-    tokenizer = make_model(tmp_path, backends["byte_level"], thinking(marked))
-    prepared, _ = prepare(tmp_path, THINKING_ROWS)
-    for row, (ids, weights) in zip(THINKING_ROWS, prepared):
+    template = marked(MARKED[family])
+    tokenizer = make_model(tmp_path, backends["byte_level"], template if with_marks else unmarked(MARKED[family]))
+    rows = THINKING_ROWS if family == "thinking" else TOOL_ROWS[: 4 if family == "llama3_tools" else None]
+    prepared, _ = prepare(tmp_path, rows)
+    for row, (ids, weights) in zip(rows, prepared, strict=True):
         expected = tokenizer.apply_chat_template(
-            row["messages"],
-            tools=row.get("tools"),
-            chat_template=thinking(marked=True),
-            return_dict=True,
-            return_assistant_tokens_mask=True,
+            row["messages"], tools=row.get("tools"), chat_template=template, return_dict=True, return_assistant_tokens_mask=True
         )
         assert ids == expected["input_ids"]
         assert weights == [0] + expected["assistant_masks"][1:], tokenizer.decode(ids)
 
 
-def test_train_on_and_weights(tmp_path, backends):
-    tokenizer = make_model(tmp_path, backends["byte_level"], CHATML)
+@pytest.mark.parametrize("family", ["chatml", "llama2", "llama3", "deepseek", "granite"])
+def test_train_on_and_weights(tmp_path, backends, family):
+    template, _, after_turn = PLAIN[family]
+    tokenizer = make_model(tmp_path, backends["byte_level"], template)
     chat = [system("s"), user("one"), assistant("first"), user("two"), assistant("second"), user("three"), assistant("third")]
     turns = {2: 0, 4: 1, 6: 2}  # message -> assistant turn
-    full, spans = prefix_spans(tokenizer, chat, "\n")
+    full, spans = prefix_spans(tokenizer, chat, after_turn)
 
     def weighted(weights):
         return [{**message, **({"weight": weights[i]} if i in weights else {})} for i, message in enumerate(chat)]
@@ -383,6 +318,7 @@ def test_train_on_and_weights(tmp_path, backends):
         ("ASSISTANT", {4: 0}, [0, 2]),
         ("LAST_TURN", {}, [2]),
         ("LAST_TURN", {2: 1}, [0, 2]),
+        ("LAST_TURN", {2: 1, 6: 0}, [0]),
     ]:
         [(ids, mask)], _ = prepare(tmp_path, [{"messages": weighted(weights)}], train_on=train_on)
         assert ids == tokenizer.apply_chat_template(chat, return_dict=False)
@@ -414,6 +350,15 @@ def test_prompt_completion_and_text_rows(tmp_path, backends, backend):
         prompt_ids = tokenizer(row["prompt"])["input_ids"] if "prompt" in row else [tokenizer.bos_token_id]
         assert ids[: len(prompt_ids)] == prompt_ids, "the rows are chosen so that no token crosses the boundary"
         assert weights == [0] * len(prompt_ids) + [1] * (len(ids) - len(prompt_ids))
+
+
+def test_a_row_in_which_nothing_counts_is_an_error(tmp_path, backends):
+    make_model(tmp_path, backends["byte_level"], CHATML)
+    silent = {**assistant("a"), "weight": 0}
+    rows = [{"messages": messages} for messages in (CHATS[0], [user("a")], [user("a"), silent], [system("a"), user("b"), silent, user("c")])]
+    for train_on in ("ASSISTANT", "LAST_TURN"):
+        _, report = prepare(tmp_path, rows, expect=2, train_on=train_on)
+        assert [(issue["line"], issue["code"]) for issue in report["issues"]] == [(n, "NOTHING_TO_LEARN") for n in (2, 3, 4)]
 
 
 def test_rows_a_template_refuses_are_named(tmp_path, backends):
