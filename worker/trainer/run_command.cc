@@ -1,4 +1,5 @@
 #include <ATen/Parallel.h>
+#include <signal.h>
 #include <unistd.h>
 
 #include <cstdio>
@@ -27,6 +28,9 @@
 #include "worker/trainer/engine/stop_watcher.h"
 #include "worker/trainer/engine/trainer.h"
 #include "worker/trainer/engine/trainer_host.h"
+#include "worker/trainer/engine/watchdog.h"
+#include "worker/trainer/engine/watched_communicator.h"
+#include "worker/trainer/engine/whereabouts.h"
 #include "worker/trainer/export/exporter.h"
 
 namespace anneal::trainer {
@@ -42,6 +46,7 @@ struct Options {
   std::string task_file, storage_root, run_dir, rendezvous, rendezvous_file;
   std::optional<int> rank;
   std::optional<int64_t> pause_after;
+  std::string die_at;
 };
 
 // How ranks learn where rank 0's store listens, besides what the trainer itself needs of its surroundings.
@@ -60,7 +65,20 @@ class WorkerHost : public Host {
     return mode == protocol::StopMode::kNow ? protocol::StopMode::kNone : mode;
   }
   void SetPhase(absl::string_view phase) override { channel_.SetPhase(phase); }
-  void SetRankReport(const protocol::RankReport& report) override { channel_.SetRankReport(report); }
+  void SetRankReport(const protocol::RankReport& report) override {
+    absl::MutexLock lock(&mu_);
+    report_ = report;
+  }
+  // Passes the newest report on, with where the training thread is: so the worker hears from a rank every second, also when
+  // that thread hangs, and then knows where.
+  void Tell(const Whereabouts::Position& position) {
+    absl::MutexLock lock(&mu_);
+    report_.phase_seconds = absl::ToDoubleSeconds(position.since);
+    report_.collective = position.collective;
+    report_.collective_sequence = position.collective_sequence;
+    report_.in_collective = position.in_collective;
+    channel_.SetRankReport(report_);
+  }
   absl::Status SendReport(const protocol::Report& report) override { return channel_.SendReport(report); }
   absl::Status AnnounceRendezvous(const std::string& address) override {
     channel_.SetRendezvous(address);
@@ -70,6 +88,8 @@ class WorkerHost : public Host {
 
  private:
   protocol::ChildChannel& channel_;
+  absl::Mutex mu_;
+  protocol::RankReport report_ ABSL_GUARDED_BY(mu_);
 };
 
 // Without a worker: reports go to standard output, one JSON object a line.
@@ -85,6 +105,7 @@ class ConsoleHost : public Host {
   void SetRankReport(const protocol::RankReport&) override {}
   absl::Status SendReport(const protocol::Report& report) override {
     if (report.step.has_value()) last_step_ = report.step->step;
+    if (report.resumed.has_value()) last_step_ = report.resumed->step;
     std::printf("%s\n", DumpJson(ToJson(report)).c_str());
     std::fflush(stdout);
     return absl::OkStatus();
@@ -199,9 +220,11 @@ absl::StatusOr<std::string> ExportValues(const protocol::TrainTask& task, Accele
   return ExportTrained(task, decoder, by_unit, load_plain, output_dir);
 }
 
-absl::StatusOr<RunEnd> RunTask(const protocol::TrainTask& task, const std::string& storage_root, Host& host) {
+absl::StatusOr<RunEnd> RunTask(const protocol::TrainTask& task, const std::string& storage_root, Host& host,
+                               Whereabouts& whereabouts) {
   SetLogTag(absl::StrCat("trainer job=", task.job, " generation=", task.generation, " rank=", task.rank));
   ANNEAL_RETURN_IF_ERROR(CheckTask(task));
+  whereabouts.Enter("join", 0, Pace::kUnsteady);
   host.SetPhase("join");
   ANNEAL_ASSIGN_OR_RETURN(const auto accelerator, LoadAccelerator(task.device, {.device_uuid = task.device_uuid}));
   at::set_num_threads(task.threads);
@@ -211,7 +234,8 @@ absl::StatusOr<RunEnd> RunTask(const protocol::TrainTask& task, const std::strin
     const absl::Status joined = JoinRanks(task, host, *accelerator, store, communicator);
     if (!joined.ok()) return WithReason(joined, kCollectiveFailed);
   }
-  return Trainer(task, {storage_root, FileSystem::Posix(), *accelerator, *communicator, host, Clock::Real(), LoadModel,
+  WatchedCommunicator watched(*communicator, whereabouts);
+  return Trainer(task, {storage_root, FileSystem::Posix(), *accelerator, watched, host, whereabouts, Clock::Real(), LoadModel,
                         ExportValues})
       .Run();
 }
@@ -235,6 +259,13 @@ absl::StatusOr<RunEnd> RunTask(const protocol::TrainTask& task, const std::strin
   _exit(kExitStopped);
 }
 
+[[noreturn]] void LeaveHung(const Whereabouts::Position& position, int rank, LastWords& last_words) {
+  last_words.Say({.status_code = static_cast<int>(absl::StatusCode::kDeadlineExceeded),
+                  .reason = "HUNG",
+                  .message = absl::StrCat("rank ", rank, " hangs ", Describe(position))});
+  _exit(kExitFailed);
+}
+
 [[noreturn]] void RunForWorker(const std::string& socket) {
   LastWords last_words(socket.substr(0, socket.rfind('/')));
   auto channel = protocol::ChildChannel::Listen(socket);
@@ -242,10 +273,14 @@ absl::StatusOr<RunEnd> RunTask(const protocol::TrainTask& task, const std::strin
   const StopWatcher watcher([&] { return (*channel)->stop_requested() == protocol::StopMode::kNow; },
                             [&] { LeaveStopped(last_words); });
   WorkerHost host(**channel);
+  Whereabouts whereabouts(Clock::Real());
+  const Watchdog watchdog(
+      Clock::Real(), whereabouts, [&](const Whereabouts::Position& position) { host.Tell(position); },
+      [&](const Whereabouts::Position& position) { LeaveHung(position, (*channel)->key().rank, last_words); });
   const absl::StatusOr<RunEnd> end = [&]() -> absl::StatusOr<RunEnd> {
     ANNEAL_ASSIGN_OR_RETURN(const protocol::Start start, (*channel)->WaitForStart(kStartTimeout));
     ANNEAL_ASSIGN_OR_RETURN(const protocol::TrainTask task, ReadTask(start.task, start.storage_root));
-    return RunTask(task, start.storage_root, host);
+    return RunTask(task, start.storage_root, host, whereabouts);
   }();
   Leave(end, last_words);
 }
@@ -254,11 +289,14 @@ absl::StatusOr<RunEnd> RunTask(const protocol::TrainTask& task, const std::strin
   LastWords last_words(options.run_dir);
   const StopWatcher watcher([] { return false; }, [&] { LeaveStopped(last_words); });
   ConsoleHost host(options);
+  Whereabouts whereabouts(Clock::Real(), [&](absl::string_view activity, int64_t step) {
+    if (options.die_at == absl::StrCat(activity, ":", step)) kill(getpid(), SIGKILL);
+  });
   const absl::StatusOr<RunEnd> end = [&]() -> absl::StatusOr<RunEnd> {
     ANNEAL_ASSIGN_OR_RETURN(const Json json, ReadJsonFile(options.task_file));
     ANNEAL_ASSIGN_OR_RETURN(protocol::TrainTask task, ReadTask(json, options.storage_root));
     if (options.rank.has_value()) task.rank = *options.rank;
-    return RunTask(task, options.storage_root, host);
+    return RunTask(task, options.storage_root, host, whereabouts);
   }();
   Leave(end, last_words);
 }
@@ -273,6 +311,9 @@ int RunCommand(int argc, char** argv) {
   app.add_option("--storage-root", options.storage_root, "what relative paths in the task start from")->needs(task);
   app.add_option("--rank", options.rank, "instead of the task's")->needs(task);
   app.add_option("--pause-after", options.pause_after, "leave after this step, with a checkpoint")->needs(task);
+  app.add_option("--die-at", options.die_at,
+                 "for tests of recovery: kill this process when it enters ACTIVITY:STEP, as in backward:3")
+      ->needs(task);
   app.add_option("--run-dir", options.run_dir, "gets exit.json")->needs(task);
   app.add_option("--rendezvous", options.rendezvous, "address that rank 0 printed; for the other ranks")->needs(task);
   app.add_option("--rendezvous-file", options.rendezvous_file, "rank 0 writes its address here, the others wait for it")

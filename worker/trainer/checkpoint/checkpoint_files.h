@@ -32,7 +32,7 @@ class CheckpointReader {
  public:
   // Compares with their hashes the manifest, the state files that hold any of `slices`, and for
   // `with_records` ledger and history too. Any error means that this checkpoint cannot be resumed
-  // from, and says why: a file that is missing, cut or changed, another job's, another plan's, or
+  // from, and says why: a file that is missing, cut or changed, or
   // slices that are not wholly covered.
   static absl::StatusOr<CheckpointReader> Open(const std::string& folder,
                                                const std::string& manifest_sha256,

@@ -51,12 +51,11 @@ absl::StatusOr<CheckpointReader> OpenOne(const protocol::CheckpointReference& ca
       CheckpointReader reader,
       CheckpointReader::Open(folder, candidate.manifest_sha256, slices, with_records));
   const CheckpointManifest& manifest = reader.manifest();
-  if (manifest.job != options.job || manifest.step != candidate.step ||
-      manifest.total_steps != options.total_steps) {
-    return absl::InvalidArgumentError(absl::StrCat(folder, " is of step ", manifest.step, " of ",
-                                                   manifest.total_steps, " of job ", manifest.job,
-                                                   ", not of step ", candidate.step, " of ",
-                                                   options.total_steps, " of job ", options.job));
+  if (manifest.step != candidate.step || manifest.total_steps != options.total_steps) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        folder, " is of step ", manifest.step, " of ", manifest.total_steps, " of job ",
+        manifest.job, ", and this job would go on from step ", candidate.step, " of ",
+        options.total_steps, ": with other rows, epochs or batches it has another plan"));
   }
   return reader;
 }

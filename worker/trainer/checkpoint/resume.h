@@ -20,7 +20,6 @@ struct ResumePoint {
 
 struct ResumeOptions {
   std::string storage_root;
-  std::string job;
   int64_t total_steps = 0;
   std::string numeric_fingerprint;
   at::Device device = at::kCPU;  // the communicator's

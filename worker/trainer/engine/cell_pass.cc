@@ -20,6 +20,7 @@ double TrainCell(Decoder& decoder, const MicroBatch& batch, uint64_t seed, doubl
   const int layers = static_cast<int>(decoder.config().layers);
   const int head_unit = layers + 1;
   const int lowest = decoder.lowest_trainable_unit();
+  timer.Enter("forward", batch.step);
   decoder.SetDropoutKey(std::make_pair(seed, batch.step));
   const Cell cell = decoder.MakeCell(batch);
 
@@ -31,6 +32,7 @@ double TrainCell(Decoder& decoder, const MicroBatch& batch, uint64_t seed, doubl
   }
   timer.Lap(phases.forward_seconds);
 
+  timer.Enter("backward", batch.step);
   const std::span<at::Tensor> tied =
       decoder.config().tie_word_embeddings ? gradient.views(0) : std::span<at::Tensor>();
   const HeadResult head = decoder.Head(x_TD, cell, loss_scale, gradient.views(head_unit), tied, {});

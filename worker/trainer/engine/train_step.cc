@@ -44,17 +44,20 @@ TrainStep::TrainStep(const Parts& parts, const TrainStepOptions& options)
 
 absl::StatusOr<StepOutcome> TrainStep::Run(const PlannedStep& planned, double learning_rate, const StepVote& vote,
                                            protocol::RankReport& phases) {
+  parts_.timer.Enter("fetch", planned.step);
   ANNEAL_ASSIGN_OR_RETURN(const auto shards, Fetch(planned));
   parts_.timer.Lap(phases.fetch_seconds);
 
   const double loss_scale = planned.supervised_tokens > 0 ? 1.0 / static_cast<double>(planned.supervised_tokens) : 0;
   const std::vector<double> own_losses = ForwardBackward(shards, loss_scale, phases);
 
+  parts_.timer.Enter("reduce", planned.step);
   FlatBuffers& gradient = accumulator_.Root();
   ANNEAL_RETURN_IF_ERROR(ReduceGradient(planned, gradient));
   ANNEAL_ASSIGN_OR_RETURN(const Agreed agreed, ShareLosses(own_losses, vote, planned.step));
   parts_.timer.Lap(phases.reduce_seconds);
 
+  parts_.timer.Enter("update", planned.step);
   const double loss = agreed.loss_sum * loss_scale;
   const double grad_norm = GradientNorm(parts_.accelerator.kernels(), gradient);
   ANNEAL_RETURN_IF_ERROR(CheckFinite(planned.step, loss, grad_norm));

@@ -76,7 +76,7 @@ absl::StatusOr<RunEnd> Trainer::RunToEnd() {
   ANNEAL_ASSIGN_OR_RETURN(const protocol::StopMode stop, TrainAllSteps());
   const bool paused = stop == protocol::StopMode::kPause && step_ < plan_->total_steps();
   if (checkpointer_.has_value()) {
-    around_.host.SetPhase("checkpoint");
+    EnterPhase("checkpoint");
     ANNEAL_RETURN_IF_ERROR(paused ? checkpointer_->CompleteWith(step_) : checkpointer_->Complete());
   }
   if (!paused) ANNEAL_RETURN_IF_ERROR(PublishOutputs());
@@ -85,8 +85,8 @@ absl::StatusOr<RunEnd> Trainer::RunToEnd() {
 }
 
 absl::Status Trainer::Load() {
-  around_.host.SetPhase("load");
-  timer_.emplace(around_.clock, around_.accelerator);
+  EnterPhase("load");
+  timer_.emplace(around_.clock, around_.accelerator, around_.whereabouts);
   if (is_first_rank()) {
     ANNEAL_ASSIGN_OR_RETURN(outputs_, OutputFolder::Create(task_.output_dir, task_.generation));
   }
@@ -165,7 +165,6 @@ absl::Status Trainer::Resume() {
   if (!task_.resume_from.empty()) {
     const std::vector<StateSlice> state = StateOf(0, task_.logical_shards);
     const ResumeOptions options{.storage_root = around_.storage_root,
-                                .job = task_.job,
                                 .total_steps = plan_->total_steps(),
                                 .numeric_fingerprint = around_.accelerator.NumericFingerprint(),
                                 .device = around_.accelerator.device()};
@@ -250,6 +249,7 @@ absl::StatusOr<protocol::StopMode> Trainer::TrainAllSteps() {
     if (last || due) ANNEAL_RETURN_IF_ERROR(Evaluate(step_));
     // After the evaluation, so that it is in the checkpoint.
     if (checkpointer_.has_value()) {
+      around_.whereabouts.Enter("checkpoint", step_, Pace::kUnsteady);
       ANNEAL_RETURN_IF_ERROR(checkpointer_->AtStepBoundary(step_, agreed.checkpoint, agreed.part_is_done));
       phases_.checkpoint_stall_seconds = checkpointer_->stall_seconds();
     }
@@ -292,7 +292,7 @@ absl::StatusOr<StepVote> Trainer::TrainOneStep(int64_t step) {
 
 absl::Status Trainer::Evaluate(int64_t step) {
   if (evaluator_ == nullptr) return absl::OkStatus();
-  around_.host.SetPhase("evaluate");
+  EnterPhase("evaluate");
   ANNEAL_ASSIGN_OR_RETURN(protocol::EvaluationReport report, evaluator_->Run(step));
   report.seconds = timer_->Lap(phases_.evaluate_seconds);
   ReportRank(/*now=*/true);
@@ -303,7 +303,7 @@ absl::Status Trainer::Evaluate(int64_t step) {
 
 absl::Status Trainer::PublishOutputs() {
   if (!is_first_rank()) return absl::OkStatus();
-  around_.host.SetPhase("export");
+  EnterPhase("export");
   const std::string& dir = outputs_->path();
   protocol::ResultReport result = record_.Result();
   ANNEAL_ASSIGN_OR_RETURN(result.primary, around_.export_values(task_, around_.accelerator, *decoder_, *values_, dir));
@@ -317,6 +317,11 @@ absl::Status Trainer::PublishOutputs() {
   ANNEAL_ASSIGN_OR_RETURN(result.manifest_sha256, outputs_->Publish());
   result.output_dir = task_.output_dir;
   return around_.host.SendReport({.result = result});
+}
+
+void Trainer::EnterPhase(absl::string_view phase) {
+  around_.whereabouts.Enter(phase, step_, Pace::kUnsteady);
+  around_.host.SetPhase(phase);
 }
 
 void Trainer::ReportRank(bool now) {

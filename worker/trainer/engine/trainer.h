@@ -25,6 +25,7 @@
 #include "worker/trainer/engine/run_record.h"
 #include "worker/trainer/engine/train_step.h"
 #include "worker/trainer/engine/trainer_host.h"
+#include "worker/trainer/engine/whereabouts.h"
 #include "worker/trainer/model/decoder.h"
 
 namespace anneal::trainer {
@@ -53,6 +54,7 @@ class Trainer {
     Accelerator& accelerator;
     Communicator& communicator;
     TrainerHost& host;
+    Whereabouts& whereabouts;
     Clock& clock;
     LoadDecoder load_decoder;
     ExportValues export_values;
@@ -79,6 +81,8 @@ class Trainer {
   absl::StatusOr<StepVote> TrainOneStep(int64_t step);
   absl::Status Evaluate(int64_t step);
   absl::Status PublishOutputs();
+  // What is not part of a step.
+  void EnterPhase(absl::string_view phase);
   void ReportRank(bool now);
   bool is_first_rank() const { return task_.rank == 0; }
 

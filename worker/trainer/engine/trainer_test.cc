@@ -118,12 +118,14 @@ class TrainerTest : public ::testing::Test {
     }
     return RunOnRanks(world_size, [&](Communicator& communicator) {
       const auto accelerator = MakeCpuAccelerator();
+      Whereabouts whereabouts(Clock::Real());
       protocol::TrainTask task = task_;
       task.rank = communicator.rank();
       task.world_size = world_size;
       task.output_dir = dir_ / name;
       const LoadDecoder load = [&](const protocol::TrainTask&, Accelerator&) { return std::make_unique<FakeDecoder>(course.bad_step); };
-      return Trainer(task, {dir_, files_, *accelerator, communicator, *hosts_[task.rank], Clock::Real(), load, ExportBytes})
+      return Trainer(task, {dir_, files_, *accelerator, communicator, *hosts_[task.rank], whereabouts, Clock::Real(), load,
+                            ExportBytes})
           .Run()
           .status();
     });
