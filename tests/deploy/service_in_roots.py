@@ -69,6 +69,7 @@ class Sandbox:
         # A container runtime makes the mount points, too.
         for point in MOUNT_POINTS:
             (self.root / point).mkdir(parents=True, exist_ok=True)
+        (self.root / "etc/hosts").touch()
 
     def command(self, *arguments, environment=()):
         storage = self.folder / "storage"
