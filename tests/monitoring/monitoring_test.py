@@ -156,12 +156,33 @@ def test_uids_are_distinct():
     assert len({board.uid for board in dashboards.ALL}) == len(dashboards.ALL)
 
 
-def test_dashboards_have_grafanas_types(generate, all_tables):
-    """Against the Dashboard type of @grafana/schema; and the check itself finds a fault."""
+@pytest.fixture(scope="module")
+def checks():
+    """The folder of the programs that tools/setup --test made to check deploy/."""
     script = f"source {SOURCE_DIR}/tools/lib/common.sh && anneal_deploy_checks"
-    checks = Path(subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True).stdout)
-    assert checks.is_dir(), f"{checks} is missing: run tools/setup --test"
+    folder = Path(subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True).stdout)
+    assert folder.is_dir(), f"{folder} is missing: run tools/setup --test"
+    return folder
 
+
+def test_the_component_brings_rules_and_dashboards(checks, tmp_path):
+    (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(
+        {"namespace": "anneal", "components": [os.path.relpath(SOURCE_DIR / "deploy" / "monitoring", tmp_path)]}))
+    built = subprocess.run([checks / "bin" / "kustomize", "build", tmp_path], capture_output=True, text=True)
+    assert built.returncode == 0, built.stderr
+    resources = {resource["kind"]: resource for resource in yaml.safe_load_all(built.stdout)}
+    config_map = resources["ConfigMap"]
+    assert {name.removesuffix(".json") for name in config_map["data"]} == {board.uid for board in dashboards.ALL}
+    # kubectl apply keeps a copy in an annotation, and all annotations together are bounded.
+    assert len(json.dumps(config_map)) < 250_000
+    rule = resources["PrometheusRule"]
+    assert [r for group in rule["spec"]["groups"] for r in group["rules"]] == load_rules()
+    valid = subprocess.run([checks / "bin" / "node", checks / "validate_crds.mjs"], input=json.dumps([rule]), capture_output=True, text=True)
+    assert valid.returncode == 0, valid.stdout + valid.stderr
+
+
+def test_dashboards_have_grafanas_types(checks):
+    """Against the Dashboard type of @grafana/schema; and the check itself finds a fault."""
     def check(models):
         return subprocess.run([checks / "bin" / "node", checks / "check_dashboards.mjs"], input=json.dumps(models), capture_output=True,
                               text=True)
