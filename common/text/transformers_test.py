@@ -11,10 +11,12 @@ import random
 import re
 import subprocess
 
+import jinja2
 import pytest
 from transformers.utils.chat_template_utils import render_jinja_template
 
 RENDER = pathlib.Path(os.environ["ANNEAL_BIN_DIR"]) / "text_render_template"
+SOURCE = pathlib.Path(os.environ["ANNEAL_SOURCE_DIR"])
 
 CHATS = [
     {"messages": [{"role": "user", "content": " Hi é "}, {"role": "assistant", "content": "a,b,,c", "tool_calls": None}], "tools": None},
@@ -201,6 +203,15 @@ def test_expressions_and_statements():
             check(template, chat, answer, REFUSED.get(cell))
 
 
+def test_the_page_about_data_names_the_filters_that_are_missing():
+    names = sorted(jinja2.filters.FILTERS)
+    answers = ours([("{{ 'x' | " + name + " }}", CHATS[:1]) for name in names])
+    missing = {name for name, [answer] in zip(names, answers) if f"filter {name} is unknown" in answer.get("error", "")}
+    page = (SOURCE / "docs/data.md").read_text()
+    listed = re.search(r"the filters (.*?)\.", page, re.S).group(1)
+    assert missing == set(re.findall("`([a-z]+)`", listed))
+
+
 class Maker:
     """Templates at random, of what chat templates are made of."""
 
@@ -249,10 +260,10 @@ class Maker:
         return "{% set ns = namespace(n=0) %}{{ bos_token }}{% for x in " + loop + " %}\n" + self.body(0) + "\n{% endfor %}{{ ns.n }}"
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(3))
 def test_random_templates(seed):
     maker = Maker(seed)
-    requests = [(maker.template(), CHATS) for _ in range(250)]
+    requests = [(maker.template(), CHATS) for _ in range(150)]
     rendered = 0
     for (template, chats), answers in zip(requests, ours(requests)):
         for chat, answer in zip(chats, answers):
@@ -261,4 +272,4 @@ def test_random_templates(seed):
             for message, field, text in answer.get("parts") or []:
                 assert field == "content" or field.startswith("tool_calls")
                 assert field != "content" or set(text) <= set(chat["messages"][message]["content"])
-    assert rendered > 200, "most templates are to render"
+    assert rendered > 150, "most templates are to render"

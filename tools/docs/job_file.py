@@ -40,7 +40,7 @@ resources: { slots: 2, accelerator: CPU }
 ```
 
 `anneal submit JOB.yaml --dry-run` shows every value that a job would run with and where it came from; `--set training.epochs=2`
-overrides one. Rows of data: [training_data.md](training_data.md).
+overrides one. Rows of data: [data.md](../data.md).
 """
 
 SCALARS = {

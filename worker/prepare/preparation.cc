@@ -29,6 +29,7 @@ namespace {
 constexpr int kPreparationVersion = 2;
 constexpr size_t kRowsPerBatch = 64;
 constexpr size_t kBytesPerBatch = 1u << 20;
+constexpr int64_t kRowsPerSurveyStep = 4096;
 constexpr size_t kMaxReportFileBytes = 256u << 20;
 
 // Rows of the model's embedding. A model without config.json can still be checked against: then
@@ -44,6 +45,13 @@ absl::StatusOr<int64_t> ModelVocabSize(const std::string& model_dir, const Token
         absl::StrCat(model_dir, "/config.json: vocab_size is ", DumpJson(size)));
   }
   return size.get<int64_t>();
+}
+
+// 1234567 as "1,234,567".
+std::string Grouped(int64_t number) {
+  std::string text = absl::StrCat(number);
+  for (int64_t at = static_cast<int64_t>(text.size()) - 3; at > 0; at -= 3) text.insert(at, ",");
+  return text;
 }
 
 class Preparation {
@@ -126,7 +134,6 @@ absl::Status Preparation::SurveyFile(size_t file, std::vector<uint64_t>& keys) {
   FileSummary& summary = report_.files.emplace_back();
   summary.name = files_[file].display_name.empty() ? files_[file].path : files_[file].display_name;
   summary.split = IsTraining(file) ? "train" : "validation";
-  hooks_.on_phase(absl::StrCat("reading ", summary.name));
   ANNEAL_ASSIGN_OR_RETURN(std::unique_ptr<LineReader> reader,
                           LineReader::Open(files_[file].path, kMaxRowBytes));
   const bool wants_keys =
@@ -135,6 +142,10 @@ absl::Status Preparation::SurveyFile(size_t file, std::vector<uint64_t>& keys) {
   while (true) {
     ANNEAL_ASSIGN_OR_RETURN(const bool found, reader->Next(&line));
     if (!found) break;
+    if (summary.rows % kRowsPerSurveyStep == 0) {
+      if (hooks_.stop_requested()) return absl::CancelledError("told to stop");
+      hooks_.on_phase(absl::StrCat("reading ", summary.name, ": ", Grouped(summary.rows), " rows"));
+    }
     ++summary.rows;
     if (wants_keys) keys.push_back(held_out_.KeyOf(line.text));
   }
@@ -153,7 +164,6 @@ absl::Status Preparation::SurveyFile(size_t file, std::vector<uint64_t>& keys) {
 absl::Status Preparation::Survey() {
   std::vector<uint64_t> keys;
   for (size_t file = 0; file < files_.size(); ++file) {
-    if (hooks_.stop_requested()) return absl::CancelledError("told to stop");
     ANNEAL_RETURN_IF_ERROR(SurveyFile(file, keys));
     total_rows_ += report_.files[file].rows;
     if (IsTraining(file)) training_file_rows_ += report_.files[file].rows;
@@ -312,7 +322,8 @@ absl::Status Preparation::EncodeAll() {
 absl::Status Preparation::Consume(Batch batch) {
   for (const RowInWork& row : batch.rows) ANNEAL_RETURN_IF_ERROR(ConsumeRow(row));
   rows_done_ += static_cast<int64_t>(batch.rows.size());
-  hooks_.on_phase(absl::StrCat("tokenising rows ", rows_done_, "/", total_rows_));
+  hooks_.on_phase(absl::StrCat("tokenising rows ", Grouped(rows_done_), "/", Grouped(total_rows_),
+                               " (", 100 * rows_done_ / total_rows_, " %)"));
   return absl::OkStatus();
 }
 

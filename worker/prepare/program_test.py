@@ -3,6 +3,8 @@
 import json
 import os
 import pathlib
+import pty
+import re
 import socket
 import subprocess
 import tempfile
@@ -11,6 +13,7 @@ import time
 import pytest
 
 PREPARE = pathlib.Path(os.environ["ANNEAL_BIN_DIR"]) / "anneal-prepare"
+SOURCE = pathlib.Path(os.environ["ANNEAL_SOURCE_DIR"])
 JOB = "01hf7yat00abcdefghjkmnpqrs"
 
 
@@ -45,6 +48,19 @@ def root(tmp_path):
     return tmp_path
 
 
+def read_all(terminal):
+    """What was written to a terminal whose other end is closed."""
+    parts = []
+    while True:
+        try:
+            part = os.read(terminal, 65536)
+        except OSError:  # EIO is Linux's end of file here
+            part = b""
+        if not part:
+            return b"".join(parts).decode()
+        parts.append(part)
+
+
 def run(root, *arguments):
     return subprocess.run([PREPARE, *arguments], cwd=root, capture_output=True, text=True, timeout=60)
 
@@ -71,6 +87,47 @@ def test_check_as_json(root, flags):
     report = json.loads(done.stdout)
     assert report["format"] == "anneal.data_report"
     assert [issue["code"] for issue in report["issues"]] == ["UNKNOWN_ROLE"]
+
+
+def test_the_page_about_data_shows_rows_that_are_good(root):
+    page = (SOURCE / "docs/data.md").read_text()
+    rows = "".join(re.findall(r"```json\n(.*?)```", page, re.S))
+    assert len(rows.splitlines()) == 6
+    (root / "page.jsonl").write_text(rows)
+    template = TEMPLATE.replace("m.content", "(m.content or m.tool_calls[0].function.name)")
+    (root / "model/tokenizer_config.json").write_text(json.dumps({"eos_token": "</s>", "chat_template": template}))
+    done = run(root, "check", "page.jsonl", "--model", "model")
+    assert done.returncode == 0, done.stdout
+
+
+def test_the_page_about_data_lists_every_code():
+    listed = set()
+    for line in (SOURCE / "docs/data.md").read_text().splitlines():
+        if line.startswith("| `") and line.split("`")[1].isupper():
+            listed |= set(re.findall(r"`([A-Z_]{5,})`", line.split("|")[1]))
+    listed -= {"ASSISTANT", "LAST_TURN", "REJECT", "TRUNCATE", "DROP"}
+    used = set()
+    for source in (SOURCE / "worker/prepare").glob("*.cc"):
+        if not source.stem.endswith("_test"):
+            pattern = r'(?:Add|Refuse)\(\s*"([A-Z_]+)"|Note\(\s*"WARNING", "([A-Z_]+)"|\.code = "([A-Z_]+)"'
+            used |= {code for found in re.findall(pattern, source.read_text()) for code in found if code}
+    assert len(used) > 25 and listed == used
+
+
+def test_progress_shows_on_a_terminal_and_is_gone_at_the_end(root):
+    (root / "many.jsonl").write_text(GOOD * 1000)
+    terminal, end = pty.openpty()
+    try:
+        done = subprocess.run([PREPARE, "check", "many.jsonl", "--model", "model"], cwd=root, stdout=subprocess.PIPE, stderr=end, timeout=60)
+        os.close(end)
+        shown = read_all(terminal)
+    finally:
+        os.close(terminal)
+    assert done.returncode == 0
+    steps = shown.split("\r\033[K")
+    assert "tokenising rows 1,000/1,000 (100 %)" in steps and len([s for s in steps if s.startswith("tokenising")]) > 3
+    assert steps[-1] == "", "what follows on the terminal begins on an empty line"
+    assert run(root, "check", "many.jsonl", "--model", "model").stderr == "", "no progress but on a terminal"
 
 
 def test_other_errors_exit_otherwise(root):
