@@ -46,6 +46,13 @@ data:
 training: { epochs: 1, batch_size: 16, learning_rate: 2e-4, schedule: COSINE, warmup_ratio: 0.03, seed: 7 }
 resources: { slots: 2, accelerator: CPU }
 """
+TEMPLATES = [
+    "{% for m in messages %}{{ '<|' + m['role'] + '|>' + m.content | trim }}{{ eos_token }}{% endfor %}",
+    "{%- set ns = namespace(n=0) -%}{%- for m in messages if m.role != 'system' -%}{% set ns.n = ns.n + 1 %}{{ ns.n }}"
+    "{% generation %}{{ m.content.split('</think>')[-1].rsplit(' ', 1) | join('-') }}{% endgeneration %}{%- else -%}none{%- endfor -%}",
+    "{% macro f(x, n=3) %}{{ [x] * n }}{% if n %}{{ f({'a': x}, n - 1) }}{% endif %}{% endmacro %}{{ f(messages[0].content) }}",
+    "{% for m in messages %}{{ m | tojson(indent=2) }}{{ m.content.center(9, '*') ~ loop.index }}{% raw %}{{ }}{% endraw %}{# c #}{% endfor %}",
+]
 
 
 def safetensors(tensors, metadata=None, alignment=1):
@@ -89,6 +96,7 @@ SEEDS = {
     "prepared_dataset": [prepared_dataset()],
     "job_file": [JOB, b'{"model": "m", "data": {"train": ["f"]}}', b"training.epochs=2", b"data.train=[a, b]"],
     "model_config": [json.dumps(CONFIG).encode()],
+    "chat_template": [template.encode() + b"\0" + json.dumps(row["messages"]).encode() for template in TEMPLATES for row in ROWS[:2]],
     "row": [json.dumps(row, ensure_ascii=ascii_only).encode() for row in ROWS for ascii_only in (True, False)],
 }
 
