@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <set>
+#include <utility>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
@@ -36,7 +37,8 @@ absl::Status Wrong(absl::string_view member, absl::string_view expected) {
 
 absl::StatusOr<int64_t> ReadNumber(const Json& json, const std::string& member) {
   const auto found = json.find(member);
-  if (found == json.end() || !found->is_number_integer() || *found < 0) {
+  if (found == json.end() || !found->is_number_unsigned() ||
+      !std::in_range<int64_t>(found->get<uint64_t>())) {
     return Wrong(member, "a whole number >= 0");
   }
   return found->get<int64_t>();

@@ -44,6 +44,8 @@ TEST(CheckpointManifestTest, RefusesWhatIsWrongByName) {
   EXPECT_THAT(parse("\"step\":40", "\"step\":-1"), StatusIs(kInvalid, HasSubstr("step")));
   EXPECT_THAT(parse("\"step\":40", "\"step\":101"), StatusIs(kInvalid, HasSubstr("step")));
   EXPECT_THAT(parse("\"bytes\":1000", "\"bytes\":1.5"), StatusIs(kInvalid, HasSubstr("bytes")));
+  EXPECT_THAT(parse("\"bytes\":1000", "\"bytes\":18446744073709551615"),
+              StatusIs(kInvalid, HasSubstr("bytes")));
   EXPECT_THAT(parse("aaaaaaaa", "AAAAAAAA"), StatusIs(kInvalid, HasSubstr("sha256")));
   EXPECT_THAT(parse("ledger.jsonl", "../ledger"), StatusIs(kInvalid, HasSubstr("name")));
   EXPECT_THAT(parse("ledger.jsonl", "manifest.json"), StatusIs(kInvalid, HasSubstr("name")));

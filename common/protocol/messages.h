@@ -213,7 +213,7 @@ struct RankReport {
   int64_t resident_bytes = 0;
   double checkpoint_stall_seconds = 0;  // training stood still for checkpoints
   // Where it is now, so that a hang has a name.
-  double phase_seconds = 0;         // since it entered Status::phase
+  double phase_seconds = 0;         // since it last entered a part of its phase, or entered or left a collective
   std::string collective;           // tag of the call under way, else of the last one; empty before the first
   int64_t collective_sequence = 0;  // number of that call, from 1
   bool in_collective = false;
@@ -262,7 +262,8 @@ struct Stop {
 // How a child ended, written by itself to <run folder>/exit.json before it exits.
 struct ExitRecord {
   int status_code = 0;  // google.rpc.Code; 0 = success
-  std::string reason;   // "OUT_OF_MEMORY", "NON_FINITE_LOSS", "COLLECTIVE_FAILED", "BAD_DATA", "STOPPED", "PAUSED" (with code 0), ...
+  // "OUT_OF_MEMORY", "NON_FINITE_LOSS", "COLLECTIVE_FAILED", "BAD_DATA", "HUNG", "STOPPED", "PAUSED" (with code 0), ...
+  std::string reason;
   std::string message;
 };
 

@@ -85,7 +85,13 @@ def prepared_dataset():
     ], metadata, alignment=64)
 
 
+MANIFEST = {
+    "version": 1, "job": "01hf7yat00abcdefghjkmnpqrs", "generation": 3, "step": 40, "total_steps": 100,
+    "numeric_fingerprint": "cpu AVX2", "files": [{"name": "ledger.jsonl", "bytes": 10, "sha256": "0" * 64}],
+}
+
 SEEDS = {
+    "checkpoint_manifest": [json.dumps(MANIFEST).encode()],
     "json": [json.dumps(v).encode() for v in (CONFIG, [1, -2.5e300, None, True, "\u00e9"], {})] + [b' {"a" : [ 1 , "\\ud83d\\ude00" ] } '],
     "protocol_line": [json.dumps(line).encode() for line in LINES],
     "safetensors": [
