@@ -1,0 +1,203 @@
+"""Faults at random against a small cluster; run by tools/chaos, whose --help says what it does."""
+
+import hashlib
+import os
+import random
+import signal
+import statistics
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import tiny_model
+from google.protobuf.duration_pb2 import Duration
+from mini_cluster import MiniCluster, stubs, wait_until
+
+WORKERS = 2
+EPOCHS = 60  # of 6 steps each
+PATIENCE = 120  # seconds, for anything
+
+
+@dataclass
+class Fault:
+    kind: str
+    noticed: float | None  # seconds; None where nothing is to be noticed
+    recovered: float | None  # None if the job ended first
+
+
+def make_spec(folder):
+    pb2 = stubs("job_pb2")
+    return pb2.JobSpec(
+        display_name="chaos", model=f"file://{folder}/model", method=pb2.Method(lora=pb2.LoraMethod(rank=4, alpha=8)),
+        data=pb2.DataSpec(train=[f"file://{folder}/train.jsonl"], validation=pb2.ValidationSpec(fraction=0), max_length=128),
+        training=pb2.TrainingSpec(epochs=EPOCHS, batch_size=16, learning_rate=5e-3, seed=7),
+        checkpoint=pb2.CheckpointSpec(every=Duration(seconds=1)),
+        retry=pb2.RetrySpec(max_infrastructure_failures=1000),
+        resources=pb2.ResourceSpec(slots=WORKERS, accelerator=pb2.ResourceSpec.ACCELERATOR_CPU))
+
+
+class Chaos:
+    def __init__(self, cluster, seed):
+        self.cluster = cluster
+        self.random = random.Random(seed)
+        self.pb2 = stubs("fine_tuning_service_pb2")
+        self.states = stubs("job_pb2").JobState
+
+    # ---- What the job says. ----
+
+    def create(self, spec):
+        return self.cluster.jobs.CreateJob(self.pb2.CreateJobRequest(spec=spec), wait_for_ready=True, timeout=PATIENCE).name
+
+    def state(self, job):
+        return self.states.Name(job.state).removeprefix("JOB_STATE_")
+
+    def get(self, name):
+        job = self.cluster.get_job(name)
+        assert self.state(job) not in ("FAILED", "CANCELLED"), f"{job}\n{self.cluster.logs()}"
+        return job
+
+    def await_training(self, name, since, generation):
+        """Waits for optimizer steps that ended after `since`, in `generation` or a newer one; returns when the first of them ended,
+        or None if the job has."""
+        request = self.pb2.ListStepMetricsRequest(name=name, page_size=10_000)
+
+        def trained():
+            if self.state(self.get(name)) in ("EXPORTING", "SUCCEEDED"):
+                return -1
+            steps = self.cluster.jobs.ListStepMetrics(request, wait_for_ready=True, timeout=PATIENCE).steps
+            ends = [step.time.ToNanoseconds() / 1e9 for step in steps if step.generation >= generation]
+            return min((end for end in ends if end > since), default=0)
+        ended = wait_until(trained, PATIENCE, f"{name} to train again")
+        return None if ended < 0 else ended
+
+    def noticed(self, name, since, generation):
+        """When the job's events first told of the end of `generation`, in seconds after `since`; None if they never did."""
+        events = self.cluster.jobs.ListJobEvents(self.pb2.ListJobEventsRequest(name=name, page_size=1000)).events
+        times = [event.time.ToNanoseconds() / 1e9 for event in events
+                 if event.WhichOneof("detail") == "attempt_end" and event.attempt_end.generation == generation]
+        return min(times) - since if times else None
+
+    # ---- Faults: each returns whether a new generation must follow. ----
+
+    def any_trainer(self):
+        trainers = self.cluster.trainer_processes()
+        return self.random.choice(sorted(trainers, key=lambda process: process.cmdline())) if trainers else None
+
+    def signal_trainer(self, number):
+        trainer = self.any_trainer()
+        if trainer is None:
+            return False
+        trainer.send_signal(number)
+        return True
+
+    def kill_trainer(self, name):
+        return self.signal_trainer(signal.SIGKILL)
+
+    def stop_trainer(self, name):
+        return self.signal_trainer(signal.SIGSTOP)
+
+    def kill_daemon(self, name):
+        keeper = psutil.Process(self.random.choice(self.cluster.workers).popen.pid)
+        for child in keeper.children():
+            if child.cmdline()[1:2] == ["daemon"]:
+                child.kill()
+        return False
+
+    def kill_keeper(self, name):
+        index = self.random.randrange(WORKERS)
+        worker = self.cluster.workers[index]
+        worker.kill()
+        worker.start()
+        return True
+
+    def kill_coordinator(self, name):
+        self.cluster.coordinator.kill()
+        self.cluster.start_coordinator()
+        return False
+
+    def pause_and_resume(self, name):
+        request = self.pb2.JobActionRequest(name=name)
+        self.cluster.jobs.PauseJob(request)
+        wait_until(lambda: self.state(self.get(name)) in ("PAUSED", "EXPORTING", "SUCCEEDED"), PATIENCE, f"{name} to pause")
+        if self.state(self.get(name)) != "PAUSED":
+            return False
+        request.slots = self.random.choice([1, 2])
+        self.cluster.jobs.ResumeJob(request)
+        return True
+
+    FAULTS = {"kill trainer": (kill_trainer, 10), "stop trainer": (stop_trainer, 2), "kill daemon": (kill_daemon, 3),
+              "kill keeper": (kill_keeper, 2), "kill coordinator": (kill_coordinator, 3), "pause, resume": (pause_and_resume, 2)}
+
+    def strike(self, name):
+        """One fault in a job that trains; returns it, or None if the job has ended first."""
+        job = self.get(name)
+        kind = self.random.choices(list(self.FAULTS), [weight for _, weight in self.FAULTS.values()])[0]
+        since = time.time()
+        replaced = self.FAULTS[kind][0](self, name)
+        ended = self.await_training(name, since, job.generation + replaced)
+        noticed = self.noticed(name, since, job.generation) if replaced and kind != "pause, resume" else None
+        return Fault(kind, noticed, None if ended is None else ended - since)
+
+    def torment(self, name, faults):
+        """Strikes until `faults` are done or the job has ended."""
+        done = []
+        while len(done) < faults and self.await_training(name, time.time(), 0) is not None:
+            time.sleep(self.random.uniform(0.1, 0.8))
+            if self.state(self.get(name)) in ("EXPORTING", "SUCCEEDED"):
+                break
+            done.append(self.strike(name))
+            fault = done[-1]
+            times = " ".join(f"{what} {value:5.2f} s" for what, value in
+                             (("noticed", fault.noticed), ("recovered", fault.recovered)) if value is not None)
+            print(f"{name} generation {self.get(name).generation:3} step {self.get(name).progress.step:4}  {fault.kind:16} {times}",
+                  flush=True)
+        self.cluster.wait_for_state(name, {"SUCCEEDED"}, PATIENCE)
+        return done
+
+    def digests(self, name):
+        folder = self.cluster.output_dir(name)
+        return [hashlib.sha256((folder / file).read_bytes()).hexdigest()
+                for file in ("adapter/adapter_model.safetensors", "ledger.jsonl")]
+
+
+def summarise(faults):
+    for kind in sorted({fault.kind for fault in faults}):
+        print(f"{kind:16} {sum(fault.kind == kind for fault in faults):3} times", end="")
+        for what in ("noticed", "recovered"):
+            values = [getattr(fault, what) for fault in faults if fault.kind == kind and getattr(fault, what) is not None]
+            if values:
+                print(f"   {what}: median {statistics.median(values):.2f} s, longest {max(values):.2f} s", end="")
+        print()
+
+
+def run(folder, faults, seed):
+    """Returns the faults; asserts that every job has ended as the undisturbed one."""
+    folder = Path(folder)
+    tiny_model.make_llama(folder / "model")
+    tiny_model.write_chat_rows(folder / "train.jsonl", 96, seed=1)
+    (folder / "cluster").mkdir()
+    with MiniCluster(folder / "cluster", workers=WORKERS, allowed_roots=[folder]) as cluster:
+        chaos = Chaos(cluster, seed)
+        reference = chaos.create(make_spec(folder))
+        cluster.wait_for_state(reference, {"SUCCEEDED"})
+        expected = chaos.digests(reference)
+        done = []
+        while len(done) < faults:
+            name = chaos.create(make_spec(folder))
+            done += chaos.torment(name, faults - len(done))
+            assert chaos.digests(name) == expected, f"{name} has ended otherwise than undisturbed: seed {seed}\n{cluster.logs()}"
+    summarise(done)
+    return done
+
+
+def main(faults, seed):
+    with tempfile.TemporaryDirectory(prefix="anneal-chaos-") as folder:
+        run(folder, faults, seed)
+    print(f"{faults} faults, seed {seed}: every job ended with the bytes of the undisturbed one; {os.cpu_count()} cores")
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]))
