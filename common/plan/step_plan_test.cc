@@ -1,8 +1,14 @@
 #include "common/plan/step_plan.h"
 
 #include <algorithm>
+#include <fstream>
+#include <optional>
 #include <set>
+#include <sstream>
 
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "common/base/clock.h"
 #include "common/base/status.h"
 #include "common/base/status_matchers.h"
 #include "common/plan/permutation.h"
@@ -11,7 +17,6 @@ namespace anneal {
 namespace {
 
 using ::anneal::testing::StatusIs;
-using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
 std::vector<RowSize> SomeRows(int64_t count) {
@@ -29,6 +34,14 @@ StepPlan MakePlan(int64_t rows, const StepPlanOptions& options) {
   return *std::move(plan);
 }
 
+// As in the golden file.
+std::string FormatStep(const PlannedStep& step) {
+  std::vector<std::string> shards;
+  for (const std::vector<int64_t>& rows : step.shard_rows)
+    shards.push_back(absl::StrJoin(rows, " "));
+  return absl::StrCat(step.step, " ", step.epoch, " ", absl::StrJoin(shards, " | "));
+}
+
 TEST(PermutationTest, IsAPermutationForAnySizeAndKey) {
   for (int64_t size : {1, 2, 3, 4, 5, 17, 64, 65, 255, 1000, 4097}) {
     for (uint64_t key : {uint64_t{0}, uint64_t{1}, ~uint64_t{0}}) {
@@ -44,7 +57,8 @@ TEST(PermutationTest, IsAPermutationForAnySizeAndKey) {
   }
 }
 
-// A correlation test would need a tolerance; a shuffle that left half of its rows near home would fail this plain one.
+// A correlation test would need a tolerance; a shuffle that left half of its rows near home would
+// fail this plain one.
 TEST(PermutationTest, MovesRowsFar) {
   const Permutation permutation(10000, 5);
   int64_t near_home = 0;
@@ -57,23 +71,60 @@ TEST(PermutationTest, HasNoMemoryOfSize) {
   EXPECT_NE(permutation.At(0), permutation.At(1));
 }
 
-// The plan is part of what a seed means: a change here changes the bits of every job and needs a new version of the ledger.
+// The plan is part of what a seed means: a change here changes the bits of every job and needs a
+// new version of the ledger. tests/golden/README.md tells where the file comes from and what its
+// lines mean.
 TEST(StepPlanTest, Golden) {
-  const StepPlan plan = MakePlan(11, {.seed = 7, .batch_size = 4, .logical_shards = 2, .epochs = 2});
-  EXPECT_EQ(plan.steps_per_epoch(), 3);
-  EXPECT_EQ(plan.total_steps(), 6);
-  EXPECT_THAT(plan.At(1).shard_rows, ElementsAre(ElementsAre(4, 10), ElementsAre(2, 9)));
-  EXPECT_THAT(plan.At(3).shard_rows, ElementsAre(ElementsAre(6), ElementsAre(1, 0)));
-  EXPECT_THAT(plan.At(4).shard_rows, ElementsAre(ElementsAre(6), ElementsAre(5, 8, 7)));
-  EXPECT_EQ(plan.At(1).tokens, 76);
-  EXPECT_EQ(plan.At(1).supervised_tokens, 33);
+  std::ifstream file("tests/golden/step_plan/plans.txt");
+  std::optional<StepPlan> plan;
+  StepPlanOptions options;
+  int64_t next_step = 1, plans = 0;
+  for (std::string line; std::getline(file, line);) {
+    std::istringstream words(line);
+    std::string word;
+    words >> word;
+    if (word == "plan") {
+      EXPECT_TRUE(!plan.has_value() || next_step == plan->total_steps() + 1);
+      words >> options.seed >> options.batch_size >> options.logical_shards >> options.epochs >>
+          options.max_steps;
+      ++plans;
+    } else if (word == "sizes") {
+      std::vector<RowSize> rows;
+      RowSize row;
+      for (char slash; words >> row.tokens >> slash >> row.supervised_tokens;) rows.push_back(row);
+      auto made = StepPlan::Create(std::move(rows), options);
+      ANNEAL_CHECK_OK(made.status());
+      plan.emplace(*std::move(made));
+      next_step = 1;
+    } else {
+      ASSERT_TRUE(plan.has_value() && next_step <= plan->total_steps()) << line;
+      EXPECT_EQ(FormatStep(plan->At(next_step++)), line);
+    }
+  }
+  EXPECT_EQ(plans, 6);
+}
+
+TEST(StepPlanTest, FindsAnyStepOfTenMillionRowsAtOnce) {
+  constexpr int64_t kRows = 10'000'000;
+  const StepPlan plan =
+      MakePlan(kRows, {.seed = 1, .batch_size = 256, .logical_shards = 8, .epochs = 100});
+  Clock& clock = Clock::Real();
+  for (int64_t step :
+       {int64_t{1}, plan.steps_per_epoch(), plan.total_steps() / 2, plan.total_steps()}) {
+    const absl::Duration start = clock.MonotonicNow();
+    const PlannedStep planned = plan.At(step);
+    EXPECT_LT(clock.MonotonicNow() - start, absl::Seconds(1));
+    EXPECT_EQ(planned.epoch, (step - 1) / plan.steps_per_epoch());
+    EXPECT_EQ(planned.shard_rows.size(), 8);
+  }
 }
 
 TEST(StepPlanTest, UsesEachRowOncePerEpochAndKnowsItsTokens) {
   for (int64_t rows : {1, 5, 16, 97}) {
     for (int64_t batch : {1, 3, 8, 200}) {
       for (int32_t shards : {1, 4, 8}) {
-        const StepPlan plan = MakePlan(rows, {.seed = 3, .batch_size = batch, .logical_shards = shards, .epochs = 3});
+        const StepPlan plan =
+            MakePlan(rows, {.seed = 3, .batch_size = batch, .logical_shards = shards, .epochs = 3});
         const std::vector<RowSize> sizes = SomeRows(rows);
         for (int epoch = 0; epoch < 3; ++epoch) {
           std::multiset<int64_t> used;
@@ -123,7 +174,9 @@ TEST(StepPlanTest, BalancesTokens) {
       for (int64_t row : shard) load.back() += sizes[row].tokens;
     }
     // LPT ends within the longest row of even; with sixteen rows a shard it is far better.
-    EXPECT_LE(*std::max_element(load.begin(), load.end()) - *std::min_element(load.begin(), load.end()), 61);
+    EXPECT_LE(
+        *std::max_element(load.begin(), load.end()) - *std::min_element(load.begin(), load.end()),
+        61);
   }
 }
 
@@ -137,8 +190,10 @@ TEST(StepPlanTest, StopsAtMaxSteps) {
 }
 
 TEST(StepPlanTest, RefusesWhatItCannotPlan) {
-  EXPECT_THAT(StepPlan::Create({}, {}), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("no rows")));
-  EXPECT_THAT(StepPlan::Create(SomeRows(3), {.batch_size = 0}), StatusIs(absl::StatusCode::kInvalidArgument));
+  EXPECT_THAT(StepPlan::Create({}, {}),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("no rows")));
+  EXPECT_THAT(StepPlan::Create(SomeRows(3), {.batch_size = 0}),
+              StatusIs(absl::StatusCode::kInvalidArgument));
   EXPECT_THAT(StepPlan::Create(SomeRows(3), {.logical_shards = 3}),
               StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("power of two")));
   EXPECT_THAT(StepPlan::Create({{.tokens = 4, .supervised_tokens = 4}}, {}),
