@@ -52,7 +52,7 @@ absl::StatusOr<StepOutcome> TrainStep::Run(const PlannedStep& planned, double le
   const std::vector<double> own_losses = ForwardBackward(shards, loss_scale, phases);
 
   parts_.timer.Enter("reduce", planned.step);
-  FlatBuffers& gradient = accumulator_.Root();
+  FlatBuffers gradient = accumulator_.TakeRoots(static_cast<int>(shards.size()));
   ANNEAL_RETURN_IF_ERROR(ReduceGradient(planned, gradient));
   ANNEAL_ASSIGN_OR_RETURN(const Agreed agreed, ShareLosses(own_losses, vote, planned.step));
   parts_.timer.Lap(phases.reduce_seconds);
@@ -64,7 +64,7 @@ absl::StatusOr<StepOutcome> TrainStep::Run(const PlannedStep& planned, double le
   const double clip = ClipCoefficient(grad_norm, options_.max_grad_norm);
   if (clip < 1) gradient.ScaleInPlace(clip);
   parts_.optimizer.Step(planned.step, learning_rate, parts_.values, gradient);
-  accumulator_.Clear();
+  accumulator_.GiveBack(std::move(gradient));
   parts_.timer.Lap(phases.update_seconds);
 
   phases.step = planned.step;
@@ -94,18 +94,27 @@ absl::StatusOr<std::vector<std::vector<MicroBatch>>> TrainStep::Fetch(const Plan
 
 std::vector<double> TrainStep::ForwardBackward(const std::vector<std::vector<MicroBatch>>& shards, double loss_scale,
                                                protocol::RankReport& phases) {
-  std::vector<double> losses;
-  for (const std::vector<MicroBatch>& micro_batches : shards) {
-    double& shard_loss = losses.emplace_back(0);
-    for (const MicroBatch& batch : micro_batches) {
-      phases.tokens += static_cast<int64_t>(batch.token_ids.size());
+  std::vector<double> losses(shards.size());
+  std::vector<PlacedCell> together;
+  int64_t tokens_together = 0;
+  const auto pass = [&] {
+    const std::vector<double> cell_losses =
+        TrainCells(parts_.decoder, together, options_.seed, loss_scale, accumulator_, parts_.timer, phases);
+    for (size_t i = 0; i < together.size(); ++i) losses[together[i].shard] += cell_losses[i];
+    together.clear();
+    tokens_together = 0;
+  };
+  for (size_t shard = 0; shard < shards.size(); ++shard) {
+    for (const MicroBatch& batch : shards[shard]) {
+      const int64_t tokens = static_cast<int64_t>(batch.token_ids.size());
+      phases.tokens += tokens;
       if (batch.targets.empty()) continue;
-      shard_loss += TrainCell(parts_.decoder, batch, options_.seed, loss_scale, accumulator_.BeginCell(), parts_.timer,
-                              phases);
-      accumulator_.EndCell();
+      if (!together.empty() && tokens_together + tokens > options_.tokens_together) pass();
+      together.push_back({static_cast<int>(shard), &batch});
+      tokens_together += tokens;
     }
-    accumulator_.EndShard();
   }
+  if (!together.empty()) pass();
   return losses;
 }
 

@@ -29,6 +29,9 @@ struct TrainStepOptions {
   uint64_t seed = 0;  // of dropout
   double max_grad_norm = 0;  // 0 = no clipping
   Reduction reduction = Reduction::kFixedOrder;
+  // Cells pass through the blocks together as long as they have at most so many tokens: activations are kept for so many, or
+  // for one cell if that is longer. Changes no bit.
+  int64_t tokens_together = 0;
 };
 
 // What a rank has to say to the others besides its losses, before or while a step runs.

@@ -99,7 +99,8 @@ absl::Status Trainer::Load() {
   train_step_.emplace(
       TrainStep::Parts{*decoder_, *layout_, *values_, *optimizer_, *assembler_, around_.communicator, around_.accelerator,
                        *timer_},
-      TrainStepOptions{.seed = task_.seed, .max_grad_norm = task_.max_grad_norm, .reduction = reduction});
+      TrainStepOptions{.seed = task_.seed, .max_grad_norm = task_.max_grad_norm, .reduction = reduction,
+                       .tokens_together = task_.microbatch_tokens});
   if (validation_data_ != nullptr) {
     ANNEAL_ASSIGN_OR_RETURN(
         evaluator_, Evaluator::Create(*validation_data_, *decoder_, around_.communicator, around_.accelerator,

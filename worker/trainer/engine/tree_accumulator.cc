@@ -1,58 +1,87 @@
 #include "worker/trainer/engine/tree_accumulator.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "common/base/status.h"
 
 namespace anneal::trainer {
+namespace {
 
-TreeAccumulator::TreeAccumulator(const FlatLayout& layout, at::Device device) : layout_(layout), device_(device) {}
-
-FlatBuffers& TreeAccumulator::BeginCell() {
-  ANNEAL_CHECK(cell_ == nullptr);
-  cell_ = Take();
-  return *cell_;
+bool LaidOutAlike(const FlatUnit& a, const FlatUnit& b) {
+  const auto same_place = [](const FlatTensor& x, const FlatTensor& y) {
+    return x.offset == y.offset && x.shape == y.shape;
+  };
+  return a.elements == b.elements && std::equal(a.tensors.begin(), a.tensors.end(),
+                                                b.tensors.begin(), b.tensors.end(), same_place);
 }
 
-void TreeAccumulator::EndCell() { shard_ = Merge(std::move(shard_), std::move(cell_)); }
+}  // namespace
 
-void TreeAccumulator::EndShard() {
-  subtrees_.push_back({0, std::move(shard_)});
-  while (subtrees_.size() >= 2 && subtrees_[subtrees_.size() - 2].level == subtrees_.back().level) {
-    Subtree right = std::move(subtrees_.back());
-    subtrees_.pop_back();
-    Subtree& left = subtrees_.back();
-    left = {left.level + 1, Merge(std::move(left.sum), std::move(right.sum))};
+TreeAccumulator::TreeAccumulator(const FlatLayout& layout, at::Device device)
+    : layout_(layout), device_(device), trees_(layout.units().size()) {
+  std::vector<const FlatUnit*> kinds;
+  for (const FlatUnit& unit : layout.units()) {
+    const auto alike = std::find_if(kinds.begin(), kinds.end(), [&](const FlatUnit* kind) {
+      return LaidOutAlike(*kind, unit);
+    });
+    kind_.push_back(static_cast<int>(alike - kinds.begin()));
+    if (alike == kinds.end()) kinds.push_back(&unit);
+  }
+  free_.resize(kinds.size());
+}
+
+UnitBuffer TreeAccumulator::Take(int unit) {
+  std::vector<UnitBuffer>& free = free_[kind_[unit]];
+  if (free.empty()) return ZeroUnitBuffer(layout_.units()[unit], device_);
+  UnitBuffer buffer = std::move(free.back());
+  free.pop_back();
+  return buffer;
+}
+
+void TreeAccumulator::Add(int unit, int shard, UnitBuffer cell) {
+  ANNEAL_CHECK(shard >= trees_[unit].ended_shards);
+  EndShardsBefore(unit, shard);
+  Tree& tree = trees_[unit];
+  tree.shard = Merge(unit, std::move(tree.shard), std::move(cell));
+}
+
+FlatBuffers TreeAccumulator::TakeRoots(int shards) {
+  std::vector<UnitBuffer> roots;
+  for (int unit = 0; unit < static_cast<int>(trees_.size()); ++unit) {
+    EndShardsBefore(unit, shards);
+    Tree tree = std::exchange(trees_[unit], {});
+    ANNEAL_CHECK(tree.subtrees.size() == 1);
+    Sum& root = tree.subtrees[0].sum;
+    roots.push_back(root.has_value() ? *std::move(root) : Take(unit));
+  }
+  return FlatBuffers(std::move(roots));
+}
+
+void TreeAccumulator::GiveBack(FlatBuffers roots) {
+  for (int unit = 0; unit < roots.units(); ++unit)
+    free_[kind_[unit]].push_back(std::move(roots.unit(unit)));
+}
+
+void TreeAccumulator::EndShardsBefore(int unit, int shard) {
+  Tree& tree = trees_[unit];
+  std::vector<Subtree>& subtrees = tree.subtrees;
+  for (; tree.ended_shards < shard; ++tree.ended_shards) {
+    subtrees.push_back({0, std::exchange(tree.shard, std::nullopt)});
+    while (subtrees.size() >= 2 && subtrees[subtrees.size() - 2].level == subtrees.back().level) {
+      Subtree right = std::move(subtrees.back());
+      subtrees.pop_back();
+      Subtree& left = subtrees.back();
+      left = {left.level + 1, Merge(unit, std::move(left.sum), std::move(right.sum))};
+    }
   }
 }
 
-FlatBuffers& TreeAccumulator::Root() {
-  ANNEAL_CHECK(subtrees_.size() == 1);
-  if (subtrees_[0].sum == nullptr) subtrees_[0].sum = Take();
-  return *subtrees_[0].sum;
-}
-
-void TreeAccumulator::Clear() {
-  for (Subtree& subtree : subtrees_) GiveBack(std::move(subtree.sum));
-  subtrees_.clear();
-}
-
-TreeAccumulator::Set TreeAccumulator::Take() {
-  if (free_.empty()) return std::make_unique<FlatBuffers>(layout_, device_);
-  Set set = std::move(free_.back());
-  free_.pop_back();
-  return set;
-}
-
-void TreeAccumulator::GiveBack(Set set) {
-  if (set != nullptr) free_.push_back(std::move(set));
-}
-
-TreeAccumulator::Set TreeAccumulator::Merge(Set a, Set b) {
-  if (a == nullptr) return b;
-  if (b == nullptr) return a;
-  a->AddInPlace(*b);
-  GiveBack(std::move(b));
+TreeAccumulator::Sum TreeAccumulator::Merge(int unit, Sum a, Sum b) {
+  if (!a.has_value()) return b;
+  if (!b.has_value()) return a;
+  if (a->flat.defined()) a->flat.add_(b->flat);
+  free_[kind_[unit]].push_back(*std::move(b));
   return a;
 }
 

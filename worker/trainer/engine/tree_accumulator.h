@@ -1,52 +1,60 @@
 #pragma once
 // Adds the gradients of a rank's cells in the one order that every rank count shares.
 
-#include <memory>
+#include <optional>
 #include <vector>
 
 #include "worker/trainer/shard/flat_layout.h"
 
 namespace anneal::trainer {
 
-// The micro-batches of a shard are added one after the other; the shards of the rank, a power of two of them, are the leaves of
-// a binary tree that is added as soon as two neighbours of a level are there. So log2(shards) + 1 gradient sets live at most,
-// and one more while a shard has several micro-batches. An empty shard passes its sibling on unchanged. The levels above the
-// rank are FixedOrderReducer's.
+// Each unit has a tree of its own, so cells may go through the whole decoder one after another or
+// through each block together: the sums have the same bits. The micro-batches of a shard are added
+// one after the other; the shards of the rank, a power of two of them, are the leaves of a binary
+// tree that is added as soon as two neighbours of a level are there. So at most log2(shards) + 1
+// buffers of a unit hold sums, besides the cells being written. An empty shard passes its sibling
+// on unchanged. The levels above the rank are FixedOrderReducer's.
 //
-// Per step: for each shard, { BeginCell, write, EndCell } for each micro-batch, then EndShard; then Root, and Clear when done
-// with it. Owner: TrainStep. Guarded by its caller.
+// Buffers are lent from a store that keeps them from step to step; units that are laid out alike,
+// as the layers of a model are, share theirs. Owner: TrainStep. Guarded by its caller.
 class TreeAccumulator {
  public:
   // `layout` must outlive it.
   TreeAccumulator(const FlatLayout& layout, at::Device device);
 
-  // Where the next micro-batch's gradient is to be written, over whatever is there.
-  FlatBuffers& BeginCell();
-  void EndCell();
-  void EndShard();
-
-  // The sum over all shards, whose number must have been a power of two. If all were empty, a set whose content means nothing.
-  FlatBuffers& Root();
-  void Clear();
+  // Where the gradient of one cell is to be written, over whatever is there. Empty for a unit
+  // without tensors.
+  UnitBuffer Take(int unit);
+  // Adds a cell of `shard`. The cells of a unit come in order of shards, counted from the rank's
+  // first, and of micro-batches.
+  void Add(int unit, int shard, UnitBuffer cell);
+  // The sums over the first `shards` shards, a power of two, and the end of the step. The content
+  // of a unit to which nothing was added means nothing.
+  FlatBuffers TakeRoots(int shards);
+  // Returns what TakeRoots gave, for the steps that follow.
+  void GiveBack(FlatBuffers roots);
 
  private:
-  using Set = std::unique_ptr<FlatBuffers>;  // null: empty subtree
+  using Sum = std::optional<UnitBuffer>;  // none: an empty subtree
   struct Subtree {
     int level;
-    Set sum;
+    Sum sum;
+  };
+  struct Tree {
+    std::vector<Subtree> subtrees;  // of the shards that have ended; levels fall from first to last
+    int ended_shards = 0;
+    Sum shard;  // the micro-batches of the next one so far
   };
 
-  Set Take();
-  void GiveBack(Set set);
+  void EndShardsBefore(int unit, int shard);
   // a + b, into a's memory.
-  Set Merge(Set a, Set b);
+  Sum Merge(int unit, Sum a, Sum b);
 
   const FlatLayout& layout_;
   const at::Device device_;
-  std::vector<Set> free_;
-  std::vector<Subtree> subtrees_;  // levels fall from first to last
-  Set shard_;                      // the micro-batches of this shard so far
-  Set cell_;                       // the micro-batch being written
+  std::vector<int> kind_;                      // by unit: units of one kind are laid out alike
+  std::vector<std::vector<UnitBuffer>> free_;  // by kind
+  std::vector<Tree> trees_;                    // by unit
 };
 
 }  // namespace anneal::trainer

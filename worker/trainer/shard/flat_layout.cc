@@ -29,25 +29,22 @@ FlatLayout::FlatLayout(const std::vector<ParameterUnit>& units, int logical_shar
   }
 }
 
-FlatBuffers::FlatBuffers(const FlatLayout& layout, at::Device device) {
-  for (const FlatUnit& unit : layout.units()) {
-    flat_.push_back(unit.elements == 0 ? at::Tensor() : at::zeros({unit.elements}, at::device(device).dtype(at::kFloat)));
-    std::vector<at::Tensor>& views = views_.emplace_back();
-    for (const FlatTensor& tensor : unit.tensors) {
-      views.push_back(flat_.back().narrow(0, tensor.offset, tensor.elements).view(tensor.shape));
-    }
+UnitBuffer ZeroUnitBuffer(const FlatUnit& unit, at::Device device) {
+  if (unit.elements == 0) return {};
+  UnitBuffer buffer{.flat = at::zeros({unit.elements}, at::device(device).dtype(at::kFloat))};
+  for (const FlatTensor& tensor : unit.tensors) {
+    buffer.views.push_back(buffer.flat.narrow(0, tensor.offset, tensor.elements).view(tensor.shape));
   }
+  return buffer;
 }
 
-void FlatBuffers::AddInPlace(const FlatBuffers& other) {
-  for (int unit = 0; unit < units(); ++unit) {
-    if (flat_[unit].defined()) flat_[unit].add_(other.flat_[unit]);
-  }
+FlatBuffers::FlatBuffers(const FlatLayout& layout, at::Device device) {
+  for (const FlatUnit& unit : layout.units()) units_.push_back(ZeroUnitBuffer(unit, device));
 }
 
 void FlatBuffers::ScaleInPlace(double factor) {
-  for (at::Tensor& flat : flat_) {
-    if (flat.defined()) flat.mul_(factor);
+  for (UnitBuffer& unit : units_) {
+    if (unit.flat.defined()) unit.flat.mul_(factor);
   }
 }
 

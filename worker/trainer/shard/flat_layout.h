@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "worker/trainer/model/decoder.h"
@@ -45,27 +46,33 @@ class FlatLayout {
   int64_t parameters_ = 0;
 };
 
-// One fp32 number for every trainable value: the values themselves, a gradient, or a moment. Padding is zero and stays so,
-// as everything that writes here writes through views of tensors or adds two of these. Movable. Guarded by its owner.
+// One fp32 number for every trainable value of a unit. Padding is zero and stays so, as everything that writes here writes
+// through the views or adds two of these.
+struct UnitBuffer {
+  at::Tensor flat;                // all of it; undefined if the unit has no tensors
+  std::vector<at::Tensor> views;  // its tensors, shaped, in the order of the layout
+};
+UnitBuffer ZeroUnitBuffer(const FlatUnit& unit, at::Device device);
+
+// The same for every unit: the values themselves, a gradient, or a moment. Movable. Guarded by its owner.
 class FlatBuffers {
  public:
   // Zeros. `layout` is not kept.
   FlatBuffers(const FlatLayout& layout, at::Device device);
+  // One buffer for each unit of a layout.
+  explicit FlatBuffers(std::vector<UnitBuffer> units) : units_(std::move(units)) {}
 
-  int units() const { return static_cast<int>(flat_.size()); }
-  // All of a unit, undefined if it has no tensors.
-  at::Tensor& flat(int unit) { return flat_[unit]; }
-  const at::Tensor& flat(int unit) const { return flat_[unit]; }
-  // Its tensors, shaped, in the order of the layout.
-  std::span<at::Tensor> views(int unit) { return views_[unit]; }
-  std::span<const at::Tensor> views(int unit) const { return views_[unit]; }
+  int units() const { return static_cast<int>(units_.size()); }
+  UnitBuffer& unit(int unit) { return units_[unit]; }
+  at::Tensor& flat(int unit) { return units_[unit].flat; }
+  const at::Tensor& flat(int unit) const { return units_[unit].flat; }
+  std::span<at::Tensor> views(int unit) { return units_[unit].views; }
+  std::span<const at::Tensor> views(int unit) const { return units_[unit].views; }
 
-  void AddInPlace(const FlatBuffers& other);
   void ScaleInPlace(double factor);
 
  private:
-  std::vector<at::Tensor> flat_;
-  std::vector<std::vector<at::Tensor>> views_;
+  std::vector<UnitBuffer> units_;
 };
 
 }  // namespace anneal::trainer

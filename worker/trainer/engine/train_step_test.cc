@@ -1,0 +1,337 @@
+// Steps of a real decoder: packing, micro-batches and parts change nothing but rounding; ranks,
+// schedules and threads change no bit.
+
+#include "worker/trainer/engine/train_step.h"
+
+#include <ATen/CPUGeneratorImpl.h>
+#include <ATen/Parallel.h>
+#include <ATen/ops/equal.h>
+#include <ATen/ops/randn.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <numeric>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "common/base/random.h"
+#include "common/base/status.h"
+#include "common/base/status_matchers.h"
+#include "worker/trainer/collective/testing/in_process_communicator.h"
+#include "worker/trainer/engine/cell_pass.h"
+#include "worker/trainer/engine/cpu_accelerator.h"
+#include "worker/trainer/model/testing/tiny_model.h"
+
+namespace anneal::trainer {
+namespace {
+
+namespace fs = std::filesystem;
+using ::anneal::testing::IsOk;
+using ::anneal::trainer::testing::RunOnRanks;
+using ::anneal::trainer::testing::TinyModel;
+using ::anneal::trainer::testing::WriteTinyModel;
+
+constexpr int64_t kAlignment = 64;
+constexpr int64_t kAllTogether = 1'000'000;
+
+struct Row {
+  std::vector<int32_t> token_ids;
+  std::vector<uint8_t> loss_weight;
+};
+using Rows = std::vector<Row>;
+
+ExampleReader ReaderOf(const Rows& rows) {
+  return [&rows](int64_t row) -> absl::StatusOr<PreparedExample> {
+    return PreparedExample{.token_ids = rows[row].token_ids, .loss_weight = rows[row].loss_weight};
+  };
+}
+
+// Rows of 2 to 48 tokens, of which any but the first may count for the loss, and at least one does.
+Rows RandomRows(const ModelConfig& config, int count, uint64_t seed) {
+  SeededRandom random(seed);
+  Rows rows(count);
+  for (Row& row : rows) {
+    const int64_t length = 2 + static_cast<int64_t>(random.Next() % 47);
+    const double density = random.NextDouble();
+    for (int64_t p = 0; p < length; ++p) {
+      row.token_ids.push_back(static_cast<int32_t>(random.Next() % config.vocab_size));
+      row.loss_weight.push_back(p > 0 && random.NextDouble() < density);
+    }
+    row.loss_weight[1 + random.Next() % (length - 1)] = 1;
+  }
+  return rows;
+}
+
+int64_t SupervisedTokens(const Row& row) {
+  return std::count(row.loss_weight.begin(), row.loss_weight.end(), 1);
+}
+
+class TrainStepTest : public ::testing::Test {
+ protected:
+  TrainStepTest() : dir_(absl::StrCat(::testing::TempDir(), "train_step_", ::getpid())) {}
+  ~TrainStepTest() override {
+    fs::remove_all(dir_);
+    at::set_num_threads(1);
+  }
+
+  std::unique_ptr<Decoder> Load(Accelerator& accelerator,
+                                std::optional<protocol::LoraOptions> lora) const {
+    auto decoder = Decoder::Load(dir_, {.lora = std::move(lora)}, accelerator.kernels());
+    ANNEAL_CHECK_OK(decoder.status());
+    return *std::move(decoder);
+  }
+  // The decoder's values, bound to it. LoRA's B matrices are not left at zero, which would hide
+  // half of the gradients.
+  static FlatBuffers BindValues(const FlatLayout& layout, Decoder& decoder) {
+    FlatBuffers values(layout, at::kCPU);
+    at::Generator generator = at::detail::createCPUGenerator(4);
+    for (int unit = 0; unit < values.units(); ++unit) {
+      ANNEAL_CHECK_OK(decoder.InitialValues(unit, 3, values.views(unit)));
+      for (at::Tensor& value : values.views(unit)) {
+        if (value.count_nonzero().item<int64_t>() == 0)
+          value.copy_(at::randn(value.sizes(), generator).mul(0.1));
+      }
+      decoder.Bind(unit, values.views(unit));
+    }
+    return values;
+  }
+
+  const std::string dir_;
+};
+
+// ---- To rounding: packing, micro-batches, parts. ----
+
+// How the rows of a step are cut up.
+struct Cut {
+  int parts;
+  int64_t microbatch_tokens;
+  int64_t tokens_together;
+};
+
+struct StepGradient {
+  double loss;
+  FlatBuffers gradient;
+};
+
+class CutTest : public TrainStepTest, public ::testing::WithParamInterface<bool> {
+ protected:
+  CutTest()
+      : model_(WriteTinyModel(dir_, /*tied=*/true)),
+        decoder_(Load(*accelerator_, LoraIfAsked())),
+        layout_(decoder_->units(), 8, kAlignment),
+        values_(BindValues(layout_, *decoder_)) {}
+
+  static std::optional<protocol::LoraOptions> LoraIfAsked() {
+    if (!GetParam()) return std::nullopt;
+    return protocol::LoraOptions{.rank = 4, .alpha = 8};
+  }
+
+  // Deals the rows over the parts in blocks of uneven size and computes the whole step.
+  StepGradient Compute(const Rows& rows, const Cut& cut, uint64_t seed) {
+    SeededRandom random(seed);
+    std::vector<std::vector<int64_t>> parts(8);
+    for (int64_t row = 0; row < static_cast<int64_t>(rows.size()); ++row) {
+      const uint64_t biased = std::min(random.Next() % cut.parts, random.Next() % cut.parts);
+      parts[biased].push_back(row);
+    }
+    int64_t supervised = 0;
+    for (const Row& row : rows) supervised += SupervisedTokens(row);
+    const BatchAssembler assembler(ReaderOf(rows), cut.microbatch_tokens);
+    std::vector<std::vector<MicroBatch>> batches;
+    for (int part = 0; part < 8; ++part)
+      batches.push_back(*assembler.Assemble(1, part, parts[part]));
+
+    TreeAccumulator sums(layout_, at::kCPU);
+    PhaseTimer timer(Clock::Real(), *accelerator_);
+    protocol::RankReport phases;
+    double loss = 0;
+    std::vector<PlacedCell> together;
+    int64_t tokens = 0;
+    const auto pass = [&] {
+      if (together.empty()) return;
+      for (double cell : TrainCells(*decoder_, together, 3, 1.0 / supervised, sums, timer, phases))
+        loss += cell;
+      together.clear();
+      tokens = 0;
+    };
+    for (int part = 0; part < 8; ++part) {
+      for (const MicroBatch& batch : batches[part]) {
+        together.push_back({part, &batch});
+        tokens += static_cast<int64_t>(batch.token_ids.size());
+        if (tokens >= cut.tokens_together) pass();
+      }
+    }
+    pass();
+    return {loss / supervised, sums.TakeRoots(8)};
+  }
+
+  const std::unique_ptr<Accelerator> accelerator_ = MakeCpuAccelerator();
+  const TinyModel model_;
+  const std::unique_ptr<Decoder> decoder_;
+  const FlatLayout layout_;
+  FlatBuffers values_;
+};
+
+double NormOf(const FlatBuffers& a, const FlatBuffers* minus = nullptr) {
+  double squares = 0;
+  for (int unit = 0; unit < a.units(); ++unit) {
+    for (size_t i = 0; i < a.views(unit).size(); ++i) {
+      at::Tensor value = a.views(unit)[i].to(at::kDouble);
+      if (minus != nullptr) value = value.sub(minus->views(unit)[i].to(at::kDouble));
+      squares += value.square().sum().item<double>();
+    }
+  }
+  return std::sqrt(squares);
+}
+
+// fp32 sums of at most 400 tokens in another order: about 1e-7 of the norm each; the bound
+// leaves room.
+constexpr double kRounding = 1e-5;
+
+TEST_P(CutTest, HoweverAStepIsCutItsLossAndGradientAreTheSame) {
+  for (uint64_t seed = 1; seed <= 4; ++seed) {
+    const int count =
+        std::vector<int>{16, 9, 3, 1}[seed - 1];  // the last ones as at the end of an epoch
+    const Rows rows = RandomRows(model_.config, count, seed);
+    const StepGradient unpacked =
+        Compute(rows, {.parts = 1, .microbatch_tokens = 1, .tokens_together = 0}, seed);
+    const double norm = NormOf(unpacked.gradient);
+    ASSERT_GT(norm, 0);
+    for (int parts = 1; parts <= 8; ++parts) {
+      for (int64_t microbatch_tokens : {int64_t{1}, int64_t{50}, int64_t{130}, kAllTogether}) {
+        for (int64_t tokens_together : {int64_t{0}, int64_t{120}, kAllTogether}) {
+          const StepGradient cut = Compute(rows, {parts, microbatch_tokens, tokens_together}, seed);
+          const std::string what =
+              absl::StrCat("seed ", seed, ", ", parts, " parts, micro-batches of ",
+                           microbatch_tokens, " tokens, ", tokens_together, " together");
+          EXPECT_NEAR(cut.loss, unpacked.loss, kRounding * unpacked.loss) << what;
+          EXPECT_LT(NormOf(cut.gradient, &unpacked.gradient), kRounding * norm) << what;
+        }
+      }
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(LoraAndFull, CutTest, ::testing::Bool(),
+                         [](const auto& info) { return info.param ? "Lora" : "Full"; });
+
+// ---- To the bit: ranks, schedules, threads. ----
+
+struct Layout {
+  int world_size = 1;
+  int64_t tokens_together = 0;
+  int threads = 1;
+  Reduction reduction = Reduction::kFixedOrder;
+};
+
+// All that a run leaves: ledger lines, losses, and the bytes of values and moments.
+struct Remains {
+  std::vector<std::string> ledger;
+  std::vector<double> losses;
+  std::vector<at::Tensor> state;
+
+  bool operator==(const Remains& other) const {
+    return ledger == other.ledger &&
+           std::equal(state.begin(), state.end(), other.state.begin(), other.state.end(),
+                      [](const at::Tensor& a, const at::Tensor& b) { return at::equal(a, b); });
+  }
+};
+
+class SameBitsTest : public TrainStepTest {
+ protected:
+  static constexpr int kShards = 4, kSteps = 6, kBatch = 7;
+
+  Remains Train(const Rows& rows, const std::optional<protocol::LoraOptions>& lora,
+                const Layout& layout) const {
+    std::vector<RowSize> sizes;
+    for (const Row& row : rows) {
+      sizes.push_back({static_cast<int32_t>(row.token_ids.size()),
+                       static_cast<int32_t>(SupervisedTokens(row))});
+    }
+    const StepPlan plan = *StepPlan::Create(
+        sizes, {.seed = 5, .batch_size = kBatch, .logical_shards = kShards, .epochs = 10});
+    Remains remains;
+    EXPECT_THAT(RunOnRanks(layout.world_size,
+                           [&](Communicator& communicator) -> absl::Status {
+                             at::set_num_threads(layout.threads);
+                             return TrainRank(rows, plan, lora, layout, communicator, remains);
+                           }),
+                IsOk());
+    return remains;
+  }
+
+ private:
+  absl::Status TrainRank(const Rows& rows, const StepPlan& plan,
+                         const std::optional<protocol::LoraOptions>& lora, const Layout& run,
+                         Communicator& communicator, Remains& remains) const {
+    const auto accelerator = MakeCpuAccelerator();
+    const auto decoder = Load(*accelerator, lora);
+    const FlatLayout layout(decoder->units(), kShards, kAlignment);
+    FlatBuffers values = BindValues(layout, *decoder);
+    AdamW optimizer(layout, {.weight_decay = 0.1}, at::kCPU);
+    const BatchAssembler assembler(ReaderOf(rows), /*microbatch_tokens=*/60);
+    PhaseTimer timer(Clock::Real(), *accelerator);
+    TrainStep step(
+        {*decoder, layout, values, optimizer, assembler, communicator, *accelerator, timer},
+        {.seed = 9,
+         .max_grad_norm = 0.5,
+         .reduction = run.reduction,
+         .tokens_together = run.tokens_together});
+    protocol::RankReport phases;
+    for (int64_t i = 1; i <= kSteps; ++i) {
+      ANNEAL_ASSIGN_OR_RETURN(const StepOutcome outcome, step.Run(plan.At(i), 1e-2, false, phases));
+      if (communicator.rank() > 0) continue;
+      remains.ledger.push_back(FormatLedgerLine(outcome.entry));
+      remains.losses.push_back(outcome.entry.loss);
+    }
+    if (communicator.rank() > 0) return absl::OkStatus();
+    for (const FlatBuffers* buffers :
+         {&std::as_const(values), &optimizer.first_moment(), &optimizer.second_moment()}) {
+      for (int unit = 0; unit < buffers->units(); ++unit) {
+        if (buffers->flat(unit).defined()) remains.state.push_back(buffers->flat(unit));
+      }
+    }
+    return absl::OkStatus();
+  }
+};
+
+TEST_F(SameBitsTest, ForEveryNumberOfRanksScheduleAndNumberOfThreads) {
+  for (bool tied : {true, false}) {
+    const TinyModel model = WriteTinyModel(dir_, tied);
+    const Rows rows =
+        RandomRows(model.config, 24, 7);  // three whole steps and a partial one per epoch
+    for (bool lora : {true, false}) {
+      std::optional<protocol::LoraOptions> method;
+      if (lora) method = protocol::LoraOptions{.rank = 4, .alpha = 8, .dropout = 0.2};
+      const Remains expected = Train(rows, method, {});
+      ASSERT_EQ(expected.ledger.size(), kSteps);
+      EXPECT_NE(expected.losses.front(), expected.losses.back());
+      for (int world_size : {1, 2, 4}) {
+        for (int64_t tokens_together : {int64_t{0}, int64_t{100}, kAllTogether}) {
+          for (int threads : {1, 2}) {
+            EXPECT_TRUE(Train(rows, method, {world_size, tokens_together, threads}) == expected)
+                << (lora ? "LoRA" : "full") << (tied ? ", tied" : "") << " on " << world_size
+                << " ranks, " << tokens_together << " tokens together, " << threads << " threads";
+          }
+        }
+      }
+    }
+  }
+}
+
+// The reference that the fixed order is checked against; and a sign that the test above would
+// notice another order.
+TEST_F(SameBitsTest, FastReductionAgreesToRounding) {
+  const TinyModel model = WriteTinyModel(dir_, /*tied=*/true);
+  const Rows rows = RandomRows(model.config, 24, 7);
+  const Remains fixed = Train(rows, std::nullopt, {.world_size = 4});
+  const Remains fast = Train(rows, std::nullopt, {.world_size = 4, .reduction = Reduction::kFast});
+  EXPECT_FALSE(fast == fixed);
+  // Six updates of size 1e-2 whose direction AdamW takes from quotients of small numbers.
+  for (int i = 0; i < kSteps; ++i)
+    EXPECT_NEAR(fast.losses[i], fixed.losses[i], 1e-3 * fixed.losses[i]);
+}
+
+}  // namespace
+}  // namespace anneal::trainer
