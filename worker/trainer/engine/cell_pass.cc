@@ -7,7 +7,7 @@ namespace anneal::trainer {
 namespace {
 
 struct CellInFlight {
-  int shard;
+  PlacedCell placed;
   Cell cell;
   at::Tensor x_TD;                     // output of the last block passed, until the head
   std::vector<BlockSaved> saved;       // by layer, until its backward
@@ -37,7 +37,7 @@ std::vector<double> TrainCells(Decoder& decoder, std::span<const PlacedCell> cel
     Cell cell = decoder.MakeCell(*placed.batch);
     at::Tensor x_TD = decoder.EmbedForward(cell);
     in_flight.push_back(
-        {placed.shard, std::move(cell), std::move(x_TD), std::vector<BlockSaved>(layers)});
+        {placed, std::move(cell), std::move(x_TD), std::vector<BlockSaved>(layers)});
   }
   for (int layer = 0; layer < layers; ++layer) {
     const bool needs_backward = layer + 1 >= lowest;
@@ -58,7 +58,7 @@ std::vector<double> TrainCells(Decoder& decoder, std::span<const PlacedCell> cel
                                            : std::span<at::Tensor>();
     const HeadResult head =
         decoder.Head(flying.x_TD, flying.cell, loss_scale, gradient.views, tied, {});
-    sums.Add(head_unit, flying.shard, std::move(gradient));
+    sums.Add(head_unit, flying.placed.shard, flying.placed.ends_shard, std::move(gradient));
     losses.push_back(SumInDouble(head.losses_S));
     flying.x_TD = at::Tensor();
     flying.dx_TD = head.dx_TD;
@@ -70,13 +70,13 @@ std::vector<double> TrainCells(Decoder& decoder, std::span<const PlacedCell> cel
                                            gradient.views,
                                            /*need_dx=*/layer + 1 > lowest);
       flying.saved[layer] = {};
-      sums.Add(layer + 1, flying.shard, std::move(gradient));
+      sums.Add(layer + 1, flying.placed.shard, flying.placed.ends_shard, std::move(gradient));
     }
   }
   for (CellInFlight& flying : in_flight) {
     if (lowest == 0)
       decoder.EmbedBackward(flying.dx_TD, flying.cell, flying.embedding_gradient.views);
-    sums.Add(0, flying.shard, std::move(flying.embedding_gradient));
+    sums.Add(0, flying.placed.shard, flying.placed.ends_shard, std::move(flying.embedding_gradient));
   }
   timer.Lap(phases.backward_seconds);
   return losses;

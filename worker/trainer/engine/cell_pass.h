@@ -14,7 +14,8 @@
 namespace anneal::trainer {
 
 struct PlacedCell {
-  int shard;  // counted from the rank's first
+  int shard;        // counted from the rank's first
+  bool ends_shard;  // whether it is the last of its shard
   const MicroBatch* batch;
 };
 

@@ -110,7 +110,7 @@ std::vector<double> TrainStep::ForwardBackward(const std::vector<std::vector<Mic
       phases.tokens += tokens;
       if (batch.targets.empty()) continue;
       if (!together.empty() && tokens_together + tokens > options_.tokens_together) pass();
-      together.push_back({static_cast<int>(shard), &batch});
+      together.push_back({static_cast<int>(shard), &batch == &shards[shard].back(), &batch});
       tokens_together += tokens;
     }
   }

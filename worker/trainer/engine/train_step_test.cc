@@ -157,7 +157,7 @@ class CutTest : public TrainStepTest, public ::testing::WithParamInterface<bool>
     };
     for (int part = 0; part < 8; ++part) {
       for (const MicroBatch& batch : batches[part]) {
-        together.push_back({part, &batch});
+        together.push_back({part, &batch == &batches[part].back(), &batch});
         tokens += static_cast<int64_t>(batch.token_ids.size());
         if (tokens >= cut.tokens_together) pass();
       }
@@ -280,7 +280,7 @@ class SameBitsTest : public TrainStepTest {
          .tokens_together = run.tokens_together});
     protocol::RankReport phases;
     for (int64_t i = 1; i <= kSteps; ++i) {
-      ANNEAL_ASSIGN_OR_RETURN(const StepOutcome outcome, step.Run(plan.At(i), 1e-2, false, phases));
+      ANNEAL_ASSIGN_OR_RETURN(const StepOutcome outcome, step.Run(plan.At(i), 1e-2, {}, phases));
       if (communicator.rank() > 0) continue;
       remains.ledger.push_back(FormatLedgerLine(outcome.entry));
       remains.losses.push_back(outcome.entry.loss);

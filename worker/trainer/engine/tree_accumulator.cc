@@ -39,11 +39,12 @@ UnitBuffer TreeAccumulator::Take(int unit) {
   return buffer;
 }
 
-void TreeAccumulator::Add(int unit, int shard, UnitBuffer cell) {
+void TreeAccumulator::Add(int unit, int shard, bool ends_shard, UnitBuffer cell) {
   ANNEAL_CHECK(shard >= trees_[unit].ended_shards);
   EndShardsBefore(unit, shard);
   Tree& tree = trees_[unit];
   tree.shard = Merge(unit, std::move(tree.shard), std::move(cell));
+  if (ends_shard) EndShardsBefore(unit, shard + 1);
 }
 
 FlatBuffers TreeAccumulator::TakeRoots(int shards) {

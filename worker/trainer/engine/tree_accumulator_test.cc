@@ -36,7 +36,7 @@ at::Tensor Gradient(int unit, int shard, int micro_batch) {
 void AddCell(TreeAccumulator& accumulator, int unit, int shard, int micro_batch) {
   UnitBuffer cell = accumulator.Take(unit);
   if (!cell.views.empty()) cell.views[0].copy_(Gradient(unit, shard, micro_batch));
-  accumulator.Add(unit, shard, std::move(cell));
+  accumulator.Add(unit, shard, /*ends_shard=*/false, std::move(cell));
 }
 
 // Runs a step in which shard s has micro_batches[s] micro-batches, one cell after another; returns
@@ -102,7 +102,7 @@ TEST(TreeAccumulatorTest, ReusesItsMemoryBetweenStepsAndUnitsOfAKind) {
       for (int shard = 0; shard < 8; ++shard) {
         UnitBuffer cell = accumulator.Take(unit);
         addresses.insert(cell.flat.data_ptr());
-        accumulator.Add(unit, shard, std::move(cell));
+        accumulator.Add(unit, shard, /*ends_shard=*/true, std::move(cell));
       }
     }
     accumulator.GiveBack(accumulator.TakeRoots(8));

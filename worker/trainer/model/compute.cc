@@ -1,13 +1,12 @@
 #include "worker/trainer/model/compute.h"
 
-#include <ATen/ops/addmm.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/mm.h>
 
 #include <cmath>
 
 #include "common/base/status.h"
 #include "worker/trainer/kernels/philox.h"
+#include "worker/trainer/kernels/products.h"
 
 namespace anneal::trainer {
 namespace {
@@ -70,10 +69,10 @@ void TrainableList::Bind(std::span<const at::Tensor> values) {
 void WriteWeightGradient(const at::Tensor& dy, const at::Tensor& x, double scale, bool accumulate,
                          at::Tensor& gradient) {
   if (gradient.scalar_type() == dy.scalar_type()) {
-    at::addmm_out(gradient, gradient, dy.t(), x, /*beta=*/accumulate ? 1 : 0, /*alpha=*/scale);
+    AddProduct(gradient, dy.t(), x, scale, /*beta=*/accumulate ? 1 : 0);
     return;
   }
-  const at::Tensor product = at::mm(dy.t(), x);
+  const at::Tensor product = Product(dy.t(), x);
   if (accumulate) {
     gradient.add_(product, scale);
   } else {

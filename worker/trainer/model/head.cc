@@ -3,12 +3,12 @@
 #include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
-#include <ATen/ops/mm.h>
 #include <ATen/ops/tensor.h>
 #include <ATen/ops/zeros_like.h>
 
 #include "common/base/status.h"
 #include "common/format/model_tensors.h"
+#include "worker/trainer/kernels/products.h"
 #include "worker/trainer/model/weight_loader.h"
 
 namespace anneal::trainer {
@@ -68,7 +68,7 @@ HeadResult OutputHead::Run(const at::Tensor& x_TD, const Cell& cell,
     const int64_t count = std::min(chunk, supervised - begin);
     const at::Tensor normed = norm.y_TD.narrow(0, begin, count);
     const at::Tensor targets = cell.targets_S.narrow(0, begin, count);
-    at::Tensor logits = at::mm(normed, weight_VD.t());
+    at::Tensor logits = Product(normed, weight_VD.t());
     CrossEntropyResult loss = compute_.kernels.CrossEntropyForward(logits, targets);
     losses.push_back(std::move(loss.losses_S));
     correct.push_back(std::move(loss.correct_S));
@@ -76,7 +76,7 @@ HeadResult OutputHead::Run(const at::Tensor& x_TD, const Cell& cell,
     if (!loss_scale) continue;
     compute_.kernels.CrossEntropyBackwardInPlace(logits, targets, *loss_scale);
     at::Tensor dnormed = dnormed_SD.narrow(0, begin, count);
-    at::mm_out(dnormed, logits, weight_VD);
+    ProductInto(dnormed, logits, weight_VD);
     if (weight_gradient != nullptr)
       WriteWeightGradient(logits, normed, 1, /*accumulate=*/begin > 0, *weight_gradient);
   }
@@ -97,7 +97,7 @@ HeadResult OutputHead::Run(const at::Tensor& x_TD, const Cell& cell,
 at::Tensor OutputHead::Logits(const at::Tensor& x_TD) const {
   const RmsNormResult norm =
       compute_.kernels.RmsNormForward(x_TD, compute_.Cast(norm_D_), config_.rms_norm_epsilon);
-  return at::mm(norm.y_TD, OutputWeight().t());
+  return Product(norm.y_TD, OutputWeight().t());
 }
 
 }  // namespace anneal::trainer

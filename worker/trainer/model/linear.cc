@@ -1,11 +1,9 @@
 #include "worker/trainer/model/linear.h"
 
-#include <ATen/ops/addmm.h>
-#include <ATen/ops/mm.h>
-
 #include <cmath>
 
 #include "common/base/status.h"
+#include "worker/trainer/kernels/products.h"
 #include "worker/trainer/model/weight_loader.h"
 
 namespace anneal::trainer {
@@ -53,11 +51,11 @@ at::Tensor Linear::Dropout(const at::Tensor& x, const TokenPlaces& places) const
 
 at::Tensor Linear::Forward(const at::Tensor& x, const TokenPlaces& places,
                            at::Tensor* low_rank) const {
-  at::Tensor y = at::mm(x, compute_.Cast(weight_).t());
+  at::Tensor y = Product(x, compute_.Cast(weight_).t());
   if (module_.has_bias) y.add_(compute_.Cast(bias_));
   if (a_place_ >= 0) {
-    *low_rank = at::mm(Dropout(x, places), compute_.Cast(a_).t());
-    y.addmm_(*low_rank, compute_.Cast(b_).t(), /*beta=*/1, /*alpha=*/scale_);
+    *low_rank = Product(Dropout(x, places), compute_.Cast(a_).t());
+    AddProduct(y, *low_rank, compute_.Cast(b_).t(), scale_);
   }
   return y;
 }
@@ -70,20 +68,20 @@ void Linear::Backward(const at::Tensor& dy, const at::Tensor& x, const at::Tenso
   if (bias_place_ >= 0) gradients[bias_place_].copy_(compute_.kernels.SumRows(dy));
   if (dx != nullptr) {
     if (dx->defined()) {
-      dx->addmm_(dy, compute_.Cast(weight_));
+      AddProduct(*dx, dy, compute_.Cast(weight_));
     } else {
-      *dx = at::mm(dy, compute_.Cast(weight_));
+      *dx = Product(dy, compute_.Cast(weight_));
     }
   }
   if (a_place_ < 0) return;
   WriteWeightGradient(dy, low_rank, scale_, /*accumulate=*/false, gradients[b_place_]);
-  const at::Tensor dlow_rank = at::mm(dy, compute_.Cast(b_)).mul_(scale_);
+  const at::Tensor dlow_rank = Product(dy, compute_.Cast(b_)).mul_(scale_);
   WriteWeightGradient(dlow_rank, Dropout(x, places), 1, /*accumulate=*/false, gradients[a_place_]);
   if (dx == nullptr) return;
   if (compute_.dropout_rate == 0 || !compute_.dropout_key) {
-    dx->addmm_(dlow_rank, compute_.Cast(a_));
+    AddProduct(*dx, dlow_rank, compute_.Cast(a_));
   } else {
-    dx->add_(Dropout(at::mm(dlow_rank, compute_.Cast(a_)), places));
+    dx->add_(Dropout(Product(dlow_rank, compute_.Cast(a_)), places));
   }
 }
 
