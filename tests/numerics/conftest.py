@@ -1,6 +1,7 @@
 """Runs the trainer's own programs on tiny random models and hands their numbers to the tests."""
 
 import concurrent.futures
+import hashlib
 import json
 import os
 import subprocess
@@ -17,6 +18,18 @@ sys.path.insert(0, str(SOURCE / "tests" / "testing"))
 
 BIN = Path(os.environ["ANNEAL_BIN_DIR"])
 torch.set_num_threads(1)
+
+
+def sha256(file):
+    with open(file, "rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+def hashes(out):
+    """SHA-256 of the ledger and of every exported weight file."""
+    files = [out / "ledger.jsonl", *sorted(out.glob("*/*.safetensors"))]
+    assert len(files) > 1
+    return {str(file.relative_to(out)): sha256(file) for file in files}
 
 
 def run(program, *arguments):
@@ -102,11 +115,16 @@ class Programs:
         for rank in range(ranks):
             file = self.write_json(f"{out.name}-{rank}.json",
                                    {**settings, "rank": rank, "train_data": str(data[rank])})
-            commands.append(["run", "--task", file])
+            commands.append(["run", "--task", file, "--storage-root", self.folder])
             if ranks > 1:
                 commands[-1] += ["--rendezvous-file", self.folder / f"{out.name}.rendezvous"]
         run_together("anneal-trainer", commands)
         return out, [json.loads(line) for line in (out / "ledger.jsonl").read_text().splitlines()]
+
+    def checkpoints(self, root):
+        """{step: {state file: SHA-256}} of the checkpoints below `root`: trained values and the optimizer's moments."""
+        return {int(folder.name.split("-")[0]): {file.name: sha256(file) for file in folder.glob("state-*.safetensors")}
+                for folder in (self.folder / root).glob("*-g1")}
 
     def replay(self, *arguments):
         """tools/replay: (the finished process, its summary or nothing)."""

@@ -1,24 +1,20 @@
-"""One job on one, two and four real trainer processes over Gloo: the same losses, the same bytes, every row where it belongs."""
+"""One job on one, two and four real trainer processes over Gloo: the same losses, the same bytes, every row where it belongs.
 
-import hashlib
+worker/trainer/engine/train_step_test.cc holds the same for more ways to run a step.
+"""
+
 import json
 from collections import Counter
 
 import pytest
 import tiny_model
+from conftest import hashes
 from prepared_data import write_prepared
 
 ROWS = 42  # with batches of 8: five whole steps and a partial one
 EPOCHS = 2
 TRAINING = dict(seed=5, epochs=EPOCHS, batch_size=8, evaluate_every_steps=4, weight_decay=0.01)
 METHODS = {"lora": dict(lora={"rank": 4, "alpha": 8, "dropout": 0.1}, learning_rate=5e-3), "full": dict(learning_rate=1e-3)}
-
-
-def hashes(out, folder):
-    """SHA-256 of the ledger and of every exported file, but for config files, which name the run's own paths."""
-    files = [out / "ledger.jsonl", *sorted((out / folder).glob("*.safetensors"))]
-    assert len(files) > 1
-    return {str(file.relative_to(out)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
 
 
 def measured(out):
@@ -43,15 +39,20 @@ def job(tmp_path, programs):
 @pytest.mark.parametrize("method", METHODS)
 def test_every_number_of_ranks_gives_the_same_bytes(programs, job, method):
     model, data, validation, _ = job
-    folder = "adapter" if method == "lora" else "model"
-    results = {}
-    for ranks in (1, 2, 4):
-        out, ledger = programs.train(model, data, ranks, out=f"ranks-{ranks}", validation_data=str(validation),
+    results, checkpoints = {}, {}
+    for name, ranks, threads in (("one", 1, 1), ("again", 1, 1), ("threads", 1, 2), ("two", 2, 1), ("four", 4, 1)):
+        out, ledger = programs.train(model, data, ranks, out=name, validation_data=str(validation), threads=threads,
+                                     checkpoint_root=f"{name}-checkpoints", checkpoint_seconds=1e-9,
                                      **TRAINING, **METHODS[method])
-        results[ranks] = (hashes(out, folder), measured(out), [entry["loss"] for entry in ledger])
-    assert results[2] == results[1]
-    assert results[4] == results[1]
-    losses = results[1][2]
+        results[name] = (hashes(out), measured(out), [entry["loss"] for entry in ledger])
+        assert results[name] == results["one"], name
+        checkpoints[name] = programs.checkpoints(f"{name}-checkpoints")
+    # Checkpoints are taken when the one before is written, so not all runs have the same; a step's are equal.
+    for name, found in checkpoints.items():
+        for step in found.keys() & checkpoints["one"].keys():
+            assert len(found[step]) == 4 and found[step] == checkpoints["one"][step], (name, step)
+        assert found.keys() & checkpoints["one"].keys(), name
+    losses = results["one"][2]
     assert len(losses) == 6 * EPOCHS and losses[-1] < 0.9 * losses[0]
 
 
@@ -81,7 +82,7 @@ def test_each_rank_reads_only_its_own_rows(tmp_path, programs, job):
         write_prepared(copies[-1], [(ids.tolist() if row in own else [0] * len(ids), weights.astype(int).tolist())
                                     for row, (ids, weights) in enumerate(rows)], vocab_size=vocab_size)
     apart, _ = programs.train(model, copies, 2, out="apart", **training)
-    assert hashes(apart, "adapter") == hashes(out, "adapter")
+    assert hashes(apart) == hashes(out)
     # The copies do differ where it counts: a rank with the other's copy computes something else.
     swapped, _ = programs.train(model, copies[::-1], 2, out="swapped", **training)
-    assert hashes(swapped, "adapter") != hashes(out, "adapter")
+    assert hashes(swapped) != hashes(out)

@@ -143,7 +143,8 @@ class CutTest : public TrainStepTest, public ::testing::WithParamInterface<bool>
       batches.push_back(*assembler.Assemble(1, part, parts[part]));
 
     TreeAccumulator sums(layout_, at::kCPU);
-    PhaseTimer timer(Clock::Real(), *accelerator_);
+    Whereabouts whereabouts(Clock::Real());
+    PhaseTimer timer(Clock::Real(), *accelerator_, whereabouts);
     protocol::RankReport phases;
     double loss = 0;
     std::vector<PlacedCell> together;
@@ -271,7 +272,8 @@ class SameBitsTest : public TrainStepTest {
     FlatBuffers values = BindValues(layout, *decoder);
     AdamW optimizer(layout, {.weight_decay = 0.1}, at::kCPU);
     const BatchAssembler assembler(ReaderOf(rows), /*microbatch_tokens=*/60);
-    PhaseTimer timer(Clock::Real(), *accelerator);
+    Whereabouts whereabouts(Clock::Real());
+    PhaseTimer timer(Clock::Real(), *accelerator, whereabouts);
     TrainStep step(
         {*decoder, layout, values, optimizer, assembler, communicator, *accelerator, timer},
         {.seed = 9,
