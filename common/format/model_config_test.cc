@@ -114,7 +114,7 @@ Json OfFamily(const std::string& family, const std::string& architecture, Json m
   Json json = Llama();
   json["model_type"] = family;
   json["architectures"] = {architecture};
-  json.update(more);
+  if (!more.is_null()) json.update(more);  // {} is null
   return json;
 }
 
