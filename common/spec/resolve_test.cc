@@ -211,7 +211,7 @@ TEST(ResolveTest, AnElasticJobRunsBetweenItsTwoNumbersOfSlots) {
   const Resolution from = Resolve(Spec("resources: {min_slots: 2, slots: 4}"));
   EXPECT_TRUE(from.ok());
   EXPECT_EQ(from.job.spec().resources().max_slots(), 4);
-  EXPECT_THAT(Codes(Resolve(Spec("resources: {min_slots: 4, max_slots: 2}"))),
+  EXPECT_THAT(Codes(Resolve(Spec("resources: {min_slots: 2, max_slots: 1}"))),
               ElementsAre("CONFLICT resources"));
   EXPECT_THAT(Codes(Resolve(Spec("resources: {min_slots: 3, max_slots: 8}"))),
               Contains("OUT_OF_RANGE resources.min_slots"));

@@ -166,7 +166,7 @@ TEST_F(WorkerTasksTest, ASlotIsNeverLentTwice) {
     return observed.tasks_size() == 1 && observed.tasks(0).id().generation() == 2 &&
            IsRunning(observed.tasks(0));
   });
-  EXPECT_TRUE(ProcessesWith(TaskName(Rank(0)) + "/", "anneal-trainer").empty());
+  EXPECT_TRUE(ProcessesWith(RunFolderOf(Rank(0)) + "/", "anneal-trainer").empty());
 }
 
 TEST_F(WorkerTasksTest, ASlotThatSomebodyElseHoldsIsSaid) {
