@@ -65,9 +65,16 @@ class WorkerHost : public Host {
     return mode == protocol::StopMode::kNow ? protocol::StopMode::kNone : mode;
   }
   void SetPhase(absl::string_view phase) override { channel_.SetPhase(phase); }
+  // Passed on at once: a short job ends before the next Tell.
   void SetRankReport(const protocol::RankReport& report) override {
     absl::MutexLock lock(&mu_);
-    report_ = report;
+    protocol::RankReport news = report;
+    news.phase_seconds = report_.phase_seconds;
+    news.collective = report_.collective;
+    news.collective_sequence = report_.collective_sequence;
+    news.in_collective = report_.in_collective;
+    report_ = news;
+    channel_.SetRankReport(report_);
   }
   // Passes the newest report on, with where the training thread is: so the worker hears from a rank every second, also when
   // that thread hangs, and then knows where.
