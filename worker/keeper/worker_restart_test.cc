@@ -113,10 +113,10 @@ TEST_F(WorkerRestartTest, OrdersOfAnOutdatedCoordinatorAreRefusedAlsoByANewDaemo
   coordinator_.AwaitObserved("a new daemon",
                              [](const Observed& o) { return o.worker_incarnation() >= 2; });
   // The outdated one wants no tasks; it is heard again and again and not obeyed.
-  const size_t reports = coordinator_.Reports(Rank(0)).size();
-  coordinator_.AwaitReports(Rank(0), reports + 50);
+  coordinator_.AwaitMoreStreams(3);
+  EXPECT_EQ(coordinator_.AwaitTask("the task", Rank(0), IsRunning).pid(), task.pid());
+  coordinator_.Want({Want(Rank(0), "run")});  // first: what epoch 8 says is obeyed at once
   coordinator_.SetEpoch(8);
-  coordinator_.Want({Want(Rank(0), "run")});
   coordinator_.AwaitObserved("epoch 8",
                              [](const Observed& o) { return o.coordinator_epoch() == 8; });
   EXPECT_EQ(coordinator_.AwaitTask("the same task", Rank(0), IsRunning).pid(), task.pid());

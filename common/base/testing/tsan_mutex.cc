@@ -1,5 +1,5 @@
-// Tells ThreadSanitizer about Abseil's mutexes. Linked into every program of the tsan preset, and
-// nowhere else.
+// Tells ThreadSanitizer about Abseil's mutexes and notifications. Linked into every program of the
+// tsan preset, and nowhere else.
 //
 // Debian's Abseil is built without ThreadSanitizer, which therefore sees none of the order that
 // absl::Mutex makes and takes every guarded access for a race. The definitions below stand before
@@ -14,6 +14,7 @@
 #include <dlfcn.h>
 
 #include "absl/synchronization/mutex.h"
+#include "absl/synchronization/notification.h"
 
 extern "C" {
 void __tsan_acquire(void* address);
@@ -153,6 +154,32 @@ bool CondVar::WaitWithDeadline(Mutex* mutex, Time deadline) {
   ANNEAL_REAL(bool(CondVar*, Mutex*, Time), "7CondVar16WaitWithDeadlineEPNS0_5MutexENS0_4TimeE");
   const WaitScope scope(mutex, nullptr);
   return real(this, mutex, deadline);
+}
+
+// A notification that has come is seen by an atomic read inside the library.
+void Notification::Notify() {
+  ANNEAL_REAL(void(Notification*), "12Notification6NotifyEv");
+  __tsan_release(this);
+  real(this);
+}
+void Notification::WaitForNotification() const {
+  ANNEAL_REAL_CONST(void(const Notification*), "12Notification19WaitForNotificationEv");
+  real(this);
+  __tsan_acquire(const_cast<Notification*>(this));
+}
+bool Notification::WaitForNotificationWithTimeout(Duration timeout) const {
+  ANNEAL_REAL_CONST(bool(const Notification*, Duration),
+                    "12Notification30WaitForNotificationWithTimeoutENS0_8DurationE");
+  const bool notified = real(this, timeout);
+  if (notified) __tsan_acquire(const_cast<Notification*>(this));
+  return notified;
+}
+bool Notification::WaitForNotificationWithDeadline(Time deadline) const {
+  ANNEAL_REAL_CONST(bool(const Notification*, Time),
+                    "12Notification31WaitForNotificationWithDeadlineENS0_4TimeE");
+  const bool notified = real(this, deadline);
+  if (notified) __tsan_acquire(const_cast<Notification*>(this));
+  return notified;
 }
 
 ABSL_NAMESPACE_END

@@ -19,13 +19,14 @@ Outcome RunProgram(const std::string& name, const std::vector<std::string>& argu
   const char* bin = std::getenv("ANNEAL_BIN_DIR");
   ANNEAL_CHECK(bin != nullptr);
   // posix_spawn cannot change the folder with every C library; env can.
-  std::vector<std::string> words = {"/usr/bin/env",
-                                    "-i",
-                                    "-C",
-                                    folder,
-                                    "PATH=/usr/bin:/bin",
-                                    absl::StrCat("HOME=", folder),
-                                    absl::StrCat(bin, "/", name)};
+  std::vector<std::string> words = {
+      "/usr/bin/env", "-i", "-C", folder, "PATH=/usr/bin:/bin", absl::StrCat("HOME=", folder)};
+  for (const char* options : {"ASAN_OPTIONS", "TSAN_OPTIONS", "UBSAN_OPTIONS"}) {
+    if (const char* value = std::getenv(options)) {
+      words.push_back(absl::StrCat(options, "=", value));
+    }
+  }
+  words.push_back(absl::StrCat(bin, "/", name));
   words.insert(words.end(), arguments.begin(), arguments.end());
   std::vector<char*> argv;
   for (std::string& word : words) argv.push_back(word.data());

@@ -86,6 +86,15 @@ std::vector<std::string> FakeCoordinator::AwaitReports(const TaskKey& key, size_
   return reports_[key];
 }
 
+void FakeCoordinator::AwaitMoreStreams(int64_t count) {
+  absl::MutexLock lock(&mu_);
+  const int64_t enough = streams_ + count;
+  auto opened = [&]() ABSL_SHARED_LOCKS_REQUIRED(mu_) { return streams_ >= enough; };
+  if (!mu_.AwaitWithTimeout(absl::Condition(&opened), kPatience)) {
+    ADD_FAILURE() << "waited in vain for " << count << " more streams";
+  }
+}
+
 std::vector<std::string> FakeCoordinator::Reports(const TaskKey& key) {
   absl::MutexLock lock(&mu_);
   return reports_[key];
@@ -96,6 +105,10 @@ grpc::Status FakeCoordinator::Sync(grpc::ServerContext* context, Stream* stream)
   {
     Thread writer("fake-writer", [&] { Write(stream, ended); });
     Observed observed;
+    {
+      absl::MutexLock lock(&mu_);
+      ++streams_;
+    }
     while (stream->Read(&observed)) {
       absl::MutexLock lock(&mu_);
       Take(observed);

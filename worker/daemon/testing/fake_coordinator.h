@@ -46,6 +46,8 @@ class FakeCoordinator : public internal::FleetService::Service {
       const std::function<bool(const internal::TaskObservation&)>& condition);
   // Waits until so many reports of the task have come; returns all, in order.
   std::vector<std::string> AwaitReports(const protocol::TaskKey& key, size_t count);
+  // Waits until a worker has opened so many more streams.
+  void AwaitMoreStreams(int64_t count);
   // All reports of the task so far.
   std::vector<std::string> Reports(const protocol::TaskKey& key);
 
@@ -67,6 +69,7 @@ class FakeCoordinator : public internal::FleetService::Service {
   bool acknowledging_ ABSL_GUARDED_BY(mu_) = true;
   std::vector<internal::DesiredTask> tasks_ ABSL_GUARDED_BY(mu_);
   int64_t version_ ABSL_GUARDED_BY(mu_) = 0;  // of what is desired
+  int64_t streams_ ABSL_GUARDED_BY(mu_) = 0;  // opened so far
   internal::Observed observed_ ABSL_GUARDED_BY(mu_);
   std::map<protocol::TaskKey, std::vector<std::string>> reports_ ABSL_GUARDED_BY(mu_);
 };
