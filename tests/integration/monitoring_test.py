@@ -80,6 +80,13 @@ def live(tmp_path_factory, tiny):
                 ulid = job.name.removeprefix("jobs/")
                 for recorded in ("job_id_phase:anneal_rank_step_seconds:ratio5m", "job_id:anneal_job_loss:mean10m"):
                     wait_until(lambda name=recorded: prometheus.query(f'{name}{{job_id="{ulid}"}} > 0'), 90, f"{recorded} of the job")
+
+                # Panels of calls divide by their rate: somebody looks at the job until it shows.
+                def calls_are_counted():
+                    cluster.jobs.GetJob(pb2.GetJobRequest(name=job.name))
+                    return prometheus.query('sum(rate(anneal_rpc_requests_total{job="anneal-coordinator"}[15s])) > 0')
+
+                wait_until(calls_are_counted, 60, "calls of the coordinator")
                 yield cluster, prometheus, exporter, job
     finally:
         exporter.close()
