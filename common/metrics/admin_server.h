@@ -51,6 +51,7 @@ class AdminServer {
   const Options options_;
   const MetricRegistry& registry_;
   std::string address_;
+  int port_ = 0;
   mg_context* context_ = nullptr;
 };
 

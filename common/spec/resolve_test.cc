@@ -6,6 +6,7 @@
 #include "common/spec/issues.h"
 #include "common/spec/message_json.h"
 #include "common/spec/references.h"
+#include "common/spec/training_difference.h"
 #include "common/spec/yaml_loader.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -252,6 +253,25 @@ TEST(ResolveTest, WarnsWhenTheFleetCannotRunTheJobYet) {
 TEST(ResolveTest, MergingNeedsAnAdapter) {
   EXPECT_THAT(Codes(Resolve(Spec("method: {full: }\noutput: {merged: true}"))),
               ElementsAre("CONFLICT output.merged"));
+}
+
+TEST(TrainingDifferenceTest, NamesWhatWouldBeComputedOtherwise) {
+  const ModelFacts model = SmallModel();
+  const auto resolved = [&](const std::string& overrides) {
+    return Resolve(Spec(overrides), &model).job;
+  };
+  const v1::ResolvedJob job = resolved("training: {epochs: 2}");
+  EXPECT_EQ(TrainingDifference(job, job), "");
+  EXPECT_EQ(TrainingDifference(
+                job, resolved("training: {epochs: 2, sharding: FULL}\nresources: {slots: 2}\n"
+                              "priority: LOW\ncheckpoint: {every: 5s}\nlimits: {max_hours: 1}")),
+            "");
+  EXPECT_EQ(TrainingDifference(job, resolved("training: {epochs: 3}")), "training.epochs");
+  EXPECT_EQ(TrainingDifference(job, resolved("training: {epochs: 2}\nmethod: {full: {}}")),
+            "method.full");
+  v1::ResolvedJob other_model = job;
+  other_model.set_model_content_hash("def");
+  EXPECT_EQ(TrainingDifference(job, other_model), "model");
 }
 
 TEST(ReferencesTest, FormsOfModelsAndFiles) {

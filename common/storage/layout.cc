@@ -36,6 +36,9 @@ std::string ModelPath(absl::string_view project, absl::string_view id) {
 }
 
 std::string JobPath(absl::string_view job) { return absl::StrCat("jobs/", job); }
+std::string CheckpointsPath(absl::string_view job) {
+  return absl::StrCat("jobs/", job, "/checkpoints");
+}
 std::string OutputPath(absl::string_view job) { return absl::StrCat("outputs/", job); }
 std::string PreparedPath(absl::string_view job) { return absl::StrCat("blobs/prepared/", job); }
 std::string PreparedCachePath() { return "blobs/prepared-cache"; }

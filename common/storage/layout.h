@@ -25,6 +25,8 @@ std::string BlobPath(absl::string_view sha256);
 // or hold a slash.
 std::string ModelPath(absl::string_view project, absl::string_view id);
 std::string JobPath(absl::string_view job);
+// Below it each checkpoint has a folder <step>-g<generation>.
+std::string CheckpointsPath(absl::string_view job);
 std::string OutputPath(absl::string_view job);
 // What anneal-prepare makes of a job's files; a folder.
 std::string PreparedPath(absl::string_view job);

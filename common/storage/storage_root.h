@@ -7,6 +7,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "absl/synchronization/mutex.h"
 #include "common/base/clock.h"
 #include "common/base/random.h"
 #include "common/storage/file_system.h"
@@ -35,6 +36,10 @@ class StorageRoot {
   // Durable when it returns.
   absl::Status Publish(const std::string& temporary, absl::string_view relative);
 
+  // Held shared from before something is published until it is entered in the catalog, and alone by
+  // whoever compares the two and removes what is not entered.
+  absl::Mutex& publishing() { return publishing_; }
+
   // Moves what is there to trash/<day>/. Not an error if there is nothing.
   absl::Status MoveToTrash(absl::string_view relative);
   // Deletes what has lain in the trash for at least 24 h. For one caller at a time, now and then.
@@ -49,6 +54,7 @@ class StorageRoot {
   FileSystem& files_;
   Clock& clock_;
   Random& random_;
+  absl::Mutex publishing_;
 };
 
 }  // namespace anneal

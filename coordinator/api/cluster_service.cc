@@ -62,5 +62,14 @@ grpc::Status ClusterServiceImpl::UndrainWorker(grpc::ServerContext* context,
                                                v1::Worker* response) {
   return ToGrpcStatus(SetDrained(*context, request->name(), false, response));
 }
+grpc::Status ClusterServiceImpl::GetStorage(grpc::ServerContext* context,
+                                            const v1::GetStorageRequest*, v1::Storage* response) {
+  const auto measure = [&]() -> absl::Status {
+    ANNEAL_RETURN_IF_ERROR(authenticator_.CallerOf(*context).status());
+    ANNEAL_ASSIGN_OR_RETURN(*response, collector_.Measure());
+    return absl::OkStatus();
+  };
+  return ToGrpcStatus(measure());
+}
 
 }  // namespace anneal

@@ -4,6 +4,7 @@
 #include "absl/status/status.h"
 #include "anneal/v1/cluster_service.grpc.pb.h"
 #include "common/rpc/authentication.h"
+#include "coordinator/collection/storage_collector.h"
 #include "coordinator/fleet/fleet_roster.h"
 #include "coordinator/fleet/fleet_session.h"
 
@@ -14,8 +15,8 @@ namespace anneal {
 class ClusterServiceImpl : public v1::ClusterService::Service {
  public:
   ClusterServiceImpl(const Authenticator& authenticator, const FleetRoster& roster,
-                     FleetInbox& inbox)
-      : authenticator_(authenticator), roster_(roster), inbox_(inbox) {}
+                     FleetInbox& inbox, const StorageCollector& collector)
+      : authenticator_(authenticator), roster_(roster), inbox_(inbox), collector_(collector) {}
 
   grpc::Status ListWorkers(grpc::ServerContext* context, const v1::ListWorkersRequest* request,
                            v1::ListWorkersResponse* response) override;
@@ -23,6 +24,8 @@ class ClusterServiceImpl : public v1::ClusterService::Service {
                            v1::Worker* response) override;
   grpc::Status UndrainWorker(grpc::ServerContext* context, const v1::UndrainWorkerRequest* request,
                              v1::Worker* response) override;
+  grpc::Status GetStorage(grpc::ServerContext* context, const v1::GetStorageRequest* request,
+                          v1::Storage* response) override;
 
  private:
   absl::Status List(const grpc::ServerContext& context, const v1::ListWorkersRequest& request,
@@ -33,6 +36,7 @@ class ClusterServiceImpl : public v1::ClusterService::Service {
   const Authenticator& authenticator_;
   const FleetRoster& roster_;
   FleetInbox& inbox_;
+  const StorageCollector& collector_;
 };
 
 }  // namespace anneal

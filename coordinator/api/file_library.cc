@@ -143,6 +143,7 @@ absl::StatusOr<FileLibrary::Begun> FileLibrary::BeginUpload(const std::string& p
 }
 
 absl::StatusOr<v1::File> FileLibrary::Upload::Finish() {
+  absl::ReaderMutexLock publishing(&library_.parts_.root.publishing());
   ANNEAL_RETURN_IF_ERROR(writer_->Commit());
   return library_.RecordFile(record_);
 }

@@ -10,12 +10,16 @@
 #include "common/base/log.h"
 #include "common/base/sha256.h"
 #include "common/base/status.h"
+#include "common/config/units.h"
 #include "common/rpc/paging.h"
 #include "common/rpc/status.h"
+#include "common/spec/training_difference.h"
 #include "common/storage/layout.h"
 #include "coordinator/api/read_job_log.h"
 #include "coordinator/api/resource_names.h"
 #include "coordinator/api/watch_job.h"
+#include "coordinator/lifecycle/checkpoints.h"
+#include "coordinator/lifecycle/states.h"
 #include "google/protobuf/io/coded_stream.h"
 #include "google/protobuf/io/zero_copy_stream_impl_lite.h"
 
@@ -120,6 +124,7 @@ absl::Status FineTuningServiceImpl::Create(const grpc::ServerContext& context,
     *response = first->job();
     return absl::OkStatus();
   }
+  ANNEAL_RETURN_IF_ERROR(CheckRoom());
   const absl::Time now = parts_.clock.TimeNow();
   ANNEAL_ASSIGN_OR_RETURN(SpecResolver::Result result,
                           parts_.resolver.Resolve(caller.project, request.spec(), now));
@@ -134,10 +139,58 @@ absl::Status FineTuningServiceImpl::Create(const grpc::ServerContext& context,
   job.set_creator(caller.creator);
   *job.mutable_spec() = request.spec();
   *job.mutable_resolved() = std::move(result.resolution.job);
+  if (!request.parent().empty())
+    ANNEAL_RETURN_IF_ERROR(CarryOn(context, request.parent(), &record));
   ANNEAL_ASSIGN_OR_RETURN(const Record created, Await([&](EventSink::JobReply reply) {
                             parts_.sink.CreateJob(record, std::move(reply));
                           }));
   *response = created->job();
+  return absl::OkStatus();
+}
+
+absl::Status FineTuningServiceImpl::CheckRoom() const {
+  for (const std::string& path : {parts_.data_dir, parts_.storage.path()}) {
+    ANNEAL_ASSIGN_OR_RETURN(const int64_t free, parts_.storage.files().FreeBytes(path));
+    if (free >= parts_.min_free_bytes) continue;
+    return WithReason(
+        absl::ResourceExhaustedError(absl::StrCat(
+            "the disk of ", path, " has ", FormatBytes(free), " free, and jobs are taken with ",
+            FormatBytes(parts_.min_free_bytes), " (--min-free): free some, and try again")),
+        "STORAGE_FULL");
+  }
+  return absl::OkStatus();
+}
+
+absl::Status FineTuningServiceImpl::CarryOn(const grpc::ServerContext& context,
+                                            const std::string& parent_name,
+                                            internal::JobRecord* record) const {
+  ANNEAL_ASSIGN_OR_RETURN(const Record parent, Find(context, parent_name));
+  record->mutable_job()->set_parent(parent->job().name());
+  // From the output of a job that has ended well one goes on by naming it as the model.
+  if (parent->job().state() == v1::JOB_STATE_SUCCEEDED) return absl::OkStatus();
+  if (!IsTerminal(parent->job().state()) && parent->job().state() != v1::JOB_STATE_PAUSED) {
+    return WithReason(absl::FailedPreconditionError(
+                          absl::StrCat(parent_name, " is ", StateName(parent->job().state()),
+                                       ": pause or cancel it before another job carries it on")),
+                      "WRONG_STATE");
+  }
+  if (ResumableCheckpoints(*parent).empty() ||
+      CheckpointsExpired(*parent, parts_.clock.TimeNow())) {
+    return absl::OkStatus();
+  }
+  const std::string difference =
+      spec::TrainingDifference(parent->job().resolved(), record->job().resolved());
+  if (!difference.empty()) {
+    return InvalidField(absl::StrCat("spec.", difference),
+                        absl::StrCat("differs from that of ", parent_name,
+                                     ", whose checkpoint can only be carried on as it began; "
+                                     "leave it as it was, or start without a parent"));
+  }
+  // Templates may ask for the time: the data must be the same.
+  *record->mutable_job()->mutable_resolved()->mutable_template_time() =
+      parent->job().resolved().template_time();
+  *record->mutable_parent_checkpoints() = ResumableCheckpoints(*parent);
+  record->mutable_inputs()->add_resources(parent->job().name());
   return absl::OkStatus();
 }
 
@@ -289,14 +342,9 @@ grpc::Status FineTuningServiceImpl::CancelJob(grpc::ServerContext* context,
   return ToGrpcStatus(Act(*context, *request, CancelRequested{request->request_id()}, response));
 }
 grpc::Status FineTuningServiceImpl::PauseJob(grpc::ServerContext* context,
-                                             const v1::JobActionRequest* request, v1::Job*) {
-  const absl::Status found = Find(*context, request->name()).status();
-  if (!found.ok()) return ToGrpcStatus(found);
-  return ToGrpcStatus(
-      WithReason(absl::UnimplementedError("pausing needs checkpoints, which this version does not "
-                                          "write: let the job run, finish it to keep "
-                                          "the model as it is, or cancel it"),
-                 "NO_CHECKPOINTS"));
+                                             const v1::JobActionRequest* request,
+                                             v1::Job* response) {
+  return ToGrpcStatus(Act(*context, *request, PauseRequested{request->request_id()}, response));
 }
 grpc::Status FineTuningServiceImpl::ResumeJob(grpc::ServerContext* context,
                                               const v1::JobActionRequest* request,
@@ -322,9 +370,13 @@ grpc::Status FineTuningServiceImpl::ListStepMetrics(grpc::ServerContext* context
 }
 grpc::Status FineTuningServiceImpl::ListCheckpoints(grpc::ServerContext* context,
                                                     const v1::ListCheckpointsRequest* request,
-                                                    v1::ListCheckpointsResponse*) {
-  // This version writes none.
-  return ToGrpcStatus(Find(*context, request->name()).status());
+                                                    v1::ListCheckpointsResponse* response) {
+  absl::StatusOr<Record> record = Find(*context, request->name());
+  if (!record.ok()) return ToGrpcStatus(record.status());
+  if (CheckpointsExpired(**record, parts_.clock.TimeNow())) return grpc::Status::OK;
+  for (const internal::CheckpointRecord& checkpoint : (*record)->checkpoints())
+    *response->add_checkpoints() = CheckpointFrom(**record, checkpoint);
+  return grpc::Status::OK;
 }
 
 grpc::ServerWriteReactor<v1::WatchJobResponse>* FineTuningServiceImpl::WatchJob(

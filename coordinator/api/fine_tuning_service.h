@@ -37,6 +37,9 @@ class FineTuningServiceImpl
     StreamPump& pump;
     Clock& clock;
     Random& random;
+    // The catalog's folder; no job is taken with fewer bytes free there or in the storage root.
+    std::string data_dir;
+    int64_t min_free_bytes = 0;
   };
   explicit FineTuningServiceImpl(const Parts& parts) : parts_(parts) {}
 
@@ -79,6 +82,11 @@ class FineTuningServiceImpl
                      v1::CheckJobResponse* response);
   absl::Status Create(const grpc::ServerContext& context, const v1::CreateJobRequest& request,
                       v1::Job* response);
+  // Refuses what a full disk could not hold; what is there goes on and can be read.
+  absl::Status CheckRoom() const;
+  // Makes the new job carry on the training of `parent`, from its checkpoints if it has any.
+  absl::Status CarryOn(const grpc::ServerContext& context, const std::string& parent,
+                       internal::JobRecord* record) const;
   absl::Status List(const grpc::ServerContext& context, const v1::ListJobsRequest& request,
                     v1::ListJobsResponse* response);
   absl::Status Delete(const grpc::ServerContext& context, const v1::DeleteJobRequest& request);

@@ -88,6 +88,7 @@ absl::StatusOr<v1::Model> ModelLibrary::Import(const std::string& project,
   }
   if (!absl::IsNotFound(known.status())) return known.status();
 
+  absl::ReaderMutexLock publishing(&parts_.root.publishing());
   ANNEAL_ASSIGN_OR_RETURN(const std::string temporary, parts_.root.NewTemporary("import"));
   absl::StatusOr<internal::ModelRecord> record = CopyAndPublish(wanted, source, temporary);
   if (!record.ok()) {

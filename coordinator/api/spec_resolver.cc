@@ -116,7 +116,8 @@ spec::ClusterFacts SpecResolver::FactsOfFleet() const {
     return known == 0 ? threads : std::min(known, threads);
   };
   for (const v1::Worker& worker : *parts_.roster.workers()) {
-    if (worker.state() == v1::Worker::STATE_LOST) continue;
+    // One that has not found this coordinator yet still counts: it most likely will.
+    if (worker.state() == v1::Worker::STATE_LOST && worker.has_last_sync_time()) continue;
     for (const v1::Slot& slot : worker.slots()) {
       if (slot.accelerator() == v1::ResourceSpec::ACCELERATOR_GPU) {
         ++facts.gpu_slots;

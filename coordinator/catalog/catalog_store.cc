@@ -1,10 +1,9 @@
 #include "coordinator/catalog/catalog_store.h"
 
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/strip.h"
 #include "common/base/status.h"
 #include "coordinator/catalog/schema.h"
+#include "coordinator/catalog/sqlite.h"
 #include "coordinator/lifecycle/states.h"
 
 namespace anneal {
@@ -25,14 +24,23 @@ absl::StatusOr<std::vector<Record>> LoadAll(Database& database, absl::string_vie
   }
 }
 
-}  // namespace
+class SqliteCatalogStore : public CatalogStore {
+ public:
+  explicit SqliteCatalogStore(Database database) : database_(std::move(database)) {}
 
-absl::StatusOr<std::unique_ptr<CatalogStore>> CatalogStore::Open(const std::string& data_dir) {
-  ANNEAL_ASSIGN_OR_RETURN(Database database, OpenCatalogDatabase(data_dir));
-  return std::unique_ptr<CatalogStore>(new CatalogStore(std::move(database)));
-}
+  absl::StatusOr<int64_t> NextEpoch() override;
+  absl::StatusOr<std::vector<internal::JobRecord>> LoadJobs() override;
+  absl::StatusOr<std::vector<internal::WorkerRecord>> LoadWorkers() override;
+  absl::StatusOr<std::string> FindMissingResource(const internal::JobRecord& record) override;
+  absl::Status Commit(const CatalogChange& change) override;
 
-absl::StatusOr<int64_t> CatalogStore::NextEpoch() {
+ private:
+  absl::Status PutJob(const internal::JobRecord& record);
+
+  Database database_;
+};
+
+absl::StatusOr<int64_t> SqliteCatalogStore::NextEpoch() {
   ANNEAL_ASSIGN_OR_RETURN(
       Statement statement,
       database_.Prepare("UPDATE coordinator SET epoch = epoch + 1 RETURNING epoch"));
@@ -44,23 +52,24 @@ absl::StatusOr<int64_t> CatalogStore::NextEpoch() {
   return epoch;
 }
 
-absl::StatusOr<std::vector<internal::JobRecord>> CatalogStore::LoadJobs() {
+absl::StatusOr<std::vector<internal::JobRecord>> SqliteCatalogStore::LoadJobs() {
   return LoadAll<internal::JobRecord>(database_, "SELECT record FROM jobs ORDER BY id");
 }
 
-absl::StatusOr<std::vector<internal::WorkerRecord>> CatalogStore::LoadWorkers() {
+absl::StatusOr<std::vector<internal::WorkerRecord>> SqliteCatalogStore::LoadWorkers() {
   return LoadAll<internal::WorkerRecord>(database_, "SELECT record FROM workers ORDER BY name");
 }
 
-absl::StatusOr<std::string> CatalogStore::FindMissingResource(const internal::JobRecord& record) {
+absl::StatusOr<std::string> SqliteCatalogStore::FindMissingResource(
+    const internal::JobRecord& record) {
   for (const std::string& resource : record.inputs().resources()) {
-    const bool file = absl::StartsWith(resource, "files/");
+    const size_t slash = resource.find('/');
+    const absl::string_view table = absl::string_view(resource).substr(0, slash);
+    ANNEAL_CHECK(table == "files" || table == "models" || table == "jobs");
     ANNEAL_ASSIGN_OR_RETURN(
         Statement statement,
-        database_.Prepare(file ? "SELECT 1 FROM files WHERE id = ? AND project = ?"
-                               : "SELECT 1 FROM models WHERE id = ? AND project = ?"));
-    const absl::string_view id =
-        absl::StripPrefix(absl::StripPrefix(resource, "files/"), "models/");
+        database_.Prepare(absl::StrCat("SELECT 1 FROM ", table, " WHERE id = ? AND project = ?")));
+    const absl::string_view id = absl::string_view(resource).substr(slash + 1);
     ANNEAL_ASSIGN_OR_RETURN(const bool found,
                             statement.Bind(id).Bind(record.job().project()).Step());
     if (!found) return resource;
@@ -68,7 +77,7 @@ absl::StatusOr<std::string> CatalogStore::FindMissingResource(const internal::Jo
   return std::string();
 }
 
-absl::Status CatalogStore::PutJob(const internal::JobRecord& record) {
+absl::Status SqliteCatalogStore::PutJob(const internal::JobRecord& record) {
   ANNEAL_ASSIGN_OR_RETURN(
       Statement put, database_.Prepare("INSERT INTO jobs VALUES (?, ?, NULLIF(?, ''), ?) "
                                        "ON CONFLICT (id) DO UPDATE SET record = excluded.record"));
@@ -91,7 +100,7 @@ absl::Status CatalogStore::PutJob(const internal::JobRecord& record) {
   return absl::OkStatus();
 }
 
-absl::Status CatalogStore::Commit(const CatalogChange& change) {
+absl::Status SqliteCatalogStore::Commit(const CatalogChange& change) {
   ANNEAL_ASSIGN_OR_RETURN(Transaction transaction, Transaction::Begin(database_));
   for (const auto& record : change.jobs) ANNEAL_RETURN_IF_ERROR(PutJob(*record));
   {
@@ -116,6 +125,13 @@ absl::Status CatalogStore::Commit(const CatalogChange& change) {
     }
   }
   return transaction.Commit();
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<CatalogStore>> CatalogStore::Open(const std::string& data_dir) {
+  ANNEAL_ASSIGN_OR_RETURN(Database database, OpenCatalogDatabase(data_dir));
+  return std::make_unique<SqliteCatalogStore>(std::move(database));
 }
 
 }  // namespace anneal

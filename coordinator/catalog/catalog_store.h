@@ -11,7 +11,6 @@
 #include "absl/status/statusor.h"
 #include "anneal/internal/catalog.pb.h"
 #include "anneal/v1/job.pb.h"
-#include "coordinator/catalog/sqlite.h"
 
 namespace anneal {
 
@@ -27,29 +26,26 @@ struct CatalogChange {
   }
 };
 
-// Owner: Coordinator. Loop thread only.
+// Owner: Coordinator. Loop thread only. An interface, so that simulations can have a disk of their
+// own.
 class CatalogStore {
  public:
+  // The catalog in SQLite.
   static absl::StatusOr<std::unique_ptr<CatalogStore>> Open(const std::string& data_dir);
 
+  virtual ~CatalogStore() = default;
+
   // Counts this start and returns the coordinator's new epoch. Durable when it returns.
-  absl::StatusOr<int64_t> NextEpoch();
-  absl::StatusOr<std::vector<internal::JobRecord>> LoadJobs();
-  absl::StatusOr<std::vector<internal::WorkerRecord>> LoadWorkers();
+  virtual absl::StatusOr<int64_t> NextEpoch() = 0;
+  virtual absl::StatusOr<std::vector<internal::JobRecord>> LoadJobs() = 0;
+  virtual absl::StatusOr<std::vector<internal::WorkerRecord>> LoadWorkers() = 0;
 
-  // Whether every file and model the job names is still there. The name of the first that is not,
-  // or empty.
-  absl::StatusOr<std::string> FindMissingResource(const internal::JobRecord& record);
+  // Whether everything the job names is still there. The name of the first that is not, or empty.
+  virtual absl::StatusOr<std::string> FindMissingResource(const internal::JobRecord& record) = 0;
 
-  // One transaction: all of it survives power loss, or nothing of it is there.
-  absl::Status Commit(const CatalogChange& change);
-
- private:
-  explicit CatalogStore(Database database) : database_(std::move(database)) {}
-
-  absl::Status PutJob(const internal::JobRecord& record);
-
-  Database database_;
+  // One transaction: all of it survives power loss, or nothing of it is there. RESOURCE_EXHAUSTED
+  // when the disk is full.
+  virtual absl::Status Commit(const CatalogChange& change) = 0;
 };
 
 }  // namespace anneal

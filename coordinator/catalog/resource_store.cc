@@ -4,6 +4,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/base/status.h"
+#include "common/storage/layout.h"
 #include "coordinator/catalog/schema.h"
 
 namespace anneal {
@@ -157,6 +158,23 @@ absl::Status ResourceStore::DeleteModel(absl::string_view project, absl::string_
   if (database_.changes() == 0)
     return WithReason(absl::NotFoundError(absl::StrCat("no ", name)), "NOT_FOUND");
   return transaction.Commit();
+}
+
+absl::StatusOr<std::set<std::string>> ResourceStore::ReferencedPaths() {
+  absl::MutexLock lock(&mu_);
+  std::set<std::string> paths;
+  ANNEAL_ASSIGN_OR_RETURN(Statement files, database_.Prepare("SELECT DISTINCT sha256 FROM files"));
+  while (true) {
+    ANNEAL_ASSIGN_OR_RETURN(const bool found, files.Step());
+    if (!found) break;
+    paths.insert(BlobPath(files.Bytes(0)));
+  }
+  ANNEAL_ASSIGN_OR_RETURN(Statement models, database_.Prepare("SELECT project, id FROM models"));
+  while (true) {
+    ANNEAL_ASSIGN_OR_RETURN(const bool found, models.Step());
+    if (!found) return paths;
+    paths.insert(ModelPath(models.Bytes(0), models.Bytes(1)));
+  }
 }
 
 absl::Status ResourceStore::PutUpload(const internal::UploadRecord& upload) {

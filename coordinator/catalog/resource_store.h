@@ -3,6 +3,7 @@
 
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -52,6 +53,9 @@ class ResourceStore {
                                                                 absl::string_view after_id,
                                                                 int limit);
   absl::Status DeleteModel(absl::string_view project, absl::string_view id);
+
+  // Where in the storage root the files and models of all projects lie.
+  absl::StatusOr<std::set<std::string>> ReferencedPaths();
 
   // Replaces the record of the same upload id.
   absl::Status PutUpload(const internal::UploadRecord& upload);

@@ -29,9 +29,9 @@ absl::Status ErrorOf(sqlite3* handle, int code, absl::string_view what) {
     case SQLITE_LOCKED:
     case SQLITE_IOERR:
     case SQLITE_CANTOPEN:
-    case SQLITE_FULL:
     case SQLITE_READONLY:
       return absl::UnavailableError(message);
+    case SQLITE_FULL:
     case SQLITE_NOMEM:
       return absl::ResourceExhaustedError(message);
     default:

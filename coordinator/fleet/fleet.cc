@@ -6,6 +6,7 @@
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
 #include "common/base/log.h"
 #include "common/base/status.h"
 #include "common/format/json.h"
@@ -64,6 +65,15 @@ int PrepareThreads(const internal::Observed& observed) {
   return std::max(1, threads / std::max(1, observed.prepare_slots()));
 }
 
+internal::DesiredTask::Action ActionFor(const TaskKey& key, const internal::JobRecord& record) {
+  if (key.kind == TaskKey::Kind::kTrain) {
+    if (record.stop_reason() != internal::STOP_REASON_UNSPECIFIED)
+      return internal::DesiredTask::ACTION_PAUSE;
+    if (record.finish_requested()) return internal::DesiredTask::ACTION_FINISH;
+  }
+  return internal::DesiredTask::ACTION_RUN;
+}
+
 std::string MakeTaskJson(const internal::JobRecord& record, const TaskKey& key,
                          const internal::Observed& observed) {
   if (key.kind == TaskKey::Kind::kPrepare)
@@ -81,6 +91,12 @@ void Fleet::Restore(const std::vector<internal::WorkerRecord>& records, absl::Du
     WorkerState& worker = workers_[record.name()];
     worker.record = record;
     worker.last_heard = now;
+    for (const internal::SlotRecord& slot : record.slots()) {
+      v1::Slot& known = *worker.observed.add_slots();
+      known.set_id(slot.id());
+      known.set_accelerator(slot.accelerator());
+      known.set_threads(slot.threads());
+    }
   }
 }
 
@@ -160,6 +176,7 @@ void Fleet::WorkerSynced(std::shared_ptr<FleetSession> session, const internal::
   worker.observed = observed;
   worker.observed.clear_tasks();
   worker.has_tasks = observed.tasks_size() > 0;
+  RememberSlots(worker);
 
   RefreshTasks(worker, live, now);
   std::set<TaskKey> present;
@@ -232,7 +249,8 @@ void Fleet::TakeObservation(const internal::TaskObservation& observation, const 
                   .code = exit.status_code(),
                   .reason = exit.reason(),
                   .message = exit.message(),
-                  .log_tail = exit.log_tail()};
+                  .log_tail = exit.log_tail(),
+                  .signal = exit.signal()};
   news->items.push_back(FleetNews::Fact{key.job, std::move(ended)});
 }
 
@@ -311,17 +329,6 @@ void Fleet::CheckLeases(const JobTable& live, absl::Duration now, FleetNews* new
   }
 }
 
-absl::Status Fleet::SetDrained(absl::string_view worker, bool drained) {
-  const auto found = workers_.find(worker);
-  if (found == workers_.end())
-    return WithReason(absl::NotFoundError(absl::StrCat("no workers/", worker)), "NOT_FOUND");
-  if (found->second.record.drained() != drained) {
-    found->second.record.set_drained(drained);
-    found->second.record_changed = true;
-  }
-  return absl::OkStatus();
-}
-
 std::map<std::string, std::string> Fleet::TakenSlots(const WorkerState& worker) {
   std::map<std::string, std::string> taken;
   for (const v1::Slot& slot : worker.observed.slots()) {
@@ -333,11 +340,12 @@ std::map<std::string, std::string> Fleet::TakenSlots(const WorkerState& worker) 
   return taken;
 }
 
-ClusterView Fleet::View() const {
+ClusterView Fleet::View(absl::Time wall_now) const {
   ClusterView view;
   for (const auto& [name, worker] : workers_) {
     WorkerView& out = view.workers.emplace_back();
     out.name = name;
+    out.excluded = IsExcluded(worker, wall_now);
     if (worker.session == nullptr || worker.lost) {
       out.health = WorkerView::Health::kAway;
     } else if (worker.record.drained() || worker.observed.draining()) {
@@ -345,8 +353,10 @@ ClusterView Fleet::View() const {
     }
     const std::map<std::string, std::string> taken = TakenSlots(worker);
     for (const v1::Slot& slot : worker.observed.slots()) {
+      const auto holder = taken.find(slot.id());
       out.slots.push_back(
-          {slot.id(), slot.accelerator(), slot.device_uuid(), taken.count(slot.id()) == 0});
+          {slot.id(), slot.accelerator(), slot.device_uuid(),
+           holder == taken.end() ? "" : std::string(absl::StripPrefix(holder->second, "jobs/"))});
     }
     const auto preparing = std::count_if(
         worker.tasks.begin(), worker.tasks.end(),
@@ -365,8 +375,7 @@ internal::Desired Fleet::MakeDesired(const WorkerState& worker, const JobTable& 
     const internal::JobRecord& record = *live.at(key.job);
     internal::DesiredTask& task = *desired.add_tasks();
     *task.mutable_id() = IdOf(key);
-    task.set_action(record.finish_requested() ? internal::DesiredTask::ACTION_FINISH
-                                              : internal::DesiredTask::ACTION_RUN);
+    task.set_action(ActionFor(key, record));
     for (const std::string& slot : memory.slot_ids) task.add_slot_ids(slot);
     task.set_task_json(memory.task_json);
     if (key.kind == TaskKey::Kind::kTrain && key.rank > 0)
@@ -415,7 +424,7 @@ std::vector<internal::WorkerRecord> Fleet::TakeChangedRecords() {
   return records;
 }
 
-std::vector<v1::Worker> Fleet::Roster(absl::Duration now) const {
+std::vector<v1::Worker> Fleet::Roster(absl::Duration now, absl::Time wall_now) const {
   std::vector<v1::Worker> roster;
   for (const auto& [name, worker] : workers_) {
     if (worker.record.left() || now - worker.last_heard >= options_.forget_after) continue;
@@ -427,6 +436,9 @@ std::vector<v1::Worker> Fleet::Roster(absl::Duration now) const {
       out.set_state(v1::Worker::STATE_LOST);
     } else if (worker.record.drained() || worker.observed.draining()) {
       out.set_state(v1::Worker::STATE_DRAINING);
+    } else if (IsExcluded(worker, wall_now)) {
+      out.set_state(v1::Worker::STATE_EXCLUDED);
+      *out.mutable_excluded_until() = worker.record.excluded_until();
     } else {
       out.set_state(v1::Worker::STATE_READY);
     }

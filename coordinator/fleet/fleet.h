@@ -34,6 +34,11 @@ struct FleetOptions {
   absl::Duration send_every = absl::Seconds(2);
   // A task that was taken back before its worker showed it counts as gone after this.
   absl::Duration release_unseen_after = absl::Seconds(5);
+  // A worker where so many attempts in a row ended before their first step, for no fault of their
+  // jobs and within the window, is excluded for a while.
+  int faults_to_exclude = 3;
+  absl::Duration fault_window = absl::Minutes(10);
+  absl::Duration exclude_for = absl::Minutes(10);
 };
 
 // What a worker's message means for jobs, in the order in which it must be applied.
@@ -75,11 +80,14 @@ class Fleet {
   // Tasks of workers whose lease has run out.
   void CheckLeases(const JobTable& live, absl::Duration now, FleetNews* news);
 
-  // NOT_FOUND for a worker never seen.
+  // NOT_FOUND for a worker never seen. Undraining also ends an exclusion.
   absl::Status SetDrained(absl::string_view worker, bool drained);
+  // A trainer died on the worker before its first step, for no fault of its job.
+  void CountFault(absl::string_view worker, absl::Time wall_now);
 
   // Call after WorkerSynced of this turn; tasks placed since then are not seen.
-  ClusterView View() const;
+  // Without the running jobs.
+  ClusterView View(absl::Time wall_now) const;
   // Sends desired state to the workers for which it has changed, or is due.
   void SendDesired(const JobTable& live, absl::Duration now);
 
@@ -92,7 +100,7 @@ class Fleet {
   std::vector<internal::WorkerRecord> TakeChangedRecords();
   // For ListWorkers, by name: all but those that have left after draining, and those that have not
   // been heard for `forget_after`.
-  std::vector<v1::Worker> Roster(absl::Duration now) const;
+  std::vector<v1::Worker> Roster(absl::Duration now, absl::Time wall_now) const;
 
  private:
   // What is known of one task on one worker.
@@ -121,6 +129,8 @@ class Fleet {
     absl::Duration last_sent_at;
   };
 
+  static void RememberSlots(WorkerState& worker);
+  static bool IsExcluded(const WorkerState& worker, absl::Time wall_now);
   // Why the message cannot be taken.
   absl::Status CheckMessage(const internal::Observed& observed) const;
   // Brings the memory in line with what the live jobs want of the worker.

@@ -4,6 +4,8 @@
 #include "common/spec/message_json.h"
 #include "common/spec/resolve.h"
 #include "common/storage/layout.h"
+#include "coordinator/lifecycle/checkpoints.h"
+#include "google/protobuf/util/time_util.h"
 
 namespace anneal {
 namespace {
@@ -102,6 +104,16 @@ protocol::TrainTask MakeTrainTask(const internal::JobRecord& record, int rank) {
   task.evaluate_every_steps = spec.evaluation().every_steps();
   task.evaluation_max_rows = spec.evaluation().max_rows();
   task.export_merged = spec.output().merged();
+  task.sharding = WithoutPrefix(v1::TrainingSpec::Sharding_Name(training.sharding()), "SHARDING_");
+  task.checkpoint_root = CheckpointsPath(record.id());
+  task.checkpoint_seconds =
+      google::protobuf::util::TimeUtil::DurationToMilliseconds(spec.checkpoint().every()) / 1e3;
+  for (const internal::CheckpointRecord& checkpoint : ResumableCheckpoints(record)) {
+    // Also when the task is written anew, after a restart of ours, it says what it said at first.
+    const bool own = !record.checkpoints().empty();
+    if (own && checkpoint.generation() >= task.generation) continue;
+    task.resume_from.push_back({checkpoint.step(), checkpoint.dir(), checkpoint.manifest_sha256()});
+  }
   return task;
 }
 

@@ -8,6 +8,7 @@
 #include <variant>
 #include <vector>
 
+#include "anneal/internal/catalog.pb.h"
 #include "common/protocol/messages.h"
 
 namespace anneal {
@@ -47,6 +48,13 @@ struct WaitExplained {
   std::string message;
 };
 
+// The scheduler wants a running job to stop at its next step boundary with a checkpoint, and to
+// wait for slots again: for preemption, drain or growth.
+struct MoveRequired {
+  internal::StopReason reason = internal::STOP_REASON_PREEMPTION;
+  std::string message;
+};
+
 // A worker shows the task alive.
 struct TaskObserved {
   TaskKey task;
@@ -68,6 +76,7 @@ struct TaskEnded {
   int32_t code = 0;   // google.rpc.Code of the child's exit record; 0 if it left none
   std::string reason, message;
   std::string log_tail;
+  int32_t signal = 0;  // that killed it; 0 if none did
 };
 
 // The task went down with its worker, or the worker has come back without it.
@@ -88,6 +97,9 @@ struct Tick {};
 struct CancelRequested {
   std::string request_id;
 };
+struct PauseRequested {
+  std::string request_id;
+};
 struct ResumeRequested {
   std::string request_id;
   std::optional<int32_t> slots;
@@ -96,8 +108,9 @@ struct FinishRequested {
   std::string request_id;
 };
 
-using LifecycleEvent = std::variant<PrepareAssigned, SlotsAssigned, WaitExplained, TaskObserved,
-                                    TaskReported, TaskEnded, TaskLost, TaskReleased, Tick,
-                                    CancelRequested, ResumeRequested, FinishRequested>;
+using LifecycleEvent =
+    std::variant<PrepareAssigned, SlotsAssigned, WaitExplained, MoveRequired, TaskObserved,
+                 TaskReported, TaskEnded, TaskLost, TaskReleased, Tick, CancelRequested,
+                 PauseRequested, ResumeRequested, FinishRequested>;
 
 }  // namespace anneal

@@ -22,15 +22,22 @@ constexpr Transition kTransitions[] = {
     {v1::JOB_STATE_QUEUED, v1::JOB_STATE_PAUSED},
     {v1::JOB_STATE_STARTING, v1::JOB_STATE_RUNNING},
     {v1::JOB_STATE_STARTING, v1::JOB_STATE_RECOVERING},
+    {v1::JOB_STATE_STARTING, v1::JOB_STATE_PAUSED},
+    {v1::JOB_STATE_STARTING, v1::JOB_STATE_QUEUED},
     {v1::JOB_STATE_RUNNING, v1::JOB_STATE_EXPORTING},
     {v1::JOB_STATE_RUNNING, v1::JOB_STATE_PAUSING},
     {v1::JOB_STATE_RUNNING, v1::JOB_STATE_PREEMPTING},
     {v1::JOB_STATE_RUNNING, v1::JOB_STATE_RECOVERING},
     {v1::JOB_STATE_PAUSING, v1::JOB_STATE_PAUSED},
+    {v1::JOB_STATE_PAUSING, v1::JOB_STATE_EXPORTING},
     {v1::JOB_STATE_PAUSED, v1::JOB_STATE_QUEUED},
+    {v1::JOB_STATE_PAUSED, v1::JOB_STATE_PENDING},
     {v1::JOB_STATE_PREEMPTING, v1::JOB_STATE_QUEUED},
+    {v1::JOB_STATE_PREEMPTING, v1::JOB_STATE_EXPORTING},
+    {v1::JOB_STATE_PREEMPTING, v1::JOB_STATE_PAUSING},
     {v1::JOB_STATE_RECOVERING, v1::JOB_STATE_STARTING},
     {v1::JOB_STATE_RECOVERING, v1::JOB_STATE_QUEUED},
+    {v1::JOB_STATE_RECOVERING, v1::JOB_STATE_PAUSED},
     {v1::JOB_STATE_EXPORTING, v1::JOB_STATE_RECOVERING},
     {v1::JOB_STATE_EXPORTING, v1::JOB_STATE_SUCCEEDED},
     {v1::JOB_STATE_CANCELLING, v1::JOB_STATE_CANCELLED},
@@ -51,6 +58,12 @@ bool IsLegalTransition(v1::JobState from, v1::JobState to) {
     if (transition.from == from && transition.to == to) return true;
   }
   return false;
+}
+
+bool HasTrainers(v1::JobState state) {
+  return state == v1::JOB_STATE_STARTING || state == v1::JOB_STATE_RUNNING ||
+         state == v1::JOB_STATE_EXPORTING || state == v1::JOB_STATE_PAUSING ||
+         state == v1::JOB_STATE_PREEMPTING;
 }
 
 std::string StateName(v1::JobState state) {

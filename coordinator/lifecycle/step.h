@@ -43,11 +43,20 @@ std::vector<TaskPlace> DesiredTasks(const internal::JobRecord& record);
 // The tasks that are not known to have ended, wanted or not.
 std::vector<TaskPlace> OpenTasks(const internal::JobRecord& record);
 
+// When Tick may change something; the infinite future if never.
+absl::Time NextDeadline(const internal::JobRecord& record);
+
 // How long a rank's failed collective waits for the death of another rank that explains it: a
 // little longer than a worker's lease, so that a lost worker is named.
 inline constexpr absl::Duration kBlameWindow = absl::Seconds(12);
 // A job whose prepare worker was lost so often is failed: it may be what kills them.
 inline constexpr int kMaxPrepareAttempts = 3;
+// A recovering job keeps the slots of its surviving ranks for so long; then it queues.
+inline constexpr absl::Duration kKeepSlots = absl::Seconds(60);
+// Trainers that are to stop at a step boundary and have not by then are stopped without.
+inline constexpr absl::Duration kStopPatience = absl::Minutes(15);
+// So many failures of one step, for reasons of its own, end the job.
+inline constexpr int kMaxSameStepFailures = 3;
 inline constexpr size_t kMaxLogTailBytes = 4096;
 
 }  // namespace anneal

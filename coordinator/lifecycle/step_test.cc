@@ -6,104 +6,17 @@
 #include "common/base/status.h"
 #include "common/base/status_matchers.h"
 #include "coordinator/lifecycle/states.h"
+#include "coordinator/lifecycle/testing/job_walk.h"
 #include "google/rpc/code.pb.h"
 #include "google/rpc/error_details.pb.h"
 
 namespace anneal {
 namespace {
 
-using ::anneal::testing::StatusIs;
+using namespace ::anneal::testing;  // job_walk.h
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
-
-const absl::Time kNow = absl::FromUnixSeconds(1'700'000'000);
-constexpr char kJob[] = "01hf00000000000000000000aa";
-
-TaskKey Prepare(int64_t attempt) { return {kJob, TaskKey::Kind::kPrepare, attempt, 0}; }
-TaskKey Rank(int32_t rank, int64_t generation = 1) {
-  return {kJob, TaskKey::Kind::kTrain, generation, rank};
-}
-
-protocol::Report Prepared(int64_t errors = 0) {
-  protocol::PreparedReport prepared;
-  prepared.train_data = "blobs/prepared/j/train.safetensors";
-  prepared.train_rows = 10;
-  prepared.error_count = errors;
-  if (errors > 0) {
-    protocol::IssueReport issue;
-    issue.file = "train.jsonl";
-    issue.line = 17;
-    issue.field = "messages[2].content";
-    issue.message = "must be text";
-    prepared.issues = {issue};
-  }
-  protocol::Report report;
-  report.prepared = prepared;
-  return report;
-}
-protocol::Report Result() {
-  protocol::Report report;
-  report.result = protocol::ResultReport{
-      .output_dir = "outputs/j", .primary = "adapter", .manifest_sha256 = "ab"};
-  return report;
-}
-protocol::Report Evaluation(int64_t step, double loss) {
-  protocol::Report report;
-  report.evaluation = protocol::EvaluationReport{.step = step, .loss = loss};
-  return report;
-}
-TaskEnded Killed(TaskKey task, std::string reason = "") {
-  return {.task = task,
-          .cause = "killed by signal 9 (SIGKILL)",
-          .reason = reason,
-          .log_tail = "last words"};
-}
-
-internal::JobRecord NewJob(bool hold = false) {
-  internal::JobRecord record;
-  record.set_id(kJob);
-  record.set_hold_after_validation(hold);
-  record.mutable_job()->set_name(std::string("jobs/") + kJob);
-  v1::JobSpec& spec = *record.mutable_job()->mutable_resolved()->mutable_spec();
-  spec.mutable_resources()->set_slots(2);
-  spec.mutable_resources()->set_accelerator(v1::ResourceSpec::ACCELERATOR_CPU);
-  spec.mutable_training()->set_logical_shards(4);
-  return CreateJobRecord(record, kNow).record;
-}
-
-SlotsAssigned TwoSlots() { return {{{"w1", "s0", ""}, {"w2", "s0", ""}}}; }
-
-// Steps that must succeed; collects the events.
-class Walk {
- public:
-  explicit Walk(internal::JobRecord record) : record(std::move(record)) {}
-
-  Walk& Then(const LifecycleEvent& event) {
-    absl::StatusOr<StepResult> result = Step(record, event, now);
-    EXPECT_TRUE(result.ok()) << result.status();
-    if (!result.ok()) return *this;
-    record = result->record;
-    for (const v1::JobEvent& e : result->events) {
-      if (e.has_state_change()) path.push_back(StateName(e.state_change().to()));
-    }
-    return *this;
-  }
-  v1::JobState state() const { return record.job().state(); }
-
-  internal::JobRecord record;
-  absl::Time now = kNow;
-  std::vector<std::string> path;
-};
-
-Walk Running() {
-  return Walk(NewJob())
-      .Then(PrepareAssigned{"w1"})
-      .Then(TaskReported{Prepare(1), 1, Prepared()})
-      .Then(TwoSlots())
-      .Then(TaskObserved{Rank(0), "train", "10.0.0.1:4000"})
-      .Then(TaskObserved{Rank(1), "train", ""});
-}
 
 TEST(StepTest, AJobWalksFromSubmitToSuccess) {
   Walk walk = Running();
@@ -165,63 +78,6 @@ TEST(StepTest, PrepareStartsAgainWhenItsWorkerIsLostButNotForEver) {
   walk.Then(TaskLost{Prepare(kMaxPrepareAttempts), "worker w2 is lost"});
   EXPECT_EQ(walk.state(), v1::JOB_STATE_FAILED);
   EXPECT_EQ(walk.record.job().state_reason(), "WORKER_LOST");
-}
-
-TEST(StepTest, ADeadTrainerFailsTheJobWithRankWorkerCauseAndLog) {
-  Walk walk = Running();
-  walk.now = kNow + absl::Seconds(10);
-  walk.Then(Killed(Rank(1)));
-  const v1::Job& job = walk.record.job();
-  EXPECT_EQ(job.state(), v1::JOB_STATE_FAILED);
-  EXPECT_THAT(job.error().message(),
-              HasSubstr("rank 1 on worker w2 ended (killed by signal 9 (SIGKILL))"));
-  EXPECT_EQ(job.log_tail(), "last words");
-  google::rpc::ErrorInfo info;
-  ASSERT_TRUE(job.error().details(0).UnpackTo(&info));
-  EXPECT_EQ(info.domain(), "anneal");
-  EXPECT_EQ(info.reason(), "TRAINER_DIED");
-  EXPECT_EQ(info.metadata().at("rank"), "1");
-  EXPECT_DOUBLE_EQ(job.usage().slot_seconds(), 20);
-  EXPECT_THAT(DesiredTasks(walk.record), IsEmpty());
-}
-
-TEST(StepTest, AnEchoWaitsForTheRankThatDied) {
-  Walk walk = Running();
-  walk.Then(Killed(Rank(0), "COLLECTIVE_FAILED"));
-  EXPECT_EQ(walk.state(), v1::JOB_STATE_RUNNING);
-  walk.Then(Killed(Rank(1), "OUT_OF_MEMORY"));
-  EXPECT_EQ(walk.record.job().state_reason(), "OUT_OF_MEMORY");
-  EXPECT_THAT(walk.record.job().error().message(), HasSubstr("rank 1"));
-}
-
-TEST(StepTest, AnEchoWithoutAnExplanationFailsTheJobInTheEnd) {
-  Walk walk = Running();
-  walk.Then(Killed(Rank(0), "COLLECTIVE_FAILED")).Then(Tick{});
-  EXPECT_EQ(walk.state(), v1::JOB_STATE_RUNNING);
-  walk.now += kBlameWindow;
-  walk.Then(Tick{});
-  EXPECT_EQ(walk.record.job().state_reason(), "COLLECTIVE_FAILED");
-
-  Walk both = Running();
-  both.Then(Killed(Rank(1), "COLLECTIVE_FAILED")).Then(Killed(Rank(0), "COLLECTIVE_FAILED"));
-  EXPECT_THAT(both.record.job().error().message(), HasSubstr("rank 1"))
-      << "the first to fail, once all have";
-}
-
-TEST(StepTest, ALostWorkerFailsTheJob) {
-  Walk walk = Running();
-  walk.Then(TaskLost{Rank(1), "worker w2 was not heard from for 10 s"});
-  EXPECT_EQ(walk.record.job().error().code(), google::rpc::UNAVAILABLE);
-  EXPECT_EQ(walk.record.job().state_reason(), "WORKER_LOST");
-}
-
-TEST(StepTest, ATrainerThatEndsWithoutAResultFailsTheJob) {
-  Walk walk = Running();
-  walk.Then(TaskEnded{.task = Rank(1)});
-  EXPECT_EQ(walk.state(), v1::JOB_STATE_RUNNING)
-      << "rank 1 may end before rank 0 has written the result";
-  walk.Then(TaskEnded{.task = Rank(0)});
-  EXPECT_THAT(walk.record.job().error().message(), HasSubstr("it left no result"));
 }
 
 TEST(StepTest, LogEndsAreBoundedAndCutAtCharacters) {
@@ -309,14 +165,21 @@ std::vector<LifecycleEvent> EveryEvent() {
           TaskLost{Rank(1), "lost"},
           TaskReleased{Prepare(1)},
           TaskReleased{Rank(1)},
+          TaskReported{Rank(0), 1, CheckpointAt(3)},
+          Paused(Rank(0)),
+          Crashed(Rank(1)),
+          OutOfMemory(Rank(1)),
+          MoveRequired{internal::STOP_REASON_DRAIN, "worker w1 drains"},
           Tick{},
           CancelRequested{"c"},
+          PauseRequested{"p"},
           ResumeRequested{"r", {}},
           FinishRequested{"f"}};
 }
 
 bool IsRequest(const LifecycleEvent& event) {
   return std::holds_alternative<CancelRequested>(event) ||
+         std::holds_alternative<PauseRequested>(event) ||
          std::holds_alternative<ResumeRequested>(event) ||
          std::holds_alternative<FinishRequested>(event);
 }
@@ -327,6 +190,7 @@ TEST(StepTest, EveryStateIsDefinedForEveryEvent) {
     internal::JobRecord record = NewJob();
     record.mutable_prepare()->set_attempt(1);
     record.mutable_prepare()->set_worker("w1");
+    record.mutable_prepared()->set_train_data("blobs/prepared/j/train.safetensors");
     record.mutable_train()->set_generation(1);
     for (int rank = 0; rank < 2; ++rank) {
       record.mutable_train()->add_ranks()->set_rank(rank);

@@ -19,13 +19,9 @@ std::string AcceleratorName(v1::ResourceSpec::Accelerator accelerator) {
 
 }  // namespace
 
-bool TrainsIn(v1::JobState state) {
-  return state == v1::JOB_STATE_STARTING || state == v1::JOB_STATE_RUNNING ||
-         state == v1::JOB_STATE_EXPORTING;
-}
-
 absl::Status Stepper::Apply(const LifecycleEvent& event) {
   const bool request = std::holds_alternative<CancelRequested>(event) ||
+                       std::holds_alternative<PauseRequested>(event) ||
                        std::holds_alternative<ResumeRequested>(event) ||
                        std::holds_alternative<FinishRequested>(event);
   // Terminal states never change; a request must hear why.
@@ -61,6 +57,8 @@ v1::JobEvent& Stepper::AddEvent(v1::JobEvent::Level level, absl::string_view mes
 void Stepper::Enter(v1::JobState to, absl::string_view reason, absl::string_view message) {
   const v1::JobState from = state();
   ANNEAL_CHECK(from == v1::JOB_STATE_UNSPECIFIED || IsLegalTransition(from, to));
+  if (HasTrainers(from) && !HasTrainers(to)) EndAttempt();
+  if (to != v1::JOB_STATE_PAUSING && to != v1::JOB_STATE_PREEMPTING) record_.clear_stop_reason();
   job().set_state(to);
   job().set_state_reason(std::string(reason));
   job().set_state_message(std::string(message));
@@ -68,7 +66,6 @@ void Stepper::Enter(v1::JobState to, absl::string_view reason, absl::string_view
   if (IsTerminal(to)) {
     *job().mutable_finish_time() = TimestampOf(now_);
     job().clear_estimated_finish_time();
-    EndAttempt();
   }
   v1::JobEvent& event = AddEvent(
       to == v1::JOB_STATE_FAILED ? v1::JobEvent::LEVEL_ERROR : v1::JobEvent::LEVEL_INFO, message);
@@ -78,17 +75,20 @@ void Stepper::Enter(v1::JobState to, absl::string_view reason, absl::string_view
 }
 
 void Stepper::EndAttempt() {
-  if (!record_.has_train()) return;
-  const double seconds = absl::ToDoubleSeconds(now_ - TimeOf(record_.train().start_time()));
+  const double seconds =
+      std::max(0.0, absl::ToDoubleSeconds(now_ - TimeOf(record_.train().start_time())));
+  record_.set_train_seconds(record_.train_seconds() + seconds);
   v1::JobUsage& usage = *job().mutable_usage();
-  usage.set_slot_seconds(usage.slot_seconds() +
-                         std::max(0.0, seconds) * record_.train().ranks_size());
+  usage.set_slot_seconds(usage.slot_seconds() + seconds * record_.train().ranks_size());
 }
 
-void Stepper::EnterQueue() {
-  *record_.mutable_queue_time() = TimestampOf(now_);
+void Stepper::EnterQueue(absl::string_view reason, absl::string_view message) {
+  // A job that had to give its slots back keeps its place in the queue.
+  if (!record_.has_queue_time() || state() == v1::JOB_STATE_PAUSED)
+    *record_.mutable_queue_time() = TimestampOf(now_);
+  if (!message.empty()) return Enter(v1::JOB_STATE_QUEUED, reason, message);
   const v1::ResourceSpec& resources = job().resolved().spec().resources();
-  Enter(v1::JOB_STATE_QUEUED, "WAITING_FOR_SLOTS",
+  Enter(v1::JOB_STATE_QUEUED, reason,
         absl::StrCat("needs ", resources.slots(), " ", AcceleratorName(resources.accelerator()),
                      resources.slots() == 1 ? " slot" : " slots"));
 }
@@ -97,7 +97,9 @@ void Stepper::AdvanceTo(v1::JobState to) {
   if (state() == v1::JOB_STATE_STARTING && to != v1::JOB_STATE_STARTING) {
     Enter(v1::JOB_STATE_RUNNING, "TRAINING", "all ranks have met and loaded the model");
   }
-  if (state() == v1::JOB_STATE_RUNNING && to == v1::JOB_STATE_EXPORTING) {
+  const bool trains = state() == v1::JOB_STATE_RUNNING || state() == v1::JOB_STATE_PAUSING ||
+                      state() == v1::JOB_STATE_PREEMPTING;
+  if (trains && to == v1::JOB_STATE_EXPORTING) {
     Enter(v1::JOB_STATE_EXPORTING, "WRITING_RESULT", "the result is written and checked");
   }
 }
@@ -114,21 +116,6 @@ void Stepper::Fail(google::rpc::Code code, absl::string_view reason, absl::strin
   if (rank.has_value()) (*info.mutable_metadata())["rank"] = absl::StrCat(*rank);
   error.add_details()->PackFrom(info);
   Enter(v1::JOB_STATE_FAILED, reason, message);
-}
-
-void Stepper::FailByRank(const internal::TaskFailure& failure) {
-  job().set_log_tail(failure.log_tail());
-  std::string message =
-      absl::StrCat("rank ", failure.rank(), " on worker ", failure.worker(), " ended");
-  if (!failure.cause().empty()) absl::StrAppend(&message, " (", failure.cause(), ")");
-  if (!failure.message().empty()) absl::StrAppend(&message, ": ", failure.message());
-  v1::JobEvent& event = AddEvent(v1::JobEvent::LEVEL_ERROR, message);
-  event.mutable_attempt_end()->set_generation(record_.train().generation());
-  event.mutable_attempt_end()->set_rank(failure.rank());
-  event.mutable_attempt_end()->set_worker(failure.worker());
-  event.mutable_attempt_end()->set_cause(failure.cause());
-  Fail(static_cast<google::rpc::Code>(failure.code()), failure.reason(), message, failure.worker(),
-       failure.rank());
 }
 
 void Stepper::FailPrepare(int32_t code, absl::string_view reason, absl::string_view cause,
@@ -170,9 +157,14 @@ bool Stepper::MarkEnded(const TaskKey& task) {
   return first;
 }
 
-void Stepper::CancelIfNothingRuns() {
-  if (state() == v1::JOB_STATE_CANCELLING && OpenTasks(record_).empty()) {
+void Stepper::LeaveIfNothingRuns() {
+  if (!OpenTasks(record_).empty()) return;
+  if (state() == v1::JOB_STATE_CANCELLING) {
     Enter(v1::JOB_STATE_CANCELLED, "CANCELLED", "cancelled by request; nothing is kept");
+  } else if (state() == v1::JOB_STATE_PAUSING) {
+    Pause("stopped");
+  } else if (state() == v1::JOB_STATE_PREEMPTING) {
+    EnterQueue();
   }
 }
 

@@ -13,14 +13,13 @@
 #include "anneal/internal/catalog.pb.h"
 #include "anneal/v1/job.pb.h"
 #include "common/protocol/messages.h"
+#include "coordinator/lifecycle/blame.h"
 #include "coordinator/lifecycle/lifecycle_event.h"
+#include "coordinator/lifecycle/states.h"
 #include "coordinator/lifecycle/step.h"
 #include "google/rpc/code.pb.h"
 
 namespace anneal {
-
-// STARTING, RUNNING, EXPORTING: there are trainers, and they are wanted.
-bool TrainsIn(v1::JobState state);
 
 // One step: holds the copy of the record that becomes the new one. Guarded by its caller.
 class Stepper {
@@ -40,14 +39,14 @@ class Stepper {
   v1::JobEvent& AddEvent(v1::JobEvent::Level level, absl::string_view message);
   // The one place that writes a state.
   void Enter(v1::JobState to, absl::string_view reason, absl::string_view message);
+  // Counts what the attempt has used.
   void EndAttempt();
-  void EnterQueue();
+  void EnterQueue(absl::string_view reason = "WAITING_FOR_SLOTS", absl::string_view message = "");
   // Along STARTING, RUNNING, EXPORTING up to `to`; each state shows even if the trainers were
   // quicker than their reports.
   void AdvanceTo(v1::JobState to);
   void Fail(google::rpc::Code code, absl::string_view reason, absl::string_view message,
             absl::string_view worker, std::optional<int32_t> rank);
-  void FailByRank(const internal::TaskFailure& failure);
   void FailPrepare(int32_t code, absl::string_view reason, absl::string_view cause,
                    absl::string_view message);
   // The prepare attempt that `task` names, or null if it is not the present one.
@@ -55,7 +54,8 @@ class Stepper {
   internal::RankRecord* FindRank(const TaskKey& task);
   // Marks the task as over. False if it is not one of the job's present tasks, or was over already.
   bool MarkEnded(const TaskKey& task);
-  void CancelIfNothingRuns();
+  // CANCELLING, PAUSING and PREEMPTING end with the last of the job's processes.
+  void LeaveIfNothingRuns();
 
   // Facts (stepper_facts.cc).
   absl::Status On(const PrepareAssigned& event);
@@ -67,9 +67,26 @@ class Stepper {
   void ApplyPrepareReport(const protocol::Report& report);
   void ApplyTrainReport(const protocol::Report& report);
   absl::Status On(const TaskEnded& event);
+  void PrepareEnded(const TaskEnded& event);
   void RankEnded(const TaskEnded& event);
   absl::Status On(const TaskLost& event);
   absl::Status On(const TaskReleased& event);
+
+  // Checkpoints (stepper_checkpoints.cc).
+  void CommitCheckpoint(const protocol::CheckpointReport& report);
+  void Resumed(const protocol::ResumedReport& report);
+  absl::Status On(const MoveRequired& event);
+  void BeginStop(v1::JobState to, internal::StopReason why, absl::string_view reason,
+                 absl::string_view message);
+  void Pause(absl::string_view message);
+  void CheckLimits();
+
+  // Failures (stepper_failures.cc).
+  void AttemptFailed(const internal::TaskFailure& failure);
+  // Counts the failure. If there is no further attempt: what to add to its message about that.
+  std::optional<std::string> SpendRetry(Blame blame, bool made_progress);
+  void DescribeAttemptEnd(const internal::TaskFailure& failure, Blame blame,
+                          absl::string_view message);
   absl::Status On(const Tick&);
 
   // Requests (stepper_requests.cc).
@@ -77,6 +94,8 @@ class Stepper {
   absl::Status Refuse(absl::string_view action, absl::string_view allowed) const;
   void Accept(const std::string& request_id);
   absl::Status On(const CancelRequested& event);
+  absl::Status On(const PauseRequested& event);
+  absl::Status ChangeSlots(int32_t slots);
   absl::Status On(const ResumeRequested& event);
   absl::Status On(const FinishRequested& event);
 

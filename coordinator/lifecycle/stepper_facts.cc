@@ -4,9 +4,9 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "common/base/reasons.h"
+#include "coordinator/lifecycle/checkpoints.h"
 #include "coordinator/lifecycle/proto_time.h"
 #include "coordinator/lifecycle/report_messages.h"
-#include "coordinator/lifecycle/states.h"
 #include "coordinator/lifecycle/stepper.h"
 
 namespace anneal {
@@ -35,7 +35,8 @@ absl::Status Stepper::On(const PrepareAssigned& event) {
 }
 
 absl::Status Stepper::On(const SlotsAssigned& event) {
-  if (state() != v1::JOB_STATE_QUEUED || event.placements.empty()) return absl::OkStatus();
+  const bool waits = state() == v1::JOB_STATE_QUEUED || state() == v1::JOB_STATE_RECOVERING;
+  if (!waits || event.placements.empty()) return absl::OkStatus();
   job().set_generation(job().generation() + 1);
   job().set_attempts(job().attempts() + 1);
   if (!job().has_start_time()) *job().mutable_start_time() = TimestampOf(now_);
@@ -51,7 +52,11 @@ absl::Status Stepper::On(const SlotsAssigned& event) {
     rank.set_device_uuid(placement.device_uuid);
     workers.insert(placement.worker);
   }
+  const auto& checkpoints = ResumableCheckpoints(record_);
+  train.set_first_step(checkpoints.empty() ? 0 : checkpoints[0].step());
+  job().mutable_progress()->set_step(train.first_step());
   *record_.mutable_train() = train;
+  record_.clear_keep_slots_until();
   Enter(v1::JOB_STATE_STARTING, "STARTING_TRAINERS",
         absl::StrCat("generation ", job().generation(), ": ", event.placements.size(),
                      event.placements.size() == 1 ? " rank on " : " ranks on ",
@@ -60,7 +65,10 @@ absl::Status Stepper::On(const SlotsAssigned& event) {
 }
 
 absl::Status Stepper::On(const WaitExplained& event) {
-  if (state() != v1::JOB_STATE_PENDING && state() != v1::JOB_STATE_QUEUED) return absl::OkStatus();
+  if (state() != v1::JOB_STATE_PENDING && state() != v1::JOB_STATE_QUEUED &&
+      state() != v1::JOB_STATE_RECOVERING) {
+    return absl::OkStatus();
+  }
   if (job().state_reason() == event.reason && job().state_message() == event.message)
     return absl::OkStatus();
   job().set_state_reason(event.reason);
@@ -83,7 +91,7 @@ absl::Status Stepper::On(const TaskObserved& event) {
     rank->set_observed(true);
     changed_ = true;
   }
-  if (!TrainsIn(state()) || event.task.rank != 0) return absl::OkStatus();
+  if (!HasTrainers(state()) || event.task.rank != 0) return absl::OkStatus();
   if (!event.rendezvous.empty() && record_.train().rendezvous().empty()) {
     record_.mutable_train()->set_rendezvous(event.rendezvous);
     changed_ = true;
@@ -103,7 +111,7 @@ absl::Status Stepper::On(const TaskReported& event) {
     if (event.sequence <= rank->applied_report()) return absl::OkStatus();
     rank->set_applied_report(event.sequence);
     changed_ = true;
-    if (TrainsIn(state()) && event.task.rank == 0) ApplyTrainReport(event.report);
+    if (HasTrainers(state()) && event.task.rank == 0) ApplyTrainReport(event.report);
   }
   return absl::OkStatus();
 }
@@ -147,6 +155,13 @@ void Stepper::ApplyPrepareReport(const protocol::Report& report) {
 
 void Stepper::ApplyTrainReport(const protocol::Report& report) {
   if (report.issue.has_value()) AddIssue(*report.issue);
+  if (report.checkpoint.has_value()) CommitCheckpoint(*report.checkpoint);
+  if (report.checkpoint_failed.has_value()) {
+    AddEvent(v1::JobEvent::LEVEL_WARNING,
+             absl::StrCat("no checkpoint after step ", report.checkpoint_failed->step,
+                          "; the one before is kept: ", report.checkpoint_failed->why));
+  }
+  if (report.resumed.has_value()) Resumed(*report.resumed);
   if (report.evaluation.has_value()) {
     AdvanceTo(v1::JOB_STATE_RUNNING);
     const protocol::EvaluationReport& evaluation = *report.evaluation;
@@ -166,32 +181,58 @@ void Stepper::ApplyTrainReport(const protocol::Report& report) {
 absl::Status Stepper::On(const TaskEnded& event) {
   if (!MarkEnded(event.task)) return absl::OkStatus();
   if (state() == v1::JOB_STATE_PREPARING && event.task.kind == TaskKey::Kind::kPrepare) {
-    job().set_log_tail(BoundedLogTail(event.log_tail));
-    FailPrepare(event.code, event.reason, event.cause,
-                event.cause.empty() && event.message.empty() ? "it left no result" : event.message);
-  } else if (TrainsIn(state()) && event.task.kind == TaskKey::Kind::kTrain) {
+    PrepareEnded(event);
+  } else if (HasTrainers(state()) && event.task.kind == TaskKey::Kind::kTrain) {
     RankEnded(event);
   }
-  CancelIfNothingRuns();
+  LeaveIfNothingRuns();
   return absl::OkStatus();
 }
 
+void Stepper::PrepareEnded(const TaskEnded& event) {
+  internal::TaskFailure failure;
+  failure.set_code(event.code);
+  failure.set_reason(event.reason);
+  failure.set_signal(event.signal);
+  if (BlameFor(failure) == Blame::kInfrastructure &&
+      record_.prepare().attempt() < kMaxPrepareAttempts) {
+    Enter(v1::JOB_STATE_PENDING, "PREPARE_LOST",
+          absl::StrCat("prepare on worker ", record_.prepare().worker(), " ended (", event.cause,
+                       "); it starts again"));
+    return;
+  }
+  job().set_log_tail(BoundedLogTail(event.log_tail));
+  FailPrepare(event.code, event.reason, event.cause,
+              event.cause.empty() && event.message.empty() ? "it left no result" : event.message);
+}
+
 void Stepper::RankEnded(const TaskEnded& event) {
+  internal::RankRecord& rank = *record_.mutable_train()->mutable_ranks(event.task.rank);
+  rank.set_paused(event.reason == kPaused);
+  // A worker that drains tells its trainers to pause before we can.
+  if (rank.paused() && state() == v1::JOB_STATE_STARTING)
+    return EnterQueue("MOVED", "its worker drains");
+  if (rank.paused() && state() == v1::JOB_STATE_RUNNING) {
+    BeginStop(v1::JOB_STATE_PREEMPTING, internal::STOP_REASON_DRAIN, "MOVED",
+              absl::StrCat("worker ", rank.worker(), " drains: goes on elsewhere"));
+  }
+  if (rank.paused() && record_.stop_reason() != internal::STOP_REASON_UNSPECIFIED) return;
   // Ranks other than 0 end well while rank 0 still writes the result.
   if (event.cause.empty() && event.task.rank != 0) return;
   internal::TaskFailure failure;
   failure.set_rank(event.task.rank);
-  failure.set_worker(record_.train().ranks(event.task.rank).worker());
+  failure.set_worker(rank.worker());
   failure.set_code(event.code == 0 ? google::rpc::INTERNAL : event.code);
   failure.set_reason(event.reason.empty() ? "TRAINER_DIED" : event.reason);
   failure.set_message(event.cause.empty() && event.message.empty() ? "it left no result"
                                                                    : event.message);
   failure.set_cause(event.cause);
   failure.set_log_tail(BoundedLogTail(event.log_tail));
+  failure.set_signal(event.signal);
   if (event.reason != kCollectiveFailed || OpenTasks(record_).empty()) {
-    FailByRank(record_.train().has_suspect() && event.reason == kCollectiveFailed
-                   ? record_.train().suspect()
-                   : failure);
+    AttemptFailed(record_.train().has_suspect() && event.reason == kCollectiveFailed
+                      ? record_.train().suspect()
+                      : failure);
   } else if (!record_.train().has_suspect()) {
     *record_.mutable_train()->mutable_suspect() = failure;
     *record_.mutable_train()->mutable_blame_deadline() = TimestampOf(now_ + kBlameWindow);
@@ -209,30 +250,22 @@ absl::Status Stepper::On(const TaskLost& event) {
       Enter(v1::JOB_STATE_PENDING, "PREPARE_LOST",
             absl::StrCat(event.message, "; prepare starts again elsewhere"));
     }
-  } else if (TrainsIn(state()) && event.task.kind == TaskKey::Kind::kTrain) {
+  } else if (HasTrainers(state()) && event.task.kind == TaskKey::Kind::kTrain) {
     internal::TaskFailure failure;
     failure.set_rank(event.task.rank);
     failure.set_worker(record_.train().ranks(event.task.rank).worker());
     failure.set_code(google::rpc::UNAVAILABLE);
     failure.set_reason("WORKER_LOST");
     failure.set_message(event.message);
-    FailByRank(failure);
+    AttemptFailed(failure);
   }
-  CancelIfNothingRuns();
+  LeaveIfNothingRuns();
   return absl::OkStatus();
 }
 
 absl::Status Stepper::On(const TaskReleased& event) {
   MarkEnded(event.task);
-  CancelIfNothingRuns();
-  return absl::OkStatus();
-}
-
-absl::Status Stepper::On(const Tick&) {
-  if (TrainsIn(state()) && record_.train().has_suspect() &&
-      now_ >= TimeOf(record_.train().blame_deadline())) {
-    FailByRank(record_.train().suspect());
-  }
+  LeaveIfNothingRuns();
   return absl::OkStatus();
 }
 

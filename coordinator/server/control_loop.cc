@@ -5,6 +5,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/base/log.h"
 #include "common/base/status.h"
+#include "coordinator/lifecycle/blame.h"
 #include "coordinator/lifecycle/proto_time.h"
 #include "coordinator/lifecycle/report_messages.h"
 #include "coordinator/lifecycle/states.h"
@@ -18,14 +19,6 @@ constexpr absl::Duration kFlushEvery = absl::Seconds(1);
 constexpr absl::Duration kProgressEvery = absl::Milliseconds(500);
 // A disk may be slow; a loop that takes longer than this for one turn is taken for dead.
 constexpr absl::Duration kStuckAfter = absl::Minutes(2);
-
-std::string RequestKey(const std::string& project, const std::string& request_id) {
-  return absl::StrCat(project, "\n", request_id);
-}
-
-absl::Status NoSuchJob(const std::string& id) {
-  return WithReason(absl::NotFoundError(absl::StrCat("no jobs/", id)), "NOT_FOUND");
-}
 
 }  // namespace
 
@@ -51,8 +44,7 @@ absl::Status ControlLoop::Load() {
   for (internal::JobRecord& record : records) {
     auto shared = std::make_shared<const internal::JobRecord>(std::move(record));
     jobs_[shared->id()] = shared;
-    if (!shared->request_id().empty())
-      requests_[RequestKey(shared->job().project(), shared->request_id())] = shared->id();
+    if (!shared->request_id().empty()) requests_[RequestKey(*shared)] = shared->id();
     if (IsTerminal(shared->job().state())) continue;
     live_[shared->id()] = shared;
     ANNEAL_ASSIGN_OR_RETURN(StepMetricsWriter::Totals totals,
@@ -146,6 +138,15 @@ void ControlLoop::Run() {
   }
 }
 
+void ControlLoop::TakeTurn() {
+  std::vector<Message> messages;
+  {
+    absl::MutexLock lock(&mu_);
+    messages.swap(queue_);
+  }
+  RunTurn(std::move(messages));
+}
+
 void ControlLoop::RunTurn(std::vector<Message> messages) {
   Turn turn;
   turn.now = parts_.clock.TimeNow();
@@ -187,6 +188,13 @@ const internal::JobRecord* ControlLoop::Find(const std::string& id, const Turn& 
 absl::Status ControlLoop::Apply(const std::string& id, const LifecycleEvent& event, Turn& turn) {
   const internal::JobRecord* before = Find(id, turn);
   if (before == nullptr) return NoSuchJob(id);
+  internal::JobRecord with_progress;
+  if (std::holds_alternative<TaskEnded>(event) || std::holds_alternative<TaskLost>(event)) {
+    // What a failure costs depends on how far the job had come.
+    with_progress = *before;
+    meters_.Overlay(with_progress, turn.now);
+    before = &with_progress;
+  }
   ANNEAL_ASSIGN_OR_RETURN(StepResult result, Step(*before, event, turn.now));
   if (!result.changed) return absl::OkStatus();
   for (v1::JobEvent& e : result.events) {
@@ -197,118 +205,13 @@ absl::Status ControlLoop::Apply(const std::string& id, const LifecycleEvent& eve
                        << Field("reason", e.state_change().reason())
                        << Field("generation", e.generation());
     }
+    NoteFault(e, result.record, turn.now);
     turn.change.events.emplace_back(id, std::move(e));
   }
+  if (std::holds_alternative<SlotsAssigned>(event))
+    meters_.GoBack(id, result.record.train().first_step());
   turn.changed[id] = std::make_shared<internal::JobRecord>(std::move(result.record));
   return absl::OkStatus();
-}
-
-void ControlLoop::ReplyWith(std::string id, JobReply reply, Turn& turn) {
-  turn.replies.push_back(
-      [this, id = std::move(id), reply = std::move(reply)](const absl::Status& committed) {
-        if (!committed.ok()) {
-          reply(absl::UnavailableError(
-              absl::StrCat("the catalog cannot be written; try again: ", committed.message())));
-          return;
-        }
-        const auto found = jobs_.find(id);
-        if (found == jobs_.end()) {
-          reply(NoSuchJob(id));
-        } else {
-          reply(found->second);
-        }
-      });
-}
-
-const std::string* ControlLoop::FindRequest(const std::string& key, const Turn& turn) const {
-  for (const std::map<std::string, std::string>* requests : {&requests_, &turn.new_requests}) {
-    if (const auto found = requests->find(key); found != requests->end()) return &found->second;
-  }
-  return nullptr;
-}
-
-absl::StatusOr<std::string> ControlLoop::Create(internal::JobRecord record, Turn& turn) {
-  const std::string key = RequestKey(record.job().project(), record.request_id());
-  if (const std::string* first = FindRequest(key, turn);
-      first != nullptr && !record.request_id().empty()) {
-    if (Find(*first, turn)->request_sha256() == record.request_sha256()) return *first;
-    return WithReason(absl::AlreadyExistsError(absl::StrCat("request_id '", record.request_id(),
-                                                            "' has made jobs/", *first,
-                                                            " from a different request")),
-                      "REQUEST_ID_REUSED");
-  }
-  ANNEAL_ASSIGN_OR_RETURN(const std::string missing, parts_.store.FindMissingResource(record));
-  if (!missing.empty())
-    return WithReason(absl::FailedPreconditionError(absl::StrCat(missing, " was deleted")),
-                      "NOT_FOUND");
-  const std::string id = record.id();
-  StepResult created = CreateJobRecord(std::move(record), turn.now);
-  for (v1::JobEvent& event : created.events) turn.change.events.emplace_back(id, std::move(event));
-  ANNEAL_LOG(INFO) << "job created" << Field("job", id)
-                   << Field("name", created.record.job().resolved().spec().display_name());
-  if (!created.record.request_id().empty()) turn.new_requests[key] = id;
-  turn.changed[id] = std::make_shared<internal::JobRecord>(std::move(created.record));
-  return id;
-}
-
-void ControlLoop::Handle(CreateMessage& message, Turn& turn) {
-  absl::StatusOr<std::string> id = Create(std::move(message.record), turn);
-  if (id.ok()) {
-    ReplyWith(*id, std::move(message.reply), turn);
-  } else {
-    message.reply(id.status());
-  }
-}
-
-void ControlLoop::Handle(ChangeMessage& message, Turn& turn) {
-  const internal::JobRecord* record = Find(message.id, turn);
-  const bool visible = record != nullptr && record->job().project() == message.project;
-  const absl::Status status =
-      visible ? Apply(message.id, message.event, turn) : NoSuchJob(message.id);
-  if (status.ok()) {
-    ReplyWith(message.id, std::move(message.reply), turn);
-  } else {
-    message.reply(status);
-  }
-}
-
-absl::Status ControlLoop::CheckDeletable(const std::string& project, const std::string& id,
-                                         const Turn& turn) const {
-  const internal::JobRecord* record = Find(id, turn);
-  if (record == nullptr || record->job().project() != project) return NoSuchJob(id);
-  if (!IsTerminal(record->job().state())) {
-    return WithReason(absl::FailedPreconditionError(
-                          absl::StrCat("jobs/", id, " is ", StateName(record->job().state()),
-                                       ": cancel it before you delete it")),
-                      "WRONG_STATE");
-  }
-  const std::string name = absl::StrCat("jobs/", id);
-  for (const auto& [other, live] : live_) {
-    const auto& resources = live->inputs().resources();
-    if (std::find(resources.begin(), resources.end(), name) != resources.end()) {
-      return WithReason(
-          absl::FailedPreconditionError(absl::StrCat(name, " is the base model of jobs/", other)),
-          "IN_USE");
-    }
-  }
-  return absl::OkStatus();
-}
-
-void ControlLoop::Handle(DeleteMessage& message, Turn& turn) {
-  if (absl::Status status = CheckDeletable(message.project, message.id, turn); !status.ok()) {
-    message.reply(status);
-    return;
-  }
-  turn.change.deleted_jobs.push_back(message.id);
-  turn.replies.push_back([last = jobs_.at(message.id),
-                          reply = std::move(message.reply)](const absl::Status& committed) {
-    if (committed.ok()) {
-      reply(last);
-    } else {
-      reply(absl::UnavailableError(
-          absl::StrCat("the catalog cannot be written; try again: ", committed.message())));
-    }
-  });
 }
 
 void ControlLoop::Handle(SyncMessage& message, Turn& turn) {
@@ -321,24 +224,14 @@ void ControlLoop::Handle(SyncMessage& message, Turn& turn) {
 
 void ControlLoop::Handle(ClosedMessage& message, Turn&) { fleet_.SessionClosed(message.session); }
 
-void ControlLoop::Handle(DrainMessage& message, Turn& turn) {
-  if (absl::Status status = fleet_.SetDrained(message.worker, message.drained); !status.ok()) {
-    message.reply(status);
-    return;
+void ControlLoop::NoteFault(const v1::JobEvent& event, const internal::JobRecord& record,
+                            absl::Time now) {
+  const v1::AttemptEnd& end = event.attempt_end();
+  // A lost worker gets nothing anyway; one that lets trainers take steps is good.
+  if (event.has_attempt_end() && end.blame() != BlameName(Blame::kUser) &&
+      end.step() <= record.train().first_step() && record.job().state_reason() != "WORKER_LOST") {
+    fleet_.CountFault(end.worker(), now);
   }
-  turn.replies.push_back([this, worker = message.worker,
-                          reply = std::move(message.reply)](const absl::Status& committed) {
-    if (!committed.ok()) {
-      reply(absl::UnavailableError(
-          absl::StrCat("the catalog cannot be written; try again: ", committed.message())));
-      return;
-    }
-    for (const v1::Worker& shown : *parts_.roster.workers()) {
-      if (shown.name() == absl::StrCat("workers/", worker)) return reply(shown);
-    }
-    reply(WithReason(absl::NotFoundError(absl::StrCat("workers/", worker, " has left")),
-                     "NOT_FOUND"));
-  });
 }
 
 void ControlLoop::TakeNews(const FleetNews& news, Turn& turn) {
@@ -350,8 +243,14 @@ void ControlLoop::TakeNews(const FleetNews& news, Turn& turn) {
     } else {
       const FleetNews::Fact& fact = std::get<FleetNews::Fact>(item);
       // The last processes of a job may outlive its deletion.
-      if (Find(fact.job, turn) == nullptr) continue;
+      const internal::JobRecord* record = Find(fact.job, turn);
+      if (record == nullptr) continue;
       const auto* reported = std::get_if<TaskReported>(&fact.event);
+      // What an outdated generation still says is not counted.
+      if (reported != nullptr && reported->task.kind == TaskKey::Kind::kTrain &&
+          reported->task.generation != record->train().generation()) {
+        reported = nullptr;
+      }
       if (reported != nullptr) meters_.TakeReport(fact.job, reported->report, turn.now);
       if (reported != nullptr && reported->report.evaluation.has_value()) {
         parts_.steps.AddEvaluation(fact.job, reported->task.generation,
@@ -379,36 +278,9 @@ void ControlLoop::CheckDeadlines(Turn& turn) {
   fleet_.CheckLeases(live_, turn.monotonic_now, &lost);
   TakeNews(lost, turn);
   for (const auto& [id, record] : live_) {
-    if (record->train().has_suspect()) ANNEAL_CHECK_OK(Apply(id, Tick{}, turn));
+    if (turn.now >= NextDeadline(*record)) ANNEAL_CHECK_OK(Apply(id, Tick{}, turn));
   }
   meters_.RemoveEndedSeries(turn.monotonic_now);
-}
-
-void ControlLoop::Schedule(Turn& turn) {
-  std::vector<WaitingJob> queue;
-  const auto add = [&](const internal::JobRecord& record) {
-    const v1::ResourceSpec& resources = record.job().resolved().spec().resources();
-    if (record.job().state() == v1::JOB_STATE_PENDING) {
-      queue.push_back({record.id(), TimeOf(record.job().create_time()), true});
-    } else if (record.job().state() == v1::JOB_STATE_QUEUED) {
-      queue.push_back({record.id(), TimeOf(record.queue_time()), false, resources.slots(),
-                       resources.accelerator()});
-    }
-  };
-  for (const auto& [id, record] : turn.changed) add(*record);
-  for (const auto& [id, record] : live_) {
-    if (turn.changed.count(id) == 0) add(*record);
-  }
-  parts_.metrics.CountQueue(queue, turn.now);
-  if (queue.empty()) return;
-  for (const Decision& decision : policy_.Plan(fleet_.View(), std::move(queue))) {
-    if (std::holds_alternative<SlotsAssigned>(decision.event)) {
-      const internal::JobRecord& record = *Find(decision.job, turn);
-      parts_.metrics.queue_wait.Observe(
-          absl::ToDoubleSeconds(turn.now - TimeOf(record.queue_time())));
-    }
-    ANNEAL_CHECK_OK(Apply(decision.job, decision.event, turn));
-  }
 }
 
 absl::Status ControlLoop::Commit(Turn& turn) {
@@ -444,7 +316,7 @@ void ControlLoop::Install(Turn& turn) {
   for (const std::string& id : turn.change.deleted_jobs) {
     const auto found = jobs_.find(id);
     if (!found->second->request_id().empty()) {
-      requests_.erase(RequestKey(found->second->job().project(), found->second->request_id()));
+      requests_.erase(RequestKey(*found->second));
     }
     jobs_.erase(found);
     if (absl::Status status = parts_.steps.DeleteJob(id); !status.ok()) {
@@ -468,7 +340,8 @@ void ControlLoop::ShowProgress(Turn& turn) {
 }
 
 void ControlLoop::Publish() {
-  std::vector<v1::Worker> workers = fleet_.Roster(parts_.clock.MonotonicNow());
+  std::vector<v1::Worker> workers =
+      fleet_.Roster(parts_.clock.MonotonicNow(), parts_.clock.TimeNow());
   parts_.metrics.CountWorkers(workers);
   parts_.roster.Publish(std::move(workers));
   if (!std::exchange(unpublished_, false)) return;

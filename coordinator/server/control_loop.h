@@ -58,6 +58,8 @@ class ControlLoop : public EventSink, public FleetInbox {
   ~ControlLoop() override;
 
   void Start();
+  // One turn, with all that has come in. For simulations, which have no thread and do not Start.
+  void TakeTurn();
   // Ends after the present turn; what has come in since is answered with UNAVAILABLE. May be called
   // twice.
   void Stop();
@@ -128,6 +130,9 @@ class ControlLoop : public EventSink, public FleetInbox {
   void Handle(SyncMessage& message, Turn& turn);
   void Handle(ClosedMessage& message, Turn& turn);
   void Handle(DrainMessage& message, Turn& turn);
+  // By project and request id.
+  static std::string RequestKey(const internal::JobRecord& record);
+  static absl::Status NoSuchJob(const std::string& id);
   // The id of the job that the request made before, or null.
   const std::string* FindRequest(const std::string& key, const Turn& turn) const;
   // The id of the new job, or of the one that the same request made before.
@@ -137,6 +142,8 @@ class ControlLoop : public EventSink, public FleetInbox {
 
   void TakeNews(const FleetNews& news, Turn& turn);
   void TakeStep(const FleetNews::StepNews& news, Turn& turn);
+  // A worker where trainers do not even start is counted against it.
+  void NoteFault(const v1::JobEvent& event, const internal::JobRecord& record, absl::Time now);
   void CheckDeadlines(Turn& turn);
   void Schedule(Turn& turn);
 

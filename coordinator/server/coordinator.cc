@@ -106,10 +106,13 @@ absl::Status Coordinator::StartServing() {
   resolver_ = std::make_unique<SpecResolver>(SpecResolver::Parts{
       *resources_, catalog_, roster_, allowed_roots_, hashes_, storage_->path()});
   pump_ = std::make_unique<StreamPump>(catalog_);
-  fine_tuning_service_ = std::make_unique<FineTuningServiceImpl>(
-      FineTuningServiceImpl::Parts{*authenticator_, *loop_, catalog_, *history_, *resolver_,
-                                   *storage_, *pump_, clock_, random_});
-  cluster_service_ = std::make_unique<ClusterServiceImpl>(*authenticator_, roster_, *loop_);
+  fine_tuning_service_ = std::make_unique<FineTuningServiceImpl>(FineTuningServiceImpl::Parts{
+      *authenticator_, *loop_, catalog_, *history_, *resolver_, *storage_, *pump_, clock_, random_,
+      options_.data_dir, options_.min_free_bytes});
+  collector_ = std::make_unique<StorageCollector>(*storage_, catalog_, *resources_, clock_,
+                                                  StorageCollector::Options());
+  cluster_service_ =
+      std::make_unique<ClusterServiceImpl>(*authenticator_, roster_, *loop_, *collector_);
   files_ = std::make_unique<FileLibrary>(
       FileLibrary::Parts{*resources_, *storage_, clock_, random_}, FileLibrary::Options());
   file_service_ = std::make_unique<FileServiceImpl>(
@@ -122,6 +125,7 @@ absl::Status Coordinator::StartServing() {
       ModelServiceImpl::Parts{*authenticator_, *resources_, *models_, transfers_});
   fleet_service_ = std::make_unique<FleetServiceImpl>(*authenticator_, *loop_);
   loop_->Start();
+  collector_->Start();
 
   ServerOptions server{.tls_certificate_file = options_.tls_certificate_file,
                        .tls_key_file = options_.tls_key_file,

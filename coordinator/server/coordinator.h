@@ -32,6 +32,7 @@
 #include "coordinator/catalog/catalog_store.h"
 #include "coordinator/catalog/job_history.h"
 #include "coordinator/catalog/resource_store.h"
+#include "coordinator/collection/storage_collector.h"
 #include "coordinator/fleet/fleet_roster.h"
 #include "coordinator/fleet/fleet_service.h"
 #include "coordinator/server/control_loop.h"
@@ -87,6 +88,7 @@ class Coordinator {
   std::unique_ptr<CatalogStore> store_;
   std::unique_ptr<StepMetricsWriter> steps_;
   std::unique_ptr<ControlLoop> loop_;
+  std::unique_ptr<StorageCollector> collector_;
   std::unique_ptr<SpecResolver> resolver_;
   std::unique_ptr<StreamPump> pump_;
   TransferPool transfers_{TransferPool::Options()};

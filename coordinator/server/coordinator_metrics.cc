@@ -163,9 +163,9 @@ void CoordinatorMetrics::CountQueue(const std::vector<WaitingJob>& queue, absl::
   int cpu = 0, gpu = 0;
   for (const WaitingJob& job : queue) {
     absl::Duration& longest = job.needs_prepare ? prepare_wait : slots_wait;
-    longest = std::max(longest, now - job.since);
+    longest = std::max(longest, now - job.place.since);
     if (job.needs_prepare) continue;
-    (job.accelerator == v1::ResourceSpec::ACCELERATOR_GPU ? gpu : cpu) += job.slots;
+    (job.accelerator == v1::ResourceSpec::ACCELERATOR_GPU ? gpu : cpu) += job.min_slots;
   }
   oldest_wait.Set(absl::ToDoubleSeconds(prepare_wait), {"prepare_slot"});
   oldest_wait.Set(absl::ToDoubleSeconds(slots_wait), {"slots"});

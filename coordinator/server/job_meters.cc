@@ -23,7 +23,9 @@ void JobMeters::Start(const internal::JobRecord& record, const StepMetricsWriter
   meter.progress = record.job().progress();
   meter.tokens = totals.tokens;
   meter.supervised_tokens = totals.supervised_tokens;
-  if (totals.last_step.step() > meter.progress.step()) {
+  // What an earlier generation has done beyond the present one's start is done again.
+  if (totals.last_step.generation() == record.job().generation() &&
+      totals.last_step.step() > meter.progress.step()) {
     meter.progress.set_step(totals.last_step.step());
     meter.progress.set_train_loss(totals.last_step.train_loss());
     meter.progress.set_epoch(totals.last_step.epoch());
@@ -147,8 +149,7 @@ void JobMeters::TakeReport(absl::string_view job, const protocol::Report& report
   if (report.resumed.has_value()) {
     const auto damaged = static_cast<double>(report.resumed->damaged.size());
     metrics_.job_damaged_checkpoints.Add(damaged, {job});
-    const int64_t lost = meter.progress.step() - report.resumed->step;
-    metrics_.job_redone_steps.Add(static_cast<double>(lost), {job});
+    GoBack(job, report.resumed->step);
     MarkProgress(job, now);
   }
 }
@@ -159,6 +160,16 @@ void JobMeters::TakePhase(absl::string_view job, absl::string_view phase, absl::
   found->second.changed = true;
   found->second.progress.set_phase(std::string(phase));
   MarkProgress(job, now);
+}
+
+void JobMeters::GoBack(absl::string_view job, int64_t step) {
+  const auto found = meters_.find(job);
+  if (found == meters_.end()) return;
+  Meter& meter = found->second;
+  metrics_.job_redone_steps.Add(static_cast<double>(meter.progress.step() - step), {job});
+  meter.changed = true;
+  meter.progress.set_step(step);
+  meter.recent.clear();
 }
 
 void JobMeters::End(absl::string_view job, absl::Duration now) {

@@ -35,6 +35,8 @@ class JobMeters {
   // Of an evaluation or a checkpoint, or of where a job went on; other reports mean nothing here.
   void TakeReport(absl::string_view job, const protocol::Report& report, absl::Time now);
   void TakePhase(absl::string_view job, absl::string_view phase, absl::Time now);
+  // A new attempt goes on after this step: those beyond are done, and counted, again.
+  void GoBack(absl::string_view job, int64_t step);
   // The job has ended; its series stay for a while, so that the last values are scraped. `now` is
   // monotonic in both calls.
   void End(absl::string_view job, absl::Duration now);

@@ -75,6 +75,9 @@ absl::StatusOr<std::optional<CoordinatorOptions>> ParseCoordinatorOptions(int ar
                "Serve without TLS on addresses that are not loopback.");
   flags.Text("address-file", &options.address_file,
              "Gets the bound addresses as JSON once all of them listen.");
+  flags.Bytes(
+      "min-free", &options.min_free_bytes,
+      "With less than this free on the disk of --data-dir or --storage-root no job is taken.");
   flags.Duration("worker-lease", &options.fleet.lease,
                  "A worker not heard from for so long is lost.", absl::Seconds(1));
   flags.Duration("start-grace", &options.fleet.start_grace,

@@ -33,6 +33,8 @@ struct CoordinatorOptions {
   // Gets the bound addresses as JSON: {"api": "host:port", "fleet": ..., "admin": ...}, the first
   // of the API's. Empty = not written.
   std::string address_file;
+  // With less than this free on the disk of the catalog or of the storage root no job is taken.
+  int64_t min_free_bytes = int64_t{256} << 20;
   FleetOptions fleet;
 
   // Makes paths absolute and checks what can be checked without touching anything.

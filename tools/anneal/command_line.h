@@ -49,12 +49,13 @@ class CommandLine {
 };
 
 // Each adds its commands. Defined in the file of the same name.
-void AddServiceCommands(CommandLine& line);   // up, down
-void AddStartCommands(CommandLine& line);     // init, check
-void AddSubmitCommand(CommandLine& line);     // submit
-void AddJobCommands(CommandLine& line);       // jobs, get, events, cancel, resume, finish, delete
+void AddServiceCommands(CommandLine& line);  // up, down
+void AddStartCommands(CommandLine& line);    // init, check
+void AddSubmitCommand(CommandLine& line);    // submit, retry
+// jobs, get, events, checkpoints, cancel, pause, resume, finish, delete
+void AddJobCommands(CommandLine& line);
 void AddWatchCommands(CommandLine& line);     // watch, wait, logs
 void AddArtifactCommands(CommandLine& line);  // artifacts, download
-void AddResourceCommands(CommandLine& line);  // models, files, workers
+void AddResourceCommands(CommandLine& line);  // models, files, storage, workers
 
 }  // namespace anneal::cli

@@ -4,13 +4,16 @@
 
 #include <filesystem>
 #include <iostream>
+#include <vector>
 
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "absl/strings/strip.h"
 #include "common/base/clock.h"
 #include "common/base/random.h"
 #include "common/base/status.h"
 #include "common/spec/references.h"
+#include "common/storage/layout.h"
 #include "tools/anneal/follow.h"
 #include "tools/anneal/result.h"
 #include "tools/anneal/text.h"
@@ -18,21 +21,25 @@
 namespace anneal::cli {
 namespace {
 
-// What vLLM should load below the adapter: the imported copy if this machine has it, else where the
-// model came from.
+// What vLLM should load below the adapter: where the model came from, if that is known, else its
+// folder. `storage_root` is empty if the service does not tell it.
 absl::StatusOr<std::string> BaseModelOf(Client& client, const v1::Job& job,
                                         const std::string& storage_root) {
   const std::string& model = job.resolved().spec().model();
   if (spec::IsFileUri(model)) return spec::PathOfFileUri(model);
-  if (!spec::IsModelName(model)) return model;
-  std::error_code ignored;
-  const std::string copy = absl::StrCat(storage_root, "/", model);
-  if (client.context().shares_disk && std::filesystem::exists(copy, ignored)) return copy;
-  v1::GetModelRequest request;
-  request.set_name(model);
-  ANNEAL_ASSIGN_OR_RETURN(const v1::Model found,
-                          client.Call(&v1::ModelService::StubInterface::GetModel, request));
-  return found.source_id().empty() ? model : found.source_id();
+  if (storage_root.empty() || !IsSafeRelativePath(job.project())) return model;
+  if (spec::IsModelName(model)) {
+    v1::GetModelRequest request;
+    request.set_name(model);
+    ANNEAL_ASSIGN_OR_RETURN(const v1::Model found,
+                            client.Call(&v1::ModelService::StubInterface::GetModel, request));
+    if (!found.source_id().empty()) return found.source_id();
+    return absl::StrCat(storage_root, "/",
+                        ModelPath(job.project(), absl::StripPrefix(model, "models/")));
+  }
+  if (!spec::IsJobModelName(model)) return model;
+  const std::vector<std::string> parts = absl::StrSplit(model, '/');  // jobs/{job}/artifacts/model
+  return absl::StrCat(storage_root, "/", OutputPath(parts[1]), "/model");
 }
 
 absl::Status PrintSuccess(Client& client, const v1::Job& job) {
@@ -49,9 +56,12 @@ absl::Status PrintSuccess(Client& client, const v1::Job& job) {
                           client.Call(&v1::ArtifactService::StubInterface::ListArtifacts, request));
   std::string folder = absl::StrCat("outputs-", IdOf(job.name()));
   std::string storage_root;
-  if (client.context().shares_disk && spec::IsFileUri(artifacts.folder_uri())) {
+  if (spec::IsFileUri(artifacts.folder_uri())) {
+    const std::filesystem::path shared = spec::PathOfFileUri(artifacts.folder_uri());
+    storage_root = shared.parent_path().parent_path().string();
+  }
+  if (client.context().shares_disk && !storage_root.empty()) {
     folder = spec::PathOfFileUri(artifacts.folder_uri());
-    storage_root = std::filesystem::path(folder).parent_path().parent_path().string();
     std::cout << "outputs   " << folder << "\n";
   } else {
     std::cout << "download  anneal download " << IdOf(job.name()) << " --to " << folder << "\n";

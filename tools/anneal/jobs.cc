@@ -1,4 +1,4 @@
-// anneal jobs, get, events, cancel, resume, finish, delete.
+// anneal jobs, get, events, checkpoints, cancel, pause, resume, finish, delete.
 
 #include <iostream>
 #include <memory>
@@ -80,6 +80,7 @@ absl::StatusOr<ExitCode> ShowJob(CommandLine& line, const std::string& text) {
     for (const v1::Issue& issue : job.data().issues())
       std::cout << "          " << spec::FormatIssue(issue) << "\n";
   }
+  if (!job.parent().empty()) std::cout << "from      " << job.parent() << "\n";
   if (!job.output_model().empty()) std::cout << "output    " << job.output_model() << "\n";
   if (job.state() == v1::JOB_STATE_FAILED) std::cout << "error     " << FormatFailure(job);
   const std::string evaluation = FormatBeforeAndAfter(job.result());
@@ -112,12 +113,38 @@ absl::StatusOr<ExitCode> ListEvents(CommandLine& line, const std::string& text) 
   return kOk;
 }
 
+absl::StatusOr<ExitCode> ListCheckpoints(CommandLine& line, const std::string& text) {
+  ANNEAL_ASSIGN_OR_RETURN(Client * client, line.client());
+  v1::ListCheckpointsRequest request;
+  ANNEAL_ASSIGN_OR_RETURN(*request.mutable_name(), ResolveJobName(*client, text));
+  ANNEAL_ASSIGN_OR_RETURN(const v1::ListCheckpointsResponse response,
+                          client->Call(&Jobs::ListCheckpoints, request));
+  if (line.json()) {
+    line.PrintJson(response);
+    return kOk;
+  }
+  Table table({"STEP", "GENERATION", "SIZE", "VALIDATION LOSS", "CREATED"});
+  const absl::Time now = Clock::Real().TimeNow();
+  for (const v1::Checkpoint& checkpoint : response.checkpoints()) {
+    table.AddRow({absl::StrCat(checkpoint.step()), absl::StrCat(checkpoint.generation()),
+                  FormatBytes(checkpoint.size_bytes()),
+                  checkpoint.has_validation_loss()
+                      ? absl::StrFormat("%.4f", checkpoint.validation_loss())
+                      : "-",
+                  FormatAgo(checkpoint.has_create_time(), checkpoint.create_time(), now)});
+  }
+  std::cout << table.Format();
+  return kOk;
+}
+
 using ActionMethod = grpc::Status (Jobs::*)(grpc::ClientContext*, const v1::JobActionRequest&,
                                             v1::Job*);
 
-absl::StatusOr<ExitCode> Act(CommandLine& line, const std::string& text, ActionMethod method) {
+absl::StatusOr<ExitCode> Act(CommandLine& line, const std::string& text, ActionMethod method,
+                             int slots = 0) {
   ANNEAL_ASSIGN_OR_RETURN(Client * client, line.client());
   v1::JobActionRequest request;
+  if (slots > 0) request.set_slots(slots);
   ANNEAL_ASSIGN_OR_RETURN(*request.mutable_name(), ResolveJobName(*client, text));
   request.set_request_id(RandomHex(16, Random::Real()));
   ANNEAL_ASSIGN_OR_RETURN(const v1::Job job, client->Call(method, request));
@@ -152,17 +179,24 @@ void AddJobCommands(CommandLine& line) {
   auto job = std::make_shared<std::string>();
   const auto add = [&](const std::string& name, const std::string& help,
                        CommandLine::Action action) {
-    line.AddCommand(nullptr, name, help, std::move(action))
-        ->add_option("job", *job, "Job")
-        ->required();
+    CLI::App* command = line.AddCommand(nullptr, name, help, std::move(action));
+    command->add_option("job", *job, "Job")->required();
+    return command;
   };
   add("get", "Show a job and every value it runs with",
       [&line, job] { return ShowJob(line, *job); });
   add("events", "List what happened to a job", [&line, job] { return ListEvents(line, *job); });
+  add("checkpoints", "List what a job can be resumed from",
+      [&line, job] { return ListCheckpoints(line, *job); });
   add("cancel", "Stop a job and keep nothing",
       [&line, job] { return Act(line, *job, &Jobs::CancelJob); });
-  add("resume", "Start a job that was held or paused",
-      [&line, job] { return Act(line, *job, &Jobs::ResumeJob); });
+  add("pause", "Stop a job at its next step, with a checkpoint, and free its slots",
+      [&line, job] { return Act(line, *job, &Jobs::PauseJob); });
+  auto slots = std::make_shared<int>(0);
+  add("resume", "Start a job that was held, or go on with one that was paused",
+      [&line, job, slots] { return Act(line, *job, &Jobs::ResumeJob, *slots); })
+      ->add_option("--slots", *slots, "Go on with so many slots (default: as before)")
+      ->check(CLI::PositiveNumber);
   add("finish", "Stop a job now and keep the model",
       [&line, job] { return Act(line, *job, &Jobs::FinishJob); });
   add("delete", "Delete a finished job and its outputs",

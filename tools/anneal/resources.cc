@@ -137,6 +137,22 @@ absl::StatusOr<ExitCode> ListWorkers(CommandLine& line) {
   return kOk;
 }
 
+absl::StatusOr<ExitCode> ShowStorage(CommandLine& line) {
+  ANNEAL_ASSIGN_OR_RETURN(Client * client, line.client());
+  ANNEAL_ASSIGN_OR_RETURN(
+      const v1::Storage storage,
+      client->Call(&v1::ClusterService::StubInterface::GetStorage, v1::GetStorageRequest()));
+  if (line.json()) {
+    line.PrintJson(storage);
+    return kOk;
+  }
+  Table table({"KIND", "SIZE", "FILES"});
+  for (const v1::Storage::Kind& kind : storage.kinds())
+    table.AddRow({kind.name(), FormatBytes(kind.size_bytes()), absl::StrCat(kind.files())});
+  std::cout << table.Format() << FormatBytes(storage.free_bytes()) << " free\n";
+  return kOk;
+}
+
 template <typename Request>
 absl::StatusOr<ExitCode> ActOnWorker(CommandLine& line, const std::string& worker,
                                      grpc::Status (v1::ClusterService::StubInterface::*method)(
@@ -178,6 +194,9 @@ void AddResourceCommands(CommandLine& line) {
                   [&line, paths] { return UploadFiles(line, *paths); })
       ->add_option("files", *paths, "Files")
       ->required();
+
+  line.AddCommand(nullptr, "storage", "Show what the storage root holds",
+                  [&line] { return ShowStorage(line); });
 
   CLI::App* workers =
       line.AddCommand(nullptr, "workers", "List workers", [&line] { return ListWorkers(line); });

@@ -1,4 +1,4 @@
-// anneal submit: a job file, or a model and data, to a job.
+// anneal submit, retry: a job file, or a model and data, or another job, to a job.
 
 #include <unistd.h>
 
@@ -13,12 +13,14 @@
 #include "common/base/status.h"
 #include "common/rpc/retry.h"
 #include "common/spec/issues.h"
+#include "common/spec/references.h"
 #include "common/spec/resolve.h"
 #include "common/spec/yaml_loader.h"
 #include "tools/anneal/command_line.h"
 #include "tools/anneal/follow.h"
 #include "tools/anneal/follow_command.h"
 #include "tools/anneal/job_inputs.h"
+#include "tools/anneal/job_name.h"
 #include "tools/anneal/text.h"
 
 namespace anneal::cli {
@@ -29,6 +31,7 @@ struct SubmitOptions {
   std::string model;
   std::vector<std::string> train;
   std::vector<std::string> overrides;
+  std::string from;
   bool follow = false;
   bool dry_run = false;
   bool hold = false;
@@ -84,9 +87,23 @@ absl::StatusOr<bool> Check(CommandLine& line, Client& client, const SubmitOption
   return !spec::HasErrors(issues);
 }
 
+// What a job that goes on from `parent` starts as.
+absl::StatusOr<v1::JobSpec> SpecFrom(const v1::Job& parent) {
+  v1::JobSpec spec = parent.spec();
+  if (parent.state() != v1::JOB_STATE_SUCCEEDED) return spec;
+  if (!spec::IsJobModelName(parent.output_model())) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(parent.name(), " has made ", parent.output_model(),
+                     ", and only a whole model can be trained on: give a job file"));
+  }
+  spec.set_model(parent.output_model());
+  return spec;
+}
+
 absl::StatusOr<v1::Job> Create(Client& client, const SubmitOptions& options,
-                               const v1::JobSpec& spec) {
+                               const v1::JobSpec& spec, const std::string& parent) {
   v1::CreateJobRequest request;
+  request.set_parent(parent);
   *request.mutable_spec() = spec;
   request.set_request_id(RandomHex(16, Random::Real()));
   request.set_hold_after_validation(options.hold);
@@ -102,10 +119,23 @@ absl::StatusOr<v1::Job> Create(Client& client, const SubmitOptions& options,
 }
 
 absl::StatusOr<ExitCode> Submit(CommandLine& line, const SubmitOptions& options) {
-  if (options.job_file.empty() && (options.model.empty() || options.train.empty())) {
-    return absl::InvalidArgumentError("give a job file, or --model and --train");
+  if (options.job_file.empty() && options.from.empty() &&
+      (options.model.empty() || options.train.empty())) {
+    return absl::InvalidArgumentError("give a job file, or --model and --train, or --from");
   }
   v1::JobSpec spec;
+  std::string parent;
+  if (!options.from.empty()) {
+    ANNEAL_ASSIGN_OR_RETURN(Client * client, line.client());
+    v1::GetJobRequest request;
+    ANNEAL_ASSIGN_OR_RETURN(parent, ResolveJobName(*client, options.from));
+    request.set_name(parent);
+    ANNEAL_ASSIGN_OR_RETURN(const v1::Job job,
+                            client->Call(&v1::FineTuningService::StubInterface::GetJob, request));
+    if (options.job_file.empty()) {
+      ANNEAL_ASSIGN_OR_RETURN(spec, SpecFrom(job));
+    }
+  }
   spec::SourceMap positions;
   if (!LoadSpec(options, &spec, &positions)) return kBadInput;
   ANNEAL_ASSIGN_OR_RETURN(Client * client, line.client());
@@ -122,7 +152,7 @@ absl::StatusOr<ExitCode> Submit(CommandLine& line, const SubmitOptions& options)
   if (!good) return kBadInput;
   if (options.dry_run) return kOk;
 
-  ANNEAL_ASSIGN_OR_RETURN(const v1::Job job, Create(*client, options, spec));
+  ANNEAL_ASSIGN_OR_RETURN(const v1::Job job, Create(*client, options, spec, parent));
   progress << "submitted job " << IdOf(job.name()) << " ("
            << Printable(job.resolved().spec().display_name()) << ")\n";
   if (options.follow) return FollowAndReport(line, job.name(), {.until_held = options.hold});
@@ -142,6 +172,8 @@ void AddSubmitCommand(CommandLine& line) {
                                      [&line, options] { return Submit(line, *options); });
   submit->add_option("job_file", options->job_file,
                      "Job file (YAML or JSON); - reads standard input");
+  submit->add_option("--from", options->from,
+                     "Carry on what this job began: from its newest checkpoint, or its model");
   submit->add_option("--model", options->model,
                      "Base model: a name of the service or a local folder");
   submit->add_option("--train", options->train, "Training data (JSON lines)");
@@ -154,6 +186,19 @@ void AddSubmitCommand(CommandLine& line) {
   submit->add_flag("--dry-run", options->dry_run,
                    "Check and show every value the job would run with; create nothing");
   submit->add_flag("--hold", options->hold, "Check the data, then wait for `anneal resume`");
+
+  auto again = std::make_shared<SubmitOptions>();
+  CLI::App* retry =
+      line.AddCommand(nullptr, "retry",
+                      "Submit a failed or cancelled job again, to go on from its newest checkpoint",
+                      [&line, again] { return Submit(line, *again); });
+  retry->add_option("job", again->from, "Job")->required();
+  retry
+      ->add_option("--set", again->overrides,
+                   "Change a field: --set resources.slots=2 (repeatable)")
+      ->take_all()
+      ->allow_extra_args(false);
+  retry->add_flag("--follow,-f", again->follow, "Follow the job to its end");
 }
 
 }  // namespace anneal::cli

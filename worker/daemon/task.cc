@@ -100,6 +100,11 @@ void Task::Stop() {
   channel_->SetStop(StopMode::kNow);
 }
 
+void Task::Kill() {
+  Stop();
+  at_once_ = true;
+}
+
 bool Task::Advance() {
   if (!holds_slots()) {
     // Reports beyond the window wait for acknowledgements, also after the end, and the end waits
@@ -161,7 +166,7 @@ void Task::Escalate() {
   int signal = 0;
   // Only a child that has been heard can have been asked.
   if (waited >= grace || !channel_->greeted()) signal = SIGTERM;
-  if (waited >= 2 * grace) signal = SIGKILL;
+  if (waited >= 2 * grace || at_once_) signal = SIGKILL;
   if (signal == 0 || signal == last_signal_ || process_.pid == 0) return;
   last_signal_ = signal;
   context_.keeper.Kill({.run_dir = folder_->path(), .signal = signal});

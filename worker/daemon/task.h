@@ -62,6 +62,8 @@ class Task {
   // Begins to end the process: asks it, then SIGTERM, then SIGKILL. Nothing if it is on its way
   // already.
   void Stop();
+  // The same without asking first.
+  void Kill();
   // Looks at the folder and the socket and moves on. Whether there is something new to observe.
   bool Advance();
   // Removes what is on disk. The task must not hold slots.
@@ -105,6 +107,7 @@ class Task {
   ProcessIdentity process_;                     // pid 0 until known
   internal::TaskExit exit_;
   std::optional<absl::Duration> stop_time_;  // when Stop was called
+  bool at_once_ = false;                     // Kill was called
   int last_signal_ = 0;
 };
 

@@ -201,8 +201,17 @@ void WorkerDaemon::ApplyDesired(const Desired& desired) {
     found->second->Update(task);
   }
   for (const auto& [key, task] : tasks_) {
-    if (wanted_->count(key) == 0) task->Stop();
+    if (wanted_->count(key) > 0) continue;
+    task->Stop();
+    // Nothing that an outdated trainer does counts any more, and its slot is waited for.
+    if (IsSuperseded(key)) task->Kill();
   }
+}
+
+bool WorkerDaemon::IsSuperseded(const TaskKey& key) const {
+  return std::any_of(wanted_->begin(), wanted_->end(), [&key](const TaskKey& wanted) {
+    return wanted.job == key.job && wanted.kind == key.kind && wanted.generation > key.generation;
+  });
 }
 
 std::unique_ptr<Task> WorkerDaemon::MakeTask(const TaskKey& key, const DesiredTask& desired) const {

@@ -62,7 +62,8 @@ class WorkerDaemon {
   void ApplyDesired(const internal::Desired& desired);
   std::unique_ptr<Task> MakeTask(const protocol::TaskKey& key,
                                  const internal::DesiredTask& desired) const;
-  bool IsOutdated(const protocol::TaskKey& key) const;
+  // Whether a newer generation of the same job is wanted here.
+  bool IsSuperseded(const protocol::TaskKey& key) const;
   void StartWaitingTasks();
   bool MayStart(const Task& task) const;
   void AdvanceTasks();

@@ -175,7 +175,11 @@ absl::Status Preparation::Survey() {
                         .code = "NO_VALIDATION",
                         .message = absl::StrCat("no rows are held out for validation: ",
                                                 training_file_rows_, " rows are too few"),
-                        .hint = "name validation files, or a validation fraction"});
+                        .hint = task_.validation_is_default
+                                    ? "name files in data.validation.files, or set "
+                                      "data.validation.fraction"
+                                    : "name files in data.validation.files, or set a larger "
+                                      "data.validation.fraction"});
   }
   report_.content_key = ContentKey();
   return absl::OkStatus();

@@ -218,7 +218,11 @@ TEST_F(PreparationTest, TooFewRowsForAValidationSetIsAWarning) {
   task_.validation_is_default = true;
   const protocol::PreparedReport report = Run();
   EXPECT_EQ(report.validation_rows, 0);
-  EXPECT_THAT(Places(report), ElementsAre(":0 NO_VALIDATION"));
+  ASSERT_THAT(Places(report), ElementsAre(":0 NO_VALIDATION"));
+  EXPECT_THAT(report.issues[0].hint, HasSubstr("set data.validation.fraction"));
+  task_.validation_is_default = false;
+  task_.min_validation_rows = 0;
+  EXPECT_THAT(Run().issues.at(0).hint, HasSubstr("a larger data.validation.fraction"));
 }
 
 TEST_F(PreparationTest, WarnsOfMessagesTheTemplateLeavesOut) {

@@ -7,6 +7,7 @@
 #include <fstream>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "anneal/v1/cluster_service.grpc.pb.h"
@@ -40,7 +41,6 @@ class CoordinatorFixture : public ::testing::Test {
     std::ofstream(folder_ + "/shared/train.jsonl") << "{}\n";
     options_.listen = {"127.0.0.1:0"};
     options_.fleet_listen = "127.0.0.1:0";
-    // Its web server takes 2 s to stop.
     options_.admin_listen = "";
     options_.data_dir = folder_ + "/data";
     options_.storage_root = folder_ + "/storage";
@@ -113,6 +113,15 @@ class CoordinatorFixture : public ::testing::Test {
     request.set_request_id(request_id);
     return Call(*jobs_, method, request);
   }
+  std::vector<v1::JobEvent> Events(const std::string& name) {
+    v1::ListJobEventsRequest request;
+    request.set_name(name);
+    request.set_page_size(1000);
+    absl::StatusOr<v1::ListJobEventsResponse> response =
+        Call(*jobs_, &Jobs::ListJobEvents, request);
+    EXPECT_THAT(response, IsOk());
+    return {response->events().begin(), response->events().end()};
+  }
   // Watches the job until `condition` holds; fails the test after 20 s.
   v1::Job AwaitJob(const std::string& name, const std::function<bool(const v1::Job&)>& condition) {
     grpc::ClientContext context;
@@ -158,6 +167,28 @@ class CoordinatorFixture : public ::testing::Test {
                                                .train_rows = 10};
     FakeWorker::Report(worker.Run(desired.tasks(0)), report, 1);
     worker.Sync();
+  }
+  // Waits for the trainers of a generation; returns the task of rank 0.
+  static protocol::TrainTask AwaitGeneration(FakeWorker& worker, int64_t generation, int slots) {
+    const internal::Desired desired = worker.AwaitDesired([&](const internal::Desired& wanted) {
+      return wanted.tasks_size() == slots &&
+             wanted.tasks(0).id().kind() == internal::TaskId::KIND_TRAIN &&
+             wanted.tasks(0).id().generation() == generation;
+    });
+    absl::StatusOr<Json> json = ParseJson(desired.tasks(0).task_json());
+    EXPECT_THAT(json, IsOk());
+    absl::StatusOr<protocol::TrainTask> task = protocol::TrainTaskFromJson(*json);
+    EXPECT_THAT(task, IsOk());
+    return *task;
+  }
+  static protocol::Report CheckpointReport(const v1::Job& job, int64_t step, int64_t generation) {
+    protocol::Report report;
+    report.checkpoint = protocol::CheckpointReport{
+        .step = step,
+        .dir = absl::StrCat(job.name(), "/checkpoints/", step, "-g", generation),
+        .manifest_sha256 = "ab",
+        .bytes = 100};
+    return report;
   }
   static protocol::Report StepReport(int64_t step) {
     protocol::Report report;

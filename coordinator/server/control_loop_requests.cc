@@ -1,0 +1,157 @@
+// What users and operators ask of the loop.
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "common/base/log.h"
+#include "common/base/status.h"
+#include "coordinator/lifecycle/states.h"
+#include "coordinator/server/control_loop.h"
+
+namespace anneal {
+namespace {
+
+// What a request hears whose turn could not be committed.
+absl::Status NotKept(const absl::Status& status) {
+  const std::string message =
+      absl::StrCat("the catalog cannot be written; try again: ", status.message());
+  return absl::IsResourceExhausted(status)
+             ? WithReason(absl::ResourceExhaustedError(message), "STORAGE_FULL")
+             : absl::UnavailableError(message);
+}
+
+}  // namespace
+
+std::string ControlLoop::RequestKey(const internal::JobRecord& record) {
+  return absl::StrCat(record.job().project(), "\n", record.request_id());
+}
+
+absl::Status ControlLoop::NoSuchJob(const std::string& id) {
+  return WithReason(absl::NotFoundError(absl::StrCat("no jobs/", id)), "NOT_FOUND");
+}
+
+void ControlLoop::ReplyWith(std::string id, JobReply reply, Turn& turn) {
+  turn.replies.push_back(
+      [this, id = std::move(id), reply = std::move(reply)](const absl::Status& committed) {
+        if (!committed.ok()) return reply(NotKept(committed));
+        const auto found = jobs_.find(id);
+        if (found == jobs_.end()) {
+          reply(NoSuchJob(id));
+        } else {
+          reply(found->second);
+        }
+      });
+}
+
+const std::string* ControlLoop::FindRequest(const std::string& key, const Turn& turn) const {
+  for (const std::map<std::string, std::string>* requests : {&requests_, &turn.new_requests}) {
+    if (const auto found = requests->find(key); found != requests->end()) return &found->second;
+  }
+  return nullptr;
+}
+
+absl::StatusOr<std::string> ControlLoop::Create(internal::JobRecord record, Turn& turn) {
+  const std::string key = RequestKey(record);
+  if (const std::string* first = FindRequest(key, turn);
+      first != nullptr && !record.request_id().empty()) {
+    if (Find(*first, turn)->request_sha256() == record.request_sha256()) return *first;
+    return WithReason(absl::AlreadyExistsError(absl::StrCat("request_id '", record.request_id(),
+                                                            "' has made jobs/", *first,
+                                                            " from a different request")),
+                      "REQUEST_ID_REUSED");
+  }
+  ANNEAL_ASSIGN_OR_RETURN(const std::string missing, parts_.store.FindMissingResource(record));
+  if (!missing.empty())
+    return WithReason(absl::FailedPreconditionError(absl::StrCat(missing, " was deleted")),
+                      "NOT_FOUND");
+  const std::string id = record.id();
+  StepResult created = CreateJobRecord(std::move(record), turn.now);
+  for (v1::JobEvent& event : created.events) turn.change.events.emplace_back(id, std::move(event));
+  ANNEAL_LOG(INFO) << "job created" << Field("job", id)
+                   << Field("name", created.record.job().resolved().spec().display_name());
+  if (!created.record.request_id().empty()) turn.new_requests[key] = id;
+  turn.changed[id] = std::make_shared<internal::JobRecord>(std::move(created.record));
+  return id;
+}
+
+void ControlLoop::Handle(CreateMessage& message, Turn& turn) {
+  absl::StatusOr<std::string> id = Create(std::move(message.record), turn);
+  if (id.ok()) {
+    ReplyWith(*id, std::move(message.reply), turn);
+  } else {
+    message.reply(id.status());
+  }
+}
+
+void ControlLoop::Handle(ChangeMessage& message, Turn& turn) {
+  const internal::JobRecord* record = Find(message.id, turn);
+  const bool visible = record != nullptr && record->job().project() == message.project;
+  const absl::Status status =
+      visible ? Apply(message.id, message.event, turn) : NoSuchJob(message.id);
+  if (status.ok()) {
+    ReplyWith(message.id, std::move(message.reply), turn);
+  } else {
+    message.reply(status);
+  }
+}
+
+absl::Status ControlLoop::CheckDeletable(const std::string& project, const std::string& id,
+                                         const Turn& turn) const {
+  const internal::JobRecord* record = Find(id, turn);
+  if (record == nullptr || record->job().project() != project) return NoSuchJob(id);
+  if (!IsTerminal(record->job().state())) {
+    return WithReason(absl::FailedPreconditionError(
+                          absl::StrCat("jobs/", id, " is ", StateName(record->job().state()),
+                                       ": cancel it before you delete it")),
+                      "WRONG_STATE");
+  }
+  const std::string name = absl::StrCat("jobs/", id);
+  const auto check = [&name](const internal::JobRecord& live) -> absl::Status {
+    const auto& resources = live.inputs().resources();
+    if (IsTerminal(live.job().state()) ||
+        std::find(resources.begin(), resources.end(), name) == resources.end()) {
+      return absl::OkStatus();
+    }
+    return WithReason(
+        absl::FailedPreconditionError(absl::StrCat(name, " is what ", live.job().name(),
+                                                   " starts from: wait for that, or cancel it")),
+        "IN_USE");
+  };
+  for (const auto& [other, live] : live_) ANNEAL_RETURN_IF_ERROR(check(*live));
+  for (const auto& [other, changed] : turn.changed) ANNEAL_RETURN_IF_ERROR(check(*changed));
+  return absl::OkStatus();
+}
+
+void ControlLoop::Handle(DeleteMessage& message, Turn& turn) {
+  if (absl::Status status = CheckDeletable(message.project, message.id, turn); !status.ok()) {
+    message.reply(status);
+    return;
+  }
+  turn.change.deleted_jobs.push_back(message.id);
+  turn.replies.push_back([last = jobs_.at(message.id),
+                          reply = std::move(message.reply)](const absl::Status& committed) {
+    if (committed.ok()) {
+      reply(last);
+    } else {
+      reply(NotKept(committed));
+    }
+  });
+}
+
+void ControlLoop::Handle(DrainMessage& message, Turn& turn) {
+  if (absl::Status status = fleet_.SetDrained(message.worker, message.drained); !status.ok()) {
+    message.reply(status);
+    return;
+  }
+  turn.replies.push_back([this, worker = message.worker,
+                          reply = std::move(message.reply)](const absl::Status& committed) {
+    if (!committed.ok()) return reply(NotKept(committed));
+    for (const v1::Worker& shown : *parts_.roster.workers()) {
+      if (shown.name() == absl::StrCat("workers/", worker)) return reply(shown);
+    }
+    reply(WithReason(absl::NotFoundError(absl::StrCat("workers/", worker, " has left")),
+                     "NOT_FOUND"));
+  });
+}
+
+}  // namespace anneal
