@@ -1,0 +1,135 @@
+#pragma once
+// The catalog on a simulated disk, and the invariants that every commit must keep.
+
+#include <map>
+#include <memory>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "coordinator/catalog/catalog_store.h"
+#include "coordinator/lifecycle/states.h"
+#include "gtest/gtest.h"
+#include "tests/simulation/sim_world.h"
+
+namespace anneal::simulation {
+
+// Outlives coordinators. A commit is there as a whole or not at all, as SQLite's are.
+class SimDisk {
+ public:
+  explicit SimDisk(World& world) : world_(world) {}
+
+  // While it is full every commit fails.
+  void set_full(bool full) { full_ = full; }
+
+  absl::Status Commit(const CatalogChange& change) {
+    if (full_) return absl::ResourceExhaustedError("no space left on the disk (simulated)");
+    for (const auto& [job, event] : change.events) CheckEvent(job, event);
+    for (const auto& record : change.jobs) CheckRecord(*record);
+    for (const auto& record : change.jobs) jobs_[record->id()] = record->SerializeAsString();
+    for (const internal::WorkerRecord& worker : change.workers)
+      workers_[worker.name()] = worker.SerializeAsString();
+    for (const std::string& id : change.deleted_jobs) jobs_.erase(id);
+    CheckSlots();
+    return absl::OkStatus();
+  }
+
+  int64_t NextEpoch() { return ++epoch_; }
+  std::vector<internal::JobRecord> jobs() const { return Parse<internal::JobRecord>(jobs_); }
+  std::vector<internal::WorkerRecord> workers() const {
+    return Parse<internal::WorkerRecord>(workers_);
+  }
+  internal::JobRecord job(const std::string& id) const {
+    internal::JobRecord record;
+    EXPECT_TRUE(jobs_.count(id) > 0 && record.ParseFromString(jobs_.at(id))) << "lost: " << id;
+    return record;
+  }
+
+ private:
+  template <typename Record>
+  static std::vector<Record> Parse(const std::map<std::string, std::string>& rows) {
+    std::vector<Record> records;
+    for (const auto& [key, bytes] : rows)
+      EXPECT_TRUE(records.emplace_back().ParseFromString(bytes));
+    return records;
+  }
+
+  // Events are gapless, and states change along legal ways only.
+  void CheckEvent(const std::string& job, const v1::JobEvent& event) {
+    History& history = histories_[job];
+    EXPECT_EQ(event.sequence(), ++history.sequence) << job;
+    world_.Trace(absl::StrCat(job, " ", event.message()));
+    if (!event.has_state_change()) return;
+    const v1::JobState from = event.state_change().from(), to = event.state_change().to();
+    EXPECT_EQ(from, history.state) << job;
+    EXPECT_TRUE(from == v1::JOB_STATE_UNSPECIFIED || IsLegalTransition(from, to))
+        << StateName(from) << " -> " << StateName(to);
+    history.state = to;
+  }
+
+  void CheckRecord(const internal::JobRecord& record) {
+    const History& history = histories_[record.id()];
+    EXPECT_EQ(record.job().state(), history.state) << record.id();
+    EXPECT_EQ(record.last_event_sequence(), history.sequence) << record.id();
+    // One generation commits: the newest, and never one before a newer has.
+    int64_t newest = record.train().generation();
+    for (const internal::CheckpointRecord& checkpoint : record.checkpoints()) {
+      EXPECT_LE(checkpoint.generation(), newest) << record.id();
+      newest = checkpoint.generation();
+    }
+    EXPECT_EQ(record.job().generation(), record.train().generation());
+    const auto before = jobs_.find(record.id());
+    if (before == jobs_.end()) return;
+    internal::JobRecord old;
+    EXPECT_TRUE(old.ParseFromString(before->second));
+    EXPECT_GE(record.train().generation(), old.train().generation());
+    if (IsTerminal(old.job().state())) {
+      EXPECT_EQ(record.job().state(), old.job().state()) << "terminal states never change";
+    }
+  }
+
+  // One slot serves one attempt.
+  void CheckSlots() const {
+    std::map<std::string, std::string> users;
+    for (const internal::JobRecord& record : jobs()) {
+      if (!HasTrainers(record.job().state())) continue;
+      for (const internal::RankRecord& rank : record.train().ranks()) {
+        if (rank.ended()) continue;
+        const std::string slot = absl::StrCat(rank.worker(), "/", rank.slot_id());
+        const auto [user, first] = users.emplace(slot, record.id());
+        EXPECT_TRUE(first) << slot << " serves " << user->second << " and " << record.id();
+      }
+    }
+  }
+
+  struct History {
+    int64_t sequence = 0;
+    v1::JobState state = v1::JOB_STATE_UNSPECIFIED;
+  };
+  World& world_;
+  bool full_ = false;
+  int64_t epoch_ = 0;
+  std::map<std::string, std::string> jobs_, workers_;
+  std::map<std::string, History> histories_;
+};
+
+// One coordinator's door to the disk.
+class SimCatalogStore : public CatalogStore {
+ public:
+  explicit SimCatalogStore(SimDisk& disk) : disk_(disk) {}
+  absl::StatusOr<int64_t> NextEpoch() override { return disk_.NextEpoch(); }
+  absl::StatusOr<std::vector<internal::JobRecord>> LoadJobs() override { return disk_.jobs(); }
+  absl::StatusOr<std::vector<internal::WorkerRecord>> LoadWorkers() override {
+    return disk_.workers();
+  }
+  absl::StatusOr<std::string> FindMissingResource(const internal::JobRecord&) override {
+    return std::string();
+  }
+  absl::Status Commit(const CatalogChange& change) override { return disk_.Commit(change); }
+
+ private:
+  SimDisk& disk_;
+};
+
+}  // namespace anneal::simulation
