@@ -128,10 +128,16 @@ TEST_F(JobMetersTest, WorkersThatAreGoneAreNotShown) {
 
 TEST_F(JobMetersTest, TheQueueShowsItsLongestWaitAndWhatItWants) {
   const auto gpu = v1::ResourceSpec::ACCELERATOR_GPU;
-  metrics_.CountQueue({{"a", kNow - absl::Seconds(50), true},
-                       {"b", kNow - absl::Seconds(30), false, 4, gpu},
-                       {"c", kNow - absl::Seconds(20), false, 2, gpu}},
-                      kNow);
+  const auto waiting = [](const char* id, absl::Duration since) {
+    return WaitingJob{.place = {.since = kNow - since, .id = id}};
+  };
+  WaitingJob a = waiting("a", absl::Seconds(50));
+  a.needs_prepare = true;
+  WaitingJob b = waiting("b", absl::Seconds(30)), c = waiting("c", absl::Seconds(20));
+  b.accelerator = c.accelerator = gpu;
+  b.min_slots = b.max_slots = 4;
+  c.min_slots = c.max_slots = 2;
+  metrics_.CountQueue({a, b, c}, kNow);
   const std::string scrape = registry_.Scrape();
   EXPECT_THAT(scrape, HasSubstr("anneal_jobs_oldest_wait_seconds{resource=\"prepare_slot\"} 50\n"));
   EXPECT_THAT(scrape, HasSubstr("anneal_jobs_oldest_wait_seconds{resource=\"slots\"} 30\n"));
