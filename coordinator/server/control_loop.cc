@@ -49,7 +49,7 @@ absl::Status ControlLoop::Load() {
     live_[shared->id()] = shared;
     ANNEAL_ASSIGN_OR_RETURN(StepMetricsWriter::Totals totals,
                             parts_.steps.ReadTotals(shared->id()));
-    meters_.Start(*shared, totals);
+    meters_.Start(*shared, totals, parts_.clock.TimeNow());
   }
   ANNEAL_ASSIGN_OR_RETURN(std::vector<internal::WorkerRecord> workers, parts_.store.LoadWorkers());
   fleet_.Restore(workers, parts_.clock.MonotonicNow());
@@ -303,7 +303,7 @@ void ControlLoop::Install(Turn& turn) {
   for (auto& [id, record] : turn.changed) {
     const bool is_new = jobs_.count(id) == 0;
     jobs_[id] = record;
-    if (is_new) meters_.Start(*record, {});
+    if (is_new) meters_.Start(*record, {}, turn.now);
     meters_.TakeRecord(*record, turn.now);
     if (IsTerminal(record->job().state())) {
       live_.erase(id);

@@ -101,7 +101,8 @@ CoordinatorMetrics::CoordinatorMetrics(MetricRegistry& r)
                                   "an earlier one, since the coordinator's start.",
                                   {"job_id"}}),
       job_last_checkpoint(r, {"anneal_job_last_checkpoint_timestamp_seconds",
-                              "When the newest checkpoint was written, in seconds since 1970.",
+                              "When the newest checkpoint was written or, before it, training "
+                              "began or the coordinator started, in seconds since 1970.",
                               {"job_id"}}),
       job_checkpoint_interval(r, {"anneal_job_checkpoint_interval_seconds",
                                   "Training time between two checkpoints that the job asks for; "

@@ -18,7 +18,8 @@ constexpr absl::Duration kSeriesLinger = absl::Minutes(5);
 
 }  // namespace
 
-void JobMeters::Start(const internal::JobRecord& record, const StepMetricsWriter::Totals& totals) {
+void JobMeters::Start(const internal::JobRecord& record, const StepMetricsWriter::Totals& totals,
+                      absl::Time now) {
   Meter& meter = meters_[record.id()];
   meter.progress = record.job().progress();
   meter.tokens = totals.tokens;
@@ -42,7 +43,7 @@ void JobMeters::Start(const internal::JobRecord& record, const StepMetricsWriter
     total->Add(0, {record.id()});
   }
   meter.generation = record.job().generation();
-  TakeRecord(record, TimeOf(record.state_time()));
+  TakeRecord(record, now);
 }
 
 void JobMeters::TakeRecord(const internal::JobRecord& record, absl::Time now) {
@@ -65,6 +66,8 @@ void JobMeters::TakeRecord(const internal::JobRecord& record, absl::Time now) {
   meter.state = state;
   metrics_.job_state.Set(1, {record.id(), StateName(state)});
   MarkProgress(record.id(), now);
+  // Before the first checkpoint all since the start of training would be lost.
+  if (state == v1::JOB_STATE_RUNNING) MarkCheckpoint(record.id(), now);
   if (IsTerminal(state)) {
     metrics_.job_slots.Set(0, {record.id()});
     metrics_.CountEnd(record.id(), state, record.job().state_reason());
@@ -73,6 +76,10 @@ void JobMeters::TakeRecord(const internal::JobRecord& record, absl::Time now) {
 
 void JobMeters::MarkProgress(absl::string_view job, absl::Time now) {
   metrics_.job_last_progress.Set(absl::ToDoubleSeconds(now - absl::UnixEpoch()), {job});
+}
+
+void JobMeters::MarkCheckpoint(absl::string_view job, absl::Time now) {
+  metrics_.job_last_checkpoint.Set(absl::ToDoubleSeconds(now - absl::UnixEpoch()), {job});
 }
 
 std::optional<absl::Duration> JobMeters::TimeLeft(const Meter& meter) {
@@ -141,7 +148,7 @@ void JobMeters::TakeReport(absl::string_view job, const protocol::Report& report
   }
   if (report.checkpoint.has_value()) {
     metrics_.job_checkpoints.Increment({job});
-    metrics_.job_last_checkpoint.Set(absl::ToDoubleSeconds(now - absl::UnixEpoch()), {job});
+    MarkCheckpoint(job, now);
     metrics_.job_checkpoint_bytes.Set(static_cast<double>(report.checkpoint->bytes), {job});
     metrics_.job_checkpoint_write_seconds.Set(report.checkpoint->write_seconds, {job});
   }

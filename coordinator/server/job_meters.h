@@ -27,8 +27,10 @@ class JobMeters {
   JobMeters(CoordinatorMetrics& metrics, MetricRegistry& registry)
       : metrics_(metrics), registry_(registry) {}
 
-  // A live job, new or found at the start with what it had done.
-  void Start(const internal::JobRecord& record, const StepMetricsWriter::Totals& totals);
+  // A live job, new or found at the start with what it had done. What is measured from an event,
+  // such as the age of a checkpoint, is measured from now.
+  void Start(const internal::JobRecord& record, const StepMetricsWriter::Totals& totals,
+             absl::Time now);
   // The record of a job that was started has changed, and the change is durable.
   void TakeRecord(const internal::JobRecord& record, absl::Time now);
   void TakeStep(absl::string_view job, const protocol::StepReport& report, absl::Time now);
@@ -64,6 +66,7 @@ class JobMeters {
   // Until the last step; nothing before the first.
   static std::optional<absl::Duration> TimeLeft(const Meter& meter);
   void MarkProgress(absl::string_view job, absl::Time now);
+  void MarkCheckpoint(absl::string_view job, absl::Time now);
 
   CoordinatorMetrics& metrics_;
   MetricRegistry& registry_;

@@ -1,7 +1,6 @@
 #include "coordinator/server/job_meters.h"
 
 #include "absl/strings/str_cat.h"
-#include "coordinator/lifecycle/proto_time.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
@@ -21,7 +20,6 @@ class JobMetersTest : public ::testing::Test {
     record.set_id("j");
     record.mutable_job()->set_state(state);
     record.mutable_job()->set_generation(generation);
-    *record.mutable_state_time() = TimestampOf(kNow);
     for (int i = 0; i < ranks; ++i) record.mutable_train()->add_ranks()->set_rank(i);
     return record;
   }
@@ -32,7 +30,7 @@ class JobMetersTest : public ::testing::Test {
 };
 
 TEST_F(JobMetersTest, ShowsStateSlotsAndRestarts) {
-  meters_.Start(Record(v1::JOB_STATE_QUEUED, 0), {});
+  meters_.Start(Record(v1::JOB_STATE_QUEUED, 0), {}, kNow);
   EXPECT_THAT(registry_.Scrape(), HasSubstr("anneal_job_restarts_total{job_id=\"j\"} 0\n"));
   EXPECT_THAT(registry_.Scrape(), HasSubstr("anneal_job_state{job_id=\"j\",state=\"QUEUED\"} 1\n"));
 
@@ -52,7 +50,7 @@ TEST_F(JobMetersTest, ProgressIsAStepAPhaseOrANewState) {
                 HasSubstr(absl::StrCat("anneal_job_last_progress_timestamp_seconds{job_id=\"j\"} ",
                                        unix_seconds)));
   };
-  meters_.Start(Record(v1::JOB_STATE_STARTING, 1), {});
+  meters_.Start(Record(v1::JOB_STATE_STARTING, 1), {}, kNow);
   expect_progress(1'700'000'000);
   meters_.TakePhase("j", "load", kNow + absl::Seconds(10));
   expect_progress(1'700'000'010);
@@ -67,7 +65,7 @@ TEST_F(JobMetersTest, ProgressIsAStepAPhaseOrANewState) {
 }
 
 TEST_F(JobMetersTest, CountsCheckpointsAndWhatWasDoneAgain) {
-  meters_.Start(Record(v1::JOB_STATE_RUNNING, 1), {});
+  meters_.Start(Record(v1::JOB_STATE_RUNNING, 1), {}, kNow);
   EXPECT_THAT(registry_.Scrape(),
               HasSubstr("anneal_job_checkpoint_failures_total{job_id=\"j\"} 0\n"));
   meters_.TakeStep("j", {.step = 12, .total_steps = 50}, kNow);
@@ -75,9 +73,12 @@ TEST_F(JobMetersTest, CountsCheckpointsAndWhatWasDoneAgain) {
   written.checkpoint = protocol::CheckpointReport{.step = 10, .bytes = 4096, .write_seconds = 1.5};
   failed.checkpoint_failed = protocol::CheckpointFailedReport{.step = 11};
   resumed.resumed = protocol::ResumedReport{.step = 5, .damaged = {{.dir = "x"}}};
+  EXPECT_THAT(registry_.Scrape(), HasSubstr("anneal_job_last_checkpoint_timestamp_seconds{job_id="
+                                            "\"j\"} 1700000000\n"));
   for (const protocol::Report& report : {written, failed, resumed})
-    meters_.TakeReport("j", report, kNow);
+    meters_.TakeReport("j", report, kNow + absl::Seconds(60));
   const std::string scrape = registry_.Scrape();
+  EXPECT_THAT(scrape, HasSubstr("timestamp_seconds{job_id=\"j\"} 1700000060\n"));
   EXPECT_THAT(scrape, HasSubstr("anneal_job_checkpoints_total{job_id=\"j\"} 1\n"));
   EXPECT_THAT(scrape, HasSubstr("anneal_job_checkpoint_bytes{job_id=\"j\"} 4096\n"));
   EXPECT_THAT(scrape, HasSubstr("anneal_job_checkpoint_failures_total{job_id=\"j\"} 1\n"));
@@ -86,7 +87,7 @@ TEST_F(JobMetersTest, CountsCheckpointsAndWhatWasDoneAgain) {
 }
 
 TEST_F(JobMetersTest, SeriesOfAJobLingerFiveMinutesAfterItsEnd) {
-  meters_.Start(Record(v1::JOB_STATE_RUNNING, 1, 1), {});
+  meters_.Start(Record(v1::JOB_STATE_RUNNING, 1, 1), {}, kNow);
   meters_.TakeStep("j", {.step = 1, .total_steps = 1, .train_loss = 0.5}, kNow);
   internal::JobRecord failed = Record(v1::JOB_STATE_FAILED, 1, 1);
   failed.mutable_job()->set_state_reason("NON_FINITE_LOSS");

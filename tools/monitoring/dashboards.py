@@ -105,7 +105,7 @@ JOBS = Dashboard("anneal-job", "Anneal / Job", "How the training of a job goes."
               Query(f"sum by (job_id) (increase(anneal_job_redone_steps_total{{{JOB}, {AT}}}[$__range])) {NAMED}", "{{display_name}}")),
         graph("Checkpoint age", "What would be lost by a crash now.", "s",
               Query(f"time() - max by (job_id) (anneal_job_last_checkpoint_timestamp_seconds{{{JOB}, {AT}}}) {NAMED}",
-                    "{{display_name}}"), live=False),
+                    "{{display_name}}")),
         graph("Checkpoints", "Written and failed, within the time shown.", "short",
               Query(f"sum by (job_id) (increase(anneal_job_checkpoints_total{{{JOB}, {AT}}}[$__range])) {NAMED}",
                     "written {{display_name}}"),
