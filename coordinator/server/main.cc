@@ -11,6 +11,7 @@
 
 #include "common/base/clock.h"
 #include "common/base/log.h"
+#include "common/base/log_format.h"
 #include "common/base/random.h"
 #include "common/base/service_manager.h"
 #include "coordinator/server/coordinator.h"
@@ -31,6 +32,8 @@ int main(int argc, char** argv) {
   if (!options.ok()) return Fail(options.status());
   if (!options->has_value()) return 0;
 
+  if (absl::Status status = anneal::SetLogFormat((*options)->log_format); !status.ok())
+    return Fail(status);
   // Many threads with little to do: an arena for each would only hold memory.
   mallopt(M_ARENA_MAX, 2);
   anneal::SetLogTag("coordinator");

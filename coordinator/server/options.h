@@ -36,6 +36,8 @@ struct CoordinatorOptions {
   // With less than this free on the disk of the catalog or of the storage root no job is taken.
   int64_t min_free_bytes = int64_t{256} << 20;
   FleetOptions fleet;
+  // "text" or "json"; see common/base/log_format.h.
+  std::string log_format = "text";
 
   // Makes paths absolute and checks what can be checked without touching anything.
   absl::Status Complete();

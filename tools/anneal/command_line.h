@@ -54,6 +54,8 @@ void AddStartCommands(CommandLine& line);    // init, check
 void AddSubmitCommand(CommandLine& line);    // submit, retry
 // jobs, get, events, checkpoints, cancel, pause, resume, finish, delete
 void AddJobCommands(CommandLine& line);
+void AddExplainCommand(CommandLine& line);    // explain
+void AddUsageCommand(CommandLine& line);      // usage
 void AddWatchCommands(CommandLine& line);     // watch, wait, logs
 void AddArtifactCommands(CommandLine& line);  // artifacts, download
 void AddResourceCommands(CommandLine& line);  // models, files, storage, workers

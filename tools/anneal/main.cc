@@ -15,6 +15,8 @@ int main(int argc, char** argv) {
   anneal::cli::AddStartCommands(line);
   anneal::cli::AddSubmitCommand(line);
   anneal::cli::AddJobCommands(line);
+  anneal::cli::AddExplainCommand(line);
+  anneal::cli::AddUsageCommand(line);
   anneal::cli::AddWatchCommands(line);
   anneal::cli::AddArtifactCommands(line);
   anneal::cli::AddResourceCommands(line);

@@ -146,6 +146,7 @@ absl::StatusOr<std::optional<WorkerOptions>> ParseWorkerOptions(int argc, const 
                  "How long tasks may go on after SIGTERM.");
   flags.Duration("orphan-timeout", &options.orphan_timeout,
                  "How long tasks go on without a word from the coordinator.");
+  flags.Text("log-format", &options.log_format, "How log lines look: text or json.");
   ANNEAL_ASSIGN_OR_RETURN(const bool go_on, flags.Parse(argc, argv));
   if (!go_on) return std::nullopt;
   ANNEAL_RETURN_IF_ERROR(CompleteAndCheck(options));

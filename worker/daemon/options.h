@@ -44,6 +44,9 @@ struct WorkerOptions {
   bool tls = false;
   std::string tls_ca_file, tls_certificate_file, tls_key_file;
 
+  // "text" or "json"; see common/base/log_format.h. Of the keeper and the daemon.
+  std::string log_format = "text";
+
   // After a task was told to stop: so long until SIGTERM, and as long again until SIGKILL.
   absl::Duration stop_grace = absl::Seconds(5);
   // After SIGTERM tasks may go on for so long.

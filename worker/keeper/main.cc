@@ -12,6 +12,7 @@
 #include "absl/status/statusor.h"
 #include "common/base/clock.h"
 #include "common/base/log.h"
+#include "common/base/log_format.h"
 #include "common/base/service_manager.h"
 #include "worker/daemon/options.h"
 #include "worker/daemon/run_daemon.h"
@@ -60,5 +61,9 @@ int main(int argc, char** argv) {
     return anneal::kExitConfiguration;
   }
   if (!options->has_value()) return 0;
+  if (absl::Status status = anneal::SetLogFormat((*options)->log_format); !status.ok()) {
+    std::fprintf(stderr, "anneal-worker: %s\n", std::string(status.message()).c_str());
+    return anneal::kExitConfiguration;
+  }
   return is_daemon ? RunDaemonProcess(**options) : RunKeeperProcess(**options, argc, argv);
 }

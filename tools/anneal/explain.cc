@@ -1,0 +1,105 @@
+// anneal explain.
+
+#include "tools/anneal/explain.h"
+
+#include <iostream>
+#include <memory>
+
+#include "absl/strings/str_cat.h"
+#include "common/base/clock.h"
+#include "common/base/status.h"
+#include "common/spec/issues.h"
+#include "tools/anneal/command_line.h"
+#include "tools/anneal/job_name.h"
+#include "tools/anneal/result.h"
+#include "tools/anneal/text.h"
+
+namespace anneal::cli {
+namespace {
+
+using Jobs = v1::FineTuningService::StubInterface;
+
+std::string FormatState(const v1::Job& job, const std::vector<v1::JobEvent>& events,
+                        absl::Time now) {
+  std::string text = absl::StrCat("job ", IdOf(job.name()), " is ", StateName(job.state()));
+  for (auto event = events.rbegin(); event != events.rend(); ++event) {
+    if (!event->has_state_change()) continue;
+    absl::StrAppend(&text, " for ", ShortDuration(now - ToTime(event->time())));
+    break;
+  }
+  if (!job.state_message().empty()) absl::StrAppend(&text, ": ", job.state_message());
+  return absl::StrCat(text, "\n");
+}
+
+std::string FormatAttempt(const v1::JobEvent& event) {
+  const v1::AttemptEnd& end = event.attempt_end();
+  std::string text = absl::StrCat("  generation ", end.generation());
+  if (end.has_rank()) absl::StrAppend(&text, ", rank ", end.rank());
+  if (!end.worker().empty()) absl::StrAppend(&text, " on ", end.worker());
+  if (end.step() > 0) absl::StrAppend(&text, ", after step ", end.step());
+  absl::StrAppend(&text, ": ", end.cause().empty() ? event.message() : end.cause());
+  if (!end.blame().empty()) absl::StrAppend(&text, " (", end.blame(), ")");
+  return absl::StrCat(text, "\n");
+}
+
+std::string FormatCost(const v1::JobUsage& usage) {
+  if (usage.slot_seconds() <= 0) return "";
+  return absl::StrCat("it has held slots for ", ShortDuration(absl::Seconds(usage.slot_seconds())),
+                      " in all, ", ShortDuration(absl::Seconds(usage.redone_slot_seconds())),
+                      " of that for steps that were done again\n");
+}
+
+absl::StatusOr<std::vector<v1::JobEvent>> ReadEvents(Client& client, const std::string& job) {
+  std::vector<v1::JobEvent> events;
+  v1::ListJobEventsRequest request;
+  request.set_name(job);
+  request.set_page_size(1000);
+  do {
+    ANNEAL_ASSIGN_OR_RETURN(const v1::ListJobEventsResponse page,
+                            client.Call(&Jobs::ListJobEvents, request));
+    events.insert(events.end(), page.events().begin(), page.events().end());
+    request.set_after_sequence(page.next_sequence());
+  } while (request.after_sequence() != 0);
+  return events;
+}
+
+absl::StatusOr<ExitCode> Explain(CommandLine& line, const std::string& text) {
+  ANNEAL_ASSIGN_OR_RETURN(Client * client, line.client());
+  v1::GetJobRequest request;
+  ANNEAL_ASSIGN_OR_RETURN(*request.mutable_name(), ResolveJobName(*client, text));
+  ANNEAL_ASSIGN_OR_RETURN(const v1::Job job, client->Call(&Jobs::GetJob, request));
+  ANNEAL_ASSIGN_OR_RETURN(const std::vector<v1::JobEvent> events,
+                          ReadEvents(*client, request.name()));
+  std::cout << Printable(FormatExplanation(job, events, Clock::Real().TimeNow()));
+  return kOk;
+}
+
+}  // namespace
+
+std::string FormatExplanation(const v1::Job& job, const std::vector<v1::JobEvent>& events,
+                              absl::Time now) {
+  std::string attempts, warnings;
+  for (const v1::JobEvent& event : events) {
+    if (event.has_attempt_end()) {
+      absl::StrAppend(&attempts, FormatAttempt(event));
+    } else if (event.level() >= v1::JobEvent::LEVEL_WARNING && !event.has_state_change()) {
+      absl::StrAppend(&warnings, "  ",
+                      event.has_issue() ? spec::FormatIssue(event.issue()) : event.message(), "\n");
+    }
+  }
+  std::string text = FormatState(job, events, now);
+  if (job.state() == v1::JOB_STATE_FAILED) absl::StrAppend(&text, FormatFailure(job));
+  if (!attempts.empty()) absl::StrAppend(&text, "attempts that ended:\n", attempts);
+  if (!warnings.empty()) absl::StrAppend(&text, "warnings:\n", warnings);
+  return absl::StrCat(text, FormatCost(job.usage()));
+}
+
+void AddExplainCommand(CommandLine& line) {
+  auto job = std::make_shared<std::string>();
+  line.AddCommand(nullptr, "explain", "Say why a job waits or failed, and what was done again",
+                  [&line, job] { return Explain(line, *job); })
+      ->add_option("job", *job, "Job")
+      ->required();
+}
+
+}  // namespace anneal::cli

@@ -1,0 +1,84 @@
+#include "tools/anneal/explain.h"
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "tools/anneal/usage.h"
+
+namespace anneal::cli {
+namespace {
+
+using ::testing::HasSubstr;
+using ::testing::Not;
+using ::testing::SizeIs;
+
+const absl::Time kNow = absl::FromUnixSeconds(1'700'000'600);
+
+v1::JobEvent EventAt(int64_t unix_seconds) {
+  v1::JobEvent event;
+  event.set_level(v1::JobEvent::LEVEL_INFO);
+  event.mutable_time()->set_seconds(unix_seconds);
+  return event;
+}
+
+TEST(ExplainTest, SaysWhatAJobWaitsForAndSinceWhen) {
+  v1::Job job;
+  job.set_name("jobs/01hf7yat00aaaaaaaaaaaaaaaa");
+  job.set_state(v1::JOB_STATE_QUEUED);
+  job.set_state_message("needs 4 GPU slots, 2 free, worker g3 draining");
+  v1::JobEvent queued = EventAt(1'700'000'300);
+  queued.mutable_state_change()->set_to(v1::JOB_STATE_QUEUED);
+  EXPECT_EQ(FormatExplanation(job, {queued}, kNow),
+            "job 01hf7yat00aaaaaaaaaaaaaaaa is QUEUED for 5m00s: needs 4 GPU slots, 2 free, worker "
+            "g3 draining\n");
+}
+
+TEST(ExplainTest, ListsAttemptsWarningsAndWhatWasDoneAgain) {
+  v1::Job job;
+  job.set_name("jobs/01hf7yat00aaaaaaaaaaaaaaaa");
+  job.set_state(v1::JOB_STATE_RUNNING);
+  job.mutable_usage()->set_slot_seconds(600);
+  job.mutable_usage()->set_redone_slot_seconds(90);
+  v1::JobEvent ended = EventAt(1'700'000'000), warning = EventAt(1'700'000'100),
+               note = EventAt(1'700'000'200);
+  ended.mutable_attempt_end()->set_generation(1);
+  ended.mutable_attempt_end()->set_rank(3);
+  ended.mutable_attempt_end()->set_worker("g7");
+  ended.mutable_attempt_end()->set_step(120);
+  ended.mutable_attempt_end()->set_cause("killed by signal 9 (SIGKILL)");
+  ended.mutable_attempt_end()->set_blame("infrastructure");
+  warning.set_level(v1::JobEvent::LEVEL_WARNING);
+  warning.set_message("checkpoint 100-g1 is damaged");
+  note.set_message("validation loss 0.5");
+  const std::string text = FormatExplanation(job, {ended, warning, note}, kNow);
+  EXPECT_THAT(text, HasSubstr("  generation 1, rank 3 on g7, after step 120: killed by signal 9 "
+                              "(SIGKILL) (infrastructure)\n"));
+  EXPECT_THAT(text, HasSubstr("warnings:\n  checkpoint 100-g1 is damaged\n"));
+  EXPECT_THAT(text, HasSubstr("held slots for 10m00s in all, 1m30s of that for steps that were "
+                              "done again"));
+  EXPECT_THAT(text, Not(HasSubstr("validation")));
+}
+
+TEST(UsageTest, AddsUpByProjectAndUser) {
+  std::vector<v1::Job> jobs(3);
+  for (v1::Job& job : jobs) {
+    job.set_project("vision");
+    job.set_creator("ada");
+    job.mutable_usage()->set_trained_tokens(10);
+    job.mutable_usage()->set_slot_seconds(100);
+    job.mutable_usage()->set_redone_slot_seconds(25);
+  }
+  jobs[2].set_creator("=cmd|' /C calc'!A0, \"x\"");
+  const std::vector<UsageRow> rows = SumUsage(jobs);
+  ASSERT_THAT(rows, SizeIs(2));
+  EXPECT_EQ(rows[1].jobs, 2);
+  EXPECT_EQ(rows[1].trained_tokens, 20);
+  EXPECT_EQ(rows[1].useful_slot_seconds, 150);
+  EXPECT_EQ(rows[1].redone_slot_seconds, 50);
+  EXPECT_EQ(FormatUsageCsv(rows),
+            "project,user,jobs,trained_tokens,useful_slot_seconds,redone_slot_seconds\r\n"
+            "\"vision\",\"'=cmd|' /C calc'!A0, \"\"x\"\"\",1,10,75.0,25.0\r\n"
+            "\"vision\",\"ada\",2,20,150.0,50.0\r\n");
+}
+
+}  // namespace
+}  // namespace anneal::cli
