@@ -37,14 +37,14 @@ class UpTest : public ::testing::Test {
     for (pid_t pid = 0; in >> pid;) pids.push_back(pid);
     return pids;
   }
-  // Of the workers that have slots.
+  // Not those of an earlier service that may still come back.
   std::vector<std::string> ReadyWorkers() {
     const Outcome listed = Anneal({"workers", "-o", "json"}, "sub");
     EXPECT_EQ(listed.code, 0) << listed.err;
     const Json response = ParseJson(listed.out).value_or(Json());
     std::vector<std::string> names;
     for (const Json& worker : response.at("workers")) {
-      if (!worker["slots"].empty()) names.push_back(worker["name"]);
+      if (worker["state"] == "STATE_READY") names.push_back(worker["name"]);
     }
     return names;
   }
