@@ -137,6 +137,9 @@ void Task::LookAtFolder() {
         "OUT_OF_MEMORY");
   }
   internal::TaskExit exit = MakeTaskExit(*end, folder_->ReadExitRecord());
+  // One that had not got so far as to say how it ends.
+  if (stopping() && end->signal != 0 && end->signal == last_signal_ && exit.reason() == "KILLED")
+    SetCause(WithReason(absl::CancelledError("stopped by its worker"), "STOPPED"), exit);
   if (!verdict_.ok()) SetCause(verdict_, exit);
   End(std::move(exit));
 }

@@ -190,7 +190,8 @@ TEST_F(WorkerRestartTest, WithTheKeeperEverythingDiesAndTheNextWorkerTellsIt) {
 }
 
 TEST_F(WorkerRestartTest, TasksWithoutACoordinatorEndAtTheOrphanTimeout) {
-  StartWorker({{"--orphan-timeout", "300ms"}});
+  // Long enough for a coordinator that is there to be heard on a busy machine.
+  StartWorker({{"--orphan-timeout", "4s"}});
   coordinator_.Want({Want(Rank(0), "run")});
   coordinator_.AwaitTask("a running task", Rank(0), IsRunning);
   coordinator_.Stop();
