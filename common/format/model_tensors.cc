@@ -1,5 +1,6 @@
 #include "common/format/model_tensors.h"
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 
 namespace anneal {
@@ -9,8 +10,12 @@ std::string BlockPrefix(int64_t layer) { return absl::StrCat("model.layers.", la
 
 }  // namespace
 
+bool NamesModule(absl::string_view module, absl::string_view name) {
+  return module == name || absl::EndsWith(module, absl::StrCat(".", name));
+}
+
 std::vector<ExpectedTensor> EmbeddingTensors(const ModelConfig& config) {
-  return {{"model.embed_tokens.weight", {config.vocab_size, config.hidden_size}}};
+  return {{absl::StrCat(kEmbeddingModule, ".weight"), {config.vocab_size, config.hidden_size}}};
 }
 
 std::vector<NormModule> BlockNorms(const ModelConfig& config, int64_t layer) {
@@ -53,7 +58,7 @@ std::vector<ExpectedTensor> BlockTensors(const ModelConfig& config, int64_t laye
 std::vector<ExpectedTensor> HeadTensors(const ModelConfig& config) {
   std::vector<ExpectedTensor> out = {{"model.norm.weight", {config.hidden_size}}};
   if (!config.tie_word_embeddings)
-    out.push_back({"lm_head.weight", {config.vocab_size, config.hidden_size}});
+    out.push_back({absl::StrCat(kHeadModule, ".weight"), {config.vocab_size, config.hidden_size}});
   return out;
 }
 

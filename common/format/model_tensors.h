@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/strings/string_view.h"
 #include "common/format/model_config.h"
 
 namespace anneal {
@@ -26,6 +27,13 @@ struct NormModule {
   std::string name;  // "model.layers.3.input_layernorm"
   int64_t width = 0;
 };
+
+inline constexpr char kEmbeddingModule[] = "model.embed_tokens";
+inline constexpr char kHeadModule[] = "lm_head";
+
+// Whether a user's name means the module: its whole name, or its end after a dot ("up_proj",
+// "mlp.up_proj"), as in peft.
+bool NamesModule(absl::string_view module, absl::string_view name);
 
 // In canonical order: by unit (embedding, blocks, head), as they are used within a block.
 std::vector<ExpectedTensor> EmbeddingTensors(const ModelConfig& config);

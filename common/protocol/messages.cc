@@ -38,6 +38,18 @@ void Fields(V& v, T& x) {
   v("cache_dir", x.cache_dir);
 }
 template <typename V, typename T>
+  requires std::is_same_v<std::remove_const_t<T>, ModuleRank>
+void Fields(V& v, T& x) {
+  v("module", x.module);
+  v("rank", x.rank);
+}
+template <typename V, typename T>
+  requires std::is_same_v<std::remove_const_t<T>, ModuleAlpha>
+void Fields(V& v, T& x) {
+  v("module", x.module);
+  v("alpha", x.alpha);
+}
+template <typename V, typename T>
   requires std::is_same_v<std::remove_const_t<T>, LoraOptions>
 void Fields(V& v, T& x) {
   v("rank", x.rank);
@@ -45,6 +57,9 @@ void Fields(V& v, T& x) {
   v("dropout", x.dropout);
   v("target_modules", x.target_modules);
   v("use_rslora", x.use_rslora);
+  v("rank_pattern", x.rank_pattern);
+  v("alpha_pattern", x.alpha_pattern);
+  v("modules_to_save", x.modules_to_save);
 }
 template <typename V, typename T>
   requires std::is_same_v<std::remove_const_t<T>, CheckpointReference>
@@ -192,6 +207,7 @@ void Fields(V& v, T& x) {
   v("output_dir", x.output_dir);
   v("primary", x.primary);
   v("manifest_sha256", x.manifest_sha256);
+  v("merged_logit_difference", x.merged_logit_difference);
   v("first_loss", x.first_loss);
   v("last_loss", x.last_loss);
   v("train_seconds", x.train_seconds);

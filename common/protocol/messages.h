@@ -55,12 +55,27 @@ struct PrepareTask {
   std::string cache_dir;
 };
 
+// A value for the modules that a name or suffix means.
+struct ModuleRank {
+  std::string module;
+  int32_t rank = 0;
+};
+struct ModuleAlpha {
+  std::string module;
+  double alpha = 0;
+};
+
 struct LoraOptions {
   int32_t rank = 16;
   double alpha = 32;
   double dropout = 0;
   std::vector<std::string> target_modules = {"all-linear"};
   bool use_rslora = false;
+  // Instead of rank and alpha; the first that means a module counts.
+  std::vector<ModuleRank> rank_pattern;
+  std::vector<ModuleAlpha> alpha_pattern;
+  // Trained whole beside the adapter: "embed_tokens", "lm_head".
+  std::vector<std::string> modules_to_save;
 };
 
 // A committed checkpoint of a job (docs/formats/checkpoint.md).
@@ -199,6 +214,8 @@ struct ResultReport {
   std::string output_dir;
   std::string primary;  // "adapter" or "model"
   std::string manifest_sha256;
+  // Largest difference between a logit of merged/ and that of base and adapter; absent without merged/.
+  std::optional<double> merged_logit_difference;
   double first_loss = 0, last_loss = 0;
   double train_seconds = 0, evaluation_seconds = 0;
   std::optional<EvaluationReport> before, after;

@@ -22,7 +22,11 @@ TEST(MessagesTest, TasksSurviveTheRoundTrip) {
   task.checkpoint_seconds = 0.25;
   task.resume_from = {{.step = 9, .dir = "jobs/j/checkpoints/9-g2", .manifest_sha256 = "ab"},
                       {.step = 4}};
-  task.lora = LoraOptions{.rank = 4, .target_modules = {"q_proj", "v_proj"}};
+  task.lora = LoraOptions{.rank = 4,
+                          .target_modules = {"q_proj", "v_proj"},
+                          .rank_pattern = {{"v_proj", 8}},
+                          .alpha_pattern = {{"q_proj", 1.5}},
+                          .modules_to_save = {"lm_head"}};
   ANNEAL_ASSERT_OK_AND_ASSIGN(Json json, ParseJson(DumpJson(ToJson(task))));
   ANNEAL_ASSERT_OK_AND_ASSIGN(TrainTask back, TrainTaskFromJson(json));
   EXPECT_EQ(DumpJson(ToJson(back)), DumpJson(ToJson(task)));

@@ -5,11 +5,11 @@
 #include <set>
 #include <utility>
 
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
 #include "common/spec/field_rules.h"
 #include "common/spec/issues.h"
+#include "common/spec/lora_rules.h"
 #include "common/spec/message_json.h"
 #include "common/spec/references.h"
 #include "common/spec/resolve_operation.h"
@@ -29,11 +29,9 @@ constexpr int kMaxLabels = 16;
 constexpr int kMaxLabelKeyCharacters = 64;
 constexpr int kMaxLabelValueCharacters = 512;
 constexpr int kMaxDataFiles = 1000;
-constexpr int kMaxTargetModules = 1000;
 constexpr int kMaxSlots = 4096;
 constexpr int kDefaultMaxLength = 2048;
 constexpr int kMinLogicalShards = 4;
-constexpr char kAllLinear[] = "all-linear";
 
 bool IsPowerOfTwo(int64_t value) { return value > 0 && (value & (value - 1)) == 0; }
 
@@ -192,47 +190,9 @@ class Resolver {
       lora.add_target_modules(kAllLinear);
       (*out_.mutable_origins())["method.lora.target_modules"] = kOriginDefault;
     }
-    TargetModules(lora.target_modules());
-  }
-
-  void TargetModules(const google::protobuf::RepeatedPtrField<std::string>& targets) {
-    constexpr char kField[] = "method.lora.target_modules";
-    if (targets.size() > kMaxTargetModules) {
-      issues_.AddError(kTooMany, kField,
-                       absl::StrCat(targets.size(), " modules; at most ", kMaxTargetModules));
-      return;
-    }
-    std::set<std::string> suffixes;
-    if (inputs_.model != nullptr) {
-      for (const std::string& module : inputs_.model->linear_modules) {
-        suffixes.insert(module.substr(module.rfind('.') + 1));
-      }
-    }
-    for (int i = 0; i < targets.size(); ++i) {
-      const std::string path = absl::StrCat(kField, "[", i, "]");
-      if (targets[i].empty()) {
-        issues_.AddError(kMissing, path, "is empty");
-      } else if (targets[i] == kAllLinear) {
-        if (targets.size() > 1) {
-          issues_.AddError(kConflict, path, "all-linear covers every module; it stands alone",
-                           "drop the others");
-        }
-      } else if (!suffixes.empty() && !NamesModule(targets[i])) {
-        std::vector<std::string> candidates(suffixes.begin(), suffixes.end());
-        candidates.push_back(kAllLinear);
-        issues_.AddError("UNKNOWN_MODULE", path,
-                         absl::StrCat("the model has no linear layer '", targets[i], "'"),
-                         SuggestionHint(targets[i], candidates));
-      }
-    }
-  }
-
-  bool NamesModule(const std::string& target) const {
-    const std::string suffix = absl::StrCat(".", target);
-    const std::vector<std::string>& modules = inputs_.model->linear_modules;
-    return std::any_of(modules.begin(), modules.end(), [&](const std::string& module) {
-      return module == target || absl::EndsWith(module, suffix);
-    });
+    static const std::vector<std::string> kUnknown;
+    CheckLoraModules(lora, inputs_.model != nullptr ? inputs_.model->linear_modules : kUnknown,
+                     &fields_, &issues_);
   }
 
   void Resources() {
@@ -337,10 +297,11 @@ class Resolver {
     fields_.CheckEnum(training, kPath, "precision");
     if (training.precision() == v1::TrainingSpec::PRECISION_UNSPECIFIED ||
         training.precision() == v1::TrainingSpec::PRECISION_AUTO) {
+      const bool bf16 = on_gpu() || inputs_.cluster.cpu_bf16;
       fields_.Replace(
           &training, kPath, "precision",
-          int64_t{on_gpu() ? v1::TrainingSpec::PRECISION_BF16 : v1::TrainingSpec::PRECISION_FP32},
-          kOriginDefault);
+          int64_t{bf16 ? v1::TrainingSpec::PRECISION_BF16 : v1::TrainingSpec::PRECISION_FP32},
+          on_gpu() ? kOriginDefault : kOriginCluster);
     }
     TrainingLimits(training);
   }

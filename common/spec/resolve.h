@@ -49,6 +49,8 @@ struct ClusterFacts {
   // The smallest share of cores among slots of that kind. 0 = unknown.
   int32_t threads_per_gpu_slot = 0;
   int32_t threads_per_cpu_slot = 0;
+  // Every CPU slot has bf16 dot products.
+  bool cpu_bf16 = false;
 };
 
 struct ResolveInputs {

@@ -84,7 +84,7 @@ training.adam_epsilon  1e-08  (default)
 training.seed  0  (default)
 training.microbatch_tokens  512  (default)
 training.logical_shards  4  (default)
-training.precision  "PRECISION_FP32"  (default)
+training.precision  "PRECISION_FP32"  (cluster)
 training.reduction  "REDUCTION_FIXED_ORDER"  (default)
 training.sharding  "SHARDING_NONE"  (default)
 resources.slots  1  (default)
@@ -184,6 +184,39 @@ TEST(ResolveTest, TargetModulesAreSuffixesOfTheModelsLinearLayers) {
                                              "UNKNOWN_MODULE method.lora.target_modules[1]",
                                              "CONFLICT method.lora.target_modules[2]"));
   EXPECT_EQ(resolution.issues[0].hint(), "did you mean q_proj?");
+  EXPECT_THAT(resolution.issues[1].message(),
+              HasSubstr("no linear layer 'proj'; there are q_proj"));
+}
+
+TEST(ResolveTest, LoraPatternsNameAdaptedModules) {
+  const ModelFacts model = SmallModel();
+  EXPECT_TRUE(
+      Resolve(Spec("method: {lora: {rank_pattern: {up_proj: 4, mlp.up_proj: 8}, "
+                   "alpha_pattern: {q_proj: 2.5}, modules_to_save: [embed_tokens, lm_head]}}"),
+              &model)
+          .ok());
+  const Resolution resolution = Resolve(
+      Spec("method: {lora: {target_modules: [q_proj], rank_pattern: {q_proj: 0, up_proj: 4}, "
+           "alpha_pattern: {c_attn: -1}, modules_to_save: [norm, embed_tokens]}}"),
+      &model);
+  EXPECT_THAT(Codes(resolution), ElementsAre("OUT_OF_RANGE method.lora.rank_pattern.q_proj",
+                                             "CONFLICT method.lora.rank_pattern.up_proj",
+                                             "OUT_OF_RANGE method.lora.alpha_pattern.c_attn",
+                                             "UNKNOWN_MODULE method.lora.alpha_pattern.c_attn",
+                                             "UNKNOWN_MODULE method.lora.modules_to_save[0]"));
+}
+
+TEST(ResolveTest, AutomaticPrecisionIsBf16OnlyWhereTheProcessorsMultiplyIt) {
+  const auto precision = [](const ClusterFacts& cluster) {
+    ResolveInputs inputs;
+    inputs.cluster = cluster;
+    const Resolution resolution = ResolveJob(Spec(), inputs);
+    return v1::TrainingSpec::Precision_Name(resolution.job.spec().training().precision()) + " " +
+           resolution.job.origins().at("training.precision");
+  };
+  EXPECT_EQ(precision({.cpu_slots = 2}), "PRECISION_FP32 cluster");
+  EXPECT_EQ(precision({.cpu_slots = 2, .cpu_bf16 = true}), "PRECISION_BF16 cluster");
+  EXPECT_EQ(precision({.gpu_slots = 1}), "PRECISION_BF16 default");
 }
 
 TEST(ResolveTest, ShardsAreAPowerOfTwoThatSlotsDivide) {

@@ -164,6 +164,26 @@ TEST_F(ModelServiceTest, RefusesBadRequests) {
   EXPECT_THAT(List(0, "")->models(), SizeIs(0));
 }
 
+TEST_F(ModelServiceTest, RefusesByNameWhatCannotBeTrained) {
+  const auto import_with = [&](const std::string& config) {
+    WriteFile(Source() + "/config.json", config);
+    return Import(Source());
+  };
+  Json config = *ParseJson(kConfigJson);
+  const auto kBad = absl::StatusCode::kInvalidArgument;
+  config["rope_scaling"] = {{"rope_type", "yarn"}, {"factor", 4.0}};
+  EXPECT_THAT(import_with(DumpJson(config)),
+              StatusIs(kBad, HasSubstr("rope_scaling: rope_type = \"yarn\" is not supported")));
+  config["rope_scaling"] = nullptr;
+  config["num_attention_heads"] = 4;
+  EXPECT_THAT(import_with(DumpJson(config)),
+              StatusIs(kBad, AllOf(HasSubstr("k_proj.weight"), HasSubstr("[4, 8]"),
+                                   HasSubstr("config.json asks for [2, 8]"))));
+  config["model_type"] = "gpt2";
+  EXPECT_THAT(import_with(DumpJson(config)),
+              StatusIs(kBad, HasSubstr("model_type = \"gpt2\" is not supported; supported: llama")));
+}
+
 TEST_F(ModelServiceTest, LinksMayNotLeadOutside) {
   WriteFile(folder_ + "/private/tokenizer_config.json", R"({"secret": 1})");
   fs::create_symlink(folder_ + "/private/tokenizer_config.json",

@@ -123,6 +123,7 @@ spec::ClusterFacts SpecResolver::FactsOfFleet() const {
         ++facts.gpu_slots;
         facts.threads_per_gpu_slot = smaller(facts.threads_per_gpu_slot, slot.threads());
       } else {
+        facts.cpu_bf16 = slot.bf16() && (facts.cpu_slots == 0 || facts.cpu_bf16);
         ++facts.cpu_slots;
         facts.threads_per_cpu_slot = smaller(facts.threads_per_cpu_slot, slot.threads());
       }

@@ -1,5 +1,8 @@
 #include "coordinator/fleet/task_builder.h"
 
+#include <algorithm>
+#include <utility>
+
 #include "absl/strings/strip.h"
 #include "common/spec/message_json.h"
 #include "common/spec/resolve.h"
@@ -13,6 +16,17 @@ namespace {
 // "COSINE" for SCHEDULE_COSINE: the children know no protobuf.
 std::string WithoutPrefix(const std::string& name, absl::string_view prefix) {
   return std::string(absl::StripPrefix(name, prefix));
+}
+
+// In the order in which they count: where several names mean a module, the longest does.
+template <typename Entry, typename Map>
+std::vector<Entry> Pattern(const Map& pattern) {
+  std::vector<Entry> entries;
+  for (const auto& [module, value] : pattern) entries.push_back({module, value});
+  std::sort(entries.begin(), entries.end(), [](const Entry& a, const Entry& b) {
+    return std::pair(b.module.size(), a.module) < std::pair(a.module.size(), b.module);
+  });
+  return entries;
 }
 
 std::vector<protocol::InputFile> InputFiles(
@@ -81,7 +95,10 @@ protocol::TrainTask MakeTrainTask(const internal::JobRecord& record, int rank) {
         .alpha = lora.alpha(),
         .dropout = lora.dropout(),
         .target_modules = {lora.target_modules().begin(), lora.target_modules().end()},
-        .use_rslora = lora.use_rslora()};
+        .use_rslora = lora.use_rslora(),
+        .rank_pattern = Pattern<protocol::ModuleRank>(lora.rank_pattern()),
+        .alpha_pattern = Pattern<protocol::ModuleAlpha>(lora.alpha_pattern()),
+        .modules_to_save = {lora.modules_to_save().begin(), lora.modules_to_save().end()}};
   }
   task.epochs = training.epochs();
   task.max_steps = training.max_steps();

@@ -78,6 +78,8 @@ v1::JobResult ResultFrom(const protocol::ResultReport& report) {
   *result.mutable_train_time() = DurationOf(report.train_seconds);
   *result.mutable_evaluation_time() = DurationOf(report.evaluation_seconds);
   result.set_manifest_sha256(report.manifest_sha256);
+  if (report.merged_logit_difference.has_value())
+    result.set_merged_logit_difference(*report.merged_logit_difference);
   return result;
 }
 

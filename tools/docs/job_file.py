@@ -83,13 +83,14 @@ def cell(text):
     return text.replace("|", "\\|")
 
 
-def kind_of(field):
+def kind_of(field, message):
     repeated = field.label == field.LABEL_REPEATED
     if field.type == field.TYPE_MESSAGE:
         if field.type_name.endswith(".Duration"):
             return "duration"
-        if field.type_name.endswith("Entry"):
-            return "names to strings"
+        for entry in message.nested_type:
+            if field.type_name.endswith("." + entry.name):  # what a map is made of
+                return f"names to {SCALARS[entry.field[1].type]}s"
         return "section"
     if field.type == field.TYPE_ENUM:
         return "choice"
@@ -127,11 +128,11 @@ def sections(messages, enums):
             if field.type == field.TYPE_ENUM:
                 enum = enums[field.type_name]
                 said += [enum[1], choices(enum)]
-            if kind_of(field) == "section":
+            if kind_of(field, message) == "section":
                 below = f"{path}.{field.name}" if path else field.name
                 below_this.append((field.type_name, below))
                 said.append(f"See `{below}` below.")
-            text.append(f"| `{field.name}` | {kind_of(field)} | {cell(' '.join(part for part in said if part))} |")
+            text.append(f"| `{field.name}` | {kind_of(field, message)} | {cell(' '.join(part for part in said if part))} |")
         queue = below_this + queue
     return "\n".join(text) + "\n"
 

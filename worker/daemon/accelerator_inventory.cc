@@ -10,7 +10,8 @@
 #include <iterator>
 #include <limits>
 
-#include "absl/strings/match.h"
+#include "absl/algorithm/container.h"
+#include "absl/strings/ascii.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
@@ -24,14 +25,25 @@
 namespace anneal {
 namespace {
 
-std::string ProcessorName() {
-  std::ifstream file("/proc/cpuinfo");
-  for (std::string line; std::getline(file, line);) {
-    const size_t colon = line.find(": ");
-    if (absl::StartsWith(line, "model name") && colon != std::string::npos)
-      return line.substr(colon + 2);
+// The value of the first line of /proc/cpuinfo that has one of these keys; empty if there is none.
+absl::string_view ProcessorField(absl::string_view cpuinfo,
+                                 std::initializer_list<absl::string_view> keys) {
+  for (const absl::string_view line : absl::StrSplit(cpuinfo, '\n')) {
+    const std::pair<absl::string_view, absl::string_view> field =
+        absl::StrSplit(line, absl::MaxSplits(':', 1));
+    if (absl::c_linear_search(keys, absl::StripTrailingAsciiWhitespace(field.first)))
+      return absl::StripAsciiWhitespace(field.second);
   }
-  return "CPU";
+  return "";
+}
+
+// All that /proc/cpuinfo says of the first processor is wanted, however many there are.
+std::string ReadCpuInfo() {
+  std::ifstream file("/proc/cpuinfo");
+  std::string text;
+  for (std::string line; std::getline(file, line) && !line.empty();)
+    absl::StrAppend(&text, line, "\n");
+  return text;
 }
 
 // Processors that one control group allows: "max 100000" or "150000 100000" (quota and period in
@@ -85,6 +97,14 @@ std::string CpuListNear(const GpuDevice& gpu, const std::vector<int>& usable) {
 
 }  // namespace
 
+bool HasBf16DotProducts(absl::string_view cpuinfo) {
+  const std::vector<absl::string_view> features =
+      absl::StrSplit(ProcessorField(cpuinfo, {"flags", "Features"}), ' ');
+  return absl::c_any_of(features, [](absl::string_view feature) {
+    return feature == "avx512_bf16" || feature == "amx_bf16" || feature == "bf16";
+  });
+}
+
 int CountUsableProcessors(const std::string& cgroup_root, const std::string& own_cgroup_file) {
   const double limit = std::min<double>(
       UsableProcessors().size(), LowestLimit(cgroup_root, own_cgroup_file, ProcessorLimitOf));
@@ -125,12 +145,16 @@ absl::StatusOr<std::vector<v1::Slot>> FindSlots(const InventoryOptions& options)
                         << Field("processors", processors);
   }
   const int64_t memory = CountUsableMemory();
+  const std::string cpuinfo = ReadCpuInfo();
+  const absl::string_view name = ProcessorField(cpuinfo, {"model name"});
+  const bool bf16 = HasBf16DotProducts(cpuinfo);
   std::vector<v1::Slot> slots;
   for (int i = 0; i < cpu_slots; ++i) {
     v1::Slot& slot = slots.emplace_back();
     slot.set_id(absl::StrCat("cpu", i));
     slot.set_accelerator(v1::ResourceSpec::ACCELERATOR_CPU);
-    slot.set_device_name(ProcessorName());
+    slot.set_device_name(name.empty() ? "CPU" : std::string(name));
+    slot.set_bf16(bf16);
     slot.set_memory_bytes(memory / cpu_slots);
     slot.set_threads(threads);
   }
@@ -144,6 +168,7 @@ absl::StatusOr<std::vector<v1::Slot>> FindSlots(const InventoryOptions& options)
     slot.set_threads(std::max<int>(1, processors / gpus.size()));
     slot.set_device_uuid(gpu.uuid);
     slot.set_cpu_list(CpuListNear(gpu, usable));
+    slot.set_bf16(true);
   }
   return slots;
 }

@@ -7,6 +7,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "anneal/v1/cluster_service.pb.h"
 
 namespace anneal {
@@ -26,6 +27,10 @@ struct InventoryOptions {
 // (memory.max). A GPU driver that is there but broken is an error: silently
 // having no GPUs would only show as jobs that wait for ever.
 absl::StatusOr<std::vector<v1::Slot>> FindSlots(const InventoryOptions& options);
+
+// Whether a processor with these features (the "flags" of x86 or "Features" of Arm in
+// /proc/cpuinfo) has bf16 dot products.
+bool HasBf16DotProducts(absl::string_view cpuinfo);
 
 // Processors that this process may use: those of its affinity mask, less what the limits of its
 // control groups (cgroup v2, cpu.max) leave; at least 1. The paths are for tests.

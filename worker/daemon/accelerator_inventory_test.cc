@@ -44,6 +44,7 @@ TEST(AcceleratorInventoryTest, GpusAreSlotsByUuid) {
   EXPECT_EQ(slots[1].device_uuid(), "GPU-00000001");
   EXPECT_EQ(slots[1].accelerator(), v1::ResourceSpec::ACCELERATOR_GPU);
   EXPECT_EQ(slots[1].device_name(), "NVIDIA H100 80GB HBM3");
+  EXPECT_TRUE(slots[1].bf16());
   EXPECT_EQ(slots[1].memory_bytes(), int64_t{80} << 30);
   EXPECT_EQ(slots[0].cpu_list(), std::to_string(UsableProcessors().front()));
   EXPECT_EQ(slots[1].cpu_list(), "");
@@ -69,6 +70,14 @@ TEST(AcceleratorInventoryTest, SeveralGpusNeedSharedMemory) {
   EXPECT_TRUE(CheckSharedMemory(1, "/proc").ok());
   EXPECT_THAT(CheckSharedMemory(2, "/proc"),  // has no size
               StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("/proc has 0 MiB")));
+}
+
+TEST(AcceleratorInventoryTest, Bf16IsAFeatureOfTheProcessor) {
+  EXPECT_TRUE(HasBf16DotProducts("model name\t: X\nflags\t\t: fpu avx512_bf16 sse\n"));
+  EXPECT_TRUE(HasBf16DotProducts("flags\t\t: fpu amx_bf16\n"));
+  EXPECT_TRUE(HasBf16DotProducts("processor\t: 0\nFeatures\t: fp asimd bf16 i8mm\n"));
+  EXPECT_FALSE(HasBf16DotProducts("model name\t: bf16\nflags\t\t: fpu avx2 avx512f avx512_vnni\n"));
+  EXPECT_FALSE(HasBf16DotProducts(""));
 }
 
 TEST(AcceleratorInventoryTest, TheLowestLimitOfAllControlGroupsCounts) {
