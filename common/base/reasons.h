@@ -13,4 +13,7 @@ inline constexpr absl::string_view kPaused = "PAUSED";
 // It did not fit: refused by an allocator, ended by the kernel, or stopped at its slot's share.
 inline constexpr absl::string_view kOutOfMemory = "OUT_OF_MEMORY";
 
+// The model directory is not what it was when the job was created.
+inline constexpr absl::string_view kModelChanged = "MODEL_CHANGED";
+
 }  // namespace anneal

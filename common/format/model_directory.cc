@@ -12,6 +12,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/time/time.h"
+#include "common/base/reasons.h"
 #include "common/base/sha256.h"
 #include "common/base/status.h"
 #include "common/format/json.h"
@@ -215,6 +216,21 @@ absl::StatusOr<std::string> ModelContentHash(const ModelDirectory& model, FileHa
     hash.Update(absl::StrCat(digest, "  ", file.name, "\n"));
   }
   return hash.HexDigest();
+}
+
+absl::Status CheckModelUnchanged(const std::string& path, absl::string_view content_hash) {
+  const auto changed = [&](absl::string_view how) {
+    return WithReason(
+        absl::FailedPreconditionError(absl::StrCat(
+            "the model directory ", path, " has changed since the job was created: ", how)),
+        kModelChanged);
+  };
+  const absl::StatusOr<ModelDirectory> model = ReadModelDirectory(path);
+  if (!model.ok()) return changed(model.status().message());
+  FileHashCache cache(Clock::Real());
+  ANNEAL_ASSIGN_OR_RETURN(const std::string hash, ModelContentHash(*model, cache));
+  if (hash == content_hash) return absl::OkStatus();
+  return changed(absl::StrCat("its content hash was ", content_hash, " and is ", hash));
 }
 
 }  // namespace anneal

@@ -11,6 +11,7 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "absl/synchronization/mutex.h"
 #include "common/base/clock.h"
 #include "common/format/model_config.h"
@@ -58,5 +59,9 @@ class FileHashCache {
 // The model's identity (docs/formats/model_hash.md): what `sha256sum` prints for its files in byte
 // order of their names, hashed again. Reads every byte that `cache` does not know.
 absl::StatusOr<std::string> ModelContentHash(const ModelDirectory& model, FileHashCache& cache);
+
+// Whether the directory still is the model with that content hash. FAILED_PRECONDITION with reason
+// MODEL_CHANGED if it holds another one, or none. Reads every byte.
+absl::Status CheckModelUnchanged(const std::string& path, absl::string_view content_hash);
 
 }  // namespace anneal

@@ -113,6 +113,19 @@ TEST_F(ModelDirectoryTest, TheHashFollowsTheContentAndNothingElse) {
   EXPECT_NE(hash(), second);
 }
 
+TEST_F(ModelDirectoryTest, AChangedDirectoryIsSaidToHaveChanged) {
+  const std::string hash = *ModelContentHash(*ReadModelDirectory(folder_), cache_);
+  ANNEAL_EXPECT_OK(CheckModelUnchanged(folder_, hash));
+  Write("tokenizer.json", "[]");
+  const absl::Status changed = CheckModelUnchanged(folder_, hash);
+  EXPECT_THAT(changed, StatusIs(absl::StatusCode::kFailedPrecondition,
+                                HasSubstr("has changed since the job was created: its content")));
+  EXPECT_EQ(ReasonOf(changed), "MODEL_CHANGED");
+  std::filesystem::remove(Path("tokenizer.json"));
+  EXPECT_THAT(CheckModelUnchanged(folder_, hash),
+              StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("lacks tokenizer.json")));
+}
+
 TEST_F(ModelDirectoryTest, ReadsShardsAndLinksAsHubDownloadsHaveThem) {
   std::filesystem::remove(Path("model.safetensors"));
   const ModelConfig config = *ParseModelConfig(*ParseJson(kConfigJson));

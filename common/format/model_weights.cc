@@ -1,5 +1,8 @@
 #include "common/format/model_weights.h"
 
+#include <algorithm>
+#include <array>
+#include <cstring>
 #include <filesystem>
 #include <set>
 
@@ -37,6 +40,22 @@ absl::StatusOr<std::map<std::string, std::string>> ReadIndex(const std::string& 
     out[tensor] = name;
   }
   return out;
+}
+
+// Whether an element's exponent is all ones, as that of infinities and NaNs only.
+template <typename Bits>
+bool HoldsExponent(absl::Span<const std::byte> bytes, Bits exponent) {
+  std::array<Bits, 4096 / sizeof(Bits)> block;
+  while (!bytes.empty()) {
+    // A copy: the file promises no alignment.
+    const size_t count = std::min(block.size(), bytes.size() / sizeof(Bits));
+    std::memcpy(block.data(), bytes.data(), count * sizeof(Bits));
+    bool found = false;
+    for (size_t i = 0; i < count; ++i) found |= (block[i] & exponent) == exponent;
+    if (found) return true;
+    bytes.remove_prefix(count * sizeof(Bits));
+  }
+  return false;
 }
 
 }  // namespace
@@ -126,6 +145,22 @@ absl::Status ModelWeights::CheckAgainst(const ModelConfig& config) const {
                                                      " model with this config.json"));
     }
   }
+  return absl::OkStatus();
+}
+
+absl::Status ModelWeights::CheckFinite(const std::string& name, const Entry& entry) {
+  const TensorView& view = *entry.view;
+  const bool bad = view.dtype == DType::kF32    ? HoldsExponent<uint32_t>(view.bytes, 0x7f800000)
+                   : view.dtype == DType::kF16  ? HoldsExponent<uint16_t>(view.bytes, 0x7c00)
+                   : view.dtype == DType::kBf16 ? HoldsExponent<uint16_t>(view.bytes, 0x7f80)
+                                                : false;
+  if (!bad) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat(entry.file->path(), ": tensor \"", name, "\" holds NaN or infinity"));
+}
+
+absl::Status ModelWeights::CheckFinite() const {
+  for (const auto& [name, entry] : tensors_) ANNEAL_RETURN_IF_ERROR(CheckFinite(name, entry));
   return absl::OkStatus();
 }
 

@@ -36,6 +36,10 @@ class ModelWeights {
   // checkpoints carry. Errors name file, tensor and both shapes.
   absl::Status CheckAgainst(const ModelConfig& config) const;
 
+  // INVALID_ARGUMENT names the file and the tensor if one holds NaN or infinity. Reads every byte.
+  absl::Status CheckFinite() const;
+  static absl::Status CheckFinite(const std::string& name, const Entry& entry);
+
  private:
   ModelWeights() = default;
   absl::Status AddFile(const std::string& path);

@@ -122,5 +122,35 @@ TEST_F(ModelWeightsTest, ComparesWithTheConfig) {
                        HasSubstr("lack tensor \"model.norm.weight\" of shape [2]")));
 }
 
+TEST_F(ModelWeightsTest, NamesTheTensorThatHoldsNanOrInfinity) {
+  const auto check = [&](DType dtype, const std::vector<std::byte>& element) {
+    ANNEAL_ASSIGN_OR_RETURN(
+        const auto writer,
+        SafetensorsWriter::Create(dir_ + "/model.safetensors",
+                                  {{"good", DType::kF32, {1}}, {"x", dtype, {3000}}}, {}));
+    ANNEAL_RETURN_IF_ERROR(writer->Append<float>("good", std::vector<float>{1e38f}));
+    std::vector<std::byte> bytes(3000 * element.size());
+    std::copy(element.begin(), element.end(), bytes.end() - static_cast<int64_t>(element.size()));
+    ANNEAL_RETURN_IF_ERROR(writer->Append("x", bytes));
+    ANNEAL_RETURN_IF_ERROR(writer->Finish());
+    ANNEAL_ASSIGN_OR_RETURN(const auto weights, ModelWeights::Open(dir_));
+    return weights->CheckFinite();
+  };
+  const auto bytes = [](uint64_t bits, size_t count) {
+    std::vector<std::byte> out;
+    for (size_t i = 0; i < count; ++i) out.push_back(static_cast<std::byte>(bits >> (8 * i)));
+    return out;
+  };
+  const auto refused = StatusIs(absl::StatusCode::kInvalidArgument,
+                                HasSubstr("model.safetensors: tensor \"x\" holds NaN or infinity"));
+  EXPECT_THAT(check(DType::kF32, bytes(0x7fc00000, 4)), refused);
+  EXPECT_THAT(check(DType::kF32, bytes(0xff800000, 4)), refused);  // -infinity
+  EXPECT_THAT(check(DType::kF32, bytes(0x7f7fffff, 4)), IsOk());   // the largest float
+  EXPECT_THAT(check(DType::kF16, bytes(0x7c00, 2)), refused);
+  EXPECT_THAT(check(DType::kF16, bytes(0x7bff, 2)), IsOk());
+  EXPECT_THAT(check(DType::kBf16, bytes(0xffc0, 2)), refused);
+  EXPECT_THAT(check(DType::kBf16, bytes(0x7f7f, 2)), IsOk());
+}
+
 }  // namespace
 }  // namespace anneal

@@ -11,6 +11,8 @@
 #include "common/base/log.h"
 #include "common/base/sha256.h"
 #include "common/base/status.h"
+#include "common/format/model_directory.h"
+#include "common/format/model_weights.h"
 #include "common/format/prepared_dataset.h"
 #include "common/text/text_model.h"
 #include "worker/prepare/batch_pipeline.h"
@@ -63,6 +65,9 @@ class Preparation {
 
  private:
   absl::Status ReadTask();
+  // Before accelerators are taken: the model that the job was created for, with weights that can
+  // be trained.
+  absl::Status CheckModel();
   // First reading: hashes, numbers of rows, held-out rows, content key.
   absl::Status Survey();
   absl::Status SurveyFile(size_t file, std::vector<uint64_t>& keys);
@@ -120,6 +125,7 @@ absl::Status Preparation::ReadTask() {
         absl::StrCat("validation_fraction is ", task_.validation_fraction, ", not in [0, 1)"));
   }
   if (task_.train_files.empty()) return absl::InvalidArgumentError("no training files");
+  if (!task_.model_content_hash.empty()) ANNEAL_RETURN_IF_ERROR(CheckModel());
   hooks_.on_phase("loading the tokenizer");
   ANNEAL_ASSIGN_OR_RETURN(
       model_,
@@ -128,6 +134,14 @@ absl::Status Preparation::ReadTask() {
   files_ = task_.train_files;
   files_.insert(files_.end(), task_.validation_files.begin(), task_.validation_files.end());
   return absl::OkStatus();
+}
+
+absl::Status Preparation::CheckModel() {
+  hooks_.on_phase("checking the model");
+  ANNEAL_RETURN_IF_ERROR(CheckModelUnchanged(task_.model_dir, task_.model_content_hash));
+  ANNEAL_ASSIGN_OR_RETURN(const std::unique_ptr<ModelWeights> weights,
+                          ModelWeights::Open(task_.model_dir));
+  return weights->CheckFinite();
 }
 
 absl::Status Preparation::SurveyFile(size_t file, std::vector<uint64_t>& keys) {
