@@ -89,6 +89,10 @@ class Programs:
             "source_rows": list(range(len(rows))), "out": str(out), **request}))
         return {name: torch.from_numpy(value) for name, value in load_file(out).items()}
 
+    def generate(self, model, prompt, max_tokens):
+        """What our model says after `prompt`, without a chat template."""
+        return run("anneal-trainer", "generate", "--raw", "--model", model, "--prompt", prompt, "--max-tokens", max_tokens)
+
     def prepare(self, model, data):
         """The prepared data set of `data` as (path, list of (token ids, loss weights))."""
         out = self.folder / "prepared"

@@ -60,7 +60,7 @@ absl::StatusOr<Values> BindValues(Decoder& decoder, const std::string& adapter,
                                   at::ScalarType type) {
   Values values;
   if (!adapter.empty()) {
-    ANNEAL_ASSIGN_OR_RETURN(values, ReadAdapterValues(adapter, decoder.units()));
+    ANNEAL_ASSIGN_OR_RETURN(values, ReadAdapterValues(adapter, decoder));
   }
   for (size_t u = 0; u < decoder.units().size(); ++u) {
     if (adapter.empty()) {

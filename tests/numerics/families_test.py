@@ -107,3 +107,57 @@ def test_both_spellings_of_a_config_mean_the_same(tmp_path, programs, case):
         assert torch.equal(ours, before)
         expected = theirs(input_ids=torch.tensor([row])).logits[0].detach()
         assert (ours - expected).abs().max() < 1e-4 * expected.abs().max()
+
+
+@pytest.mark.parametrize("case", ["llama-llama3-rope", "mistral-window", "qwen2-windows", "qwen3-biases-windows"])
+def test_generate_says_what_transformers_says(tmp_path, programs, case):
+    family, settings = CASES[case]
+    model = tiny_model.make_model(tmp_path / "model", family, **settings)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "model")
+    ids = tokenizer("the cat sat on the mat", add_special_tokens=False)["input_ids"]
+    prompt = len(ids)
+    while len(ids) < prompt + 20 and ids[-1] != model.config.eos_token_id:
+        with torch.no_grad():
+            ids.append(model(input_ids=torch.tensor([ids])).logits[0, -1].argmax().item())
+    expected = tokenizer.decode(ids[prompt:], skip_special_tokens=True)
+    assert programs.generate(tmp_path / "model", "the cat sat on the mat", max_tokens=20) == expected + "\n"
+
+
+@pytest.mark.parametrize("lora", [True, False])
+@pytest.mark.parametrize("case", ["llama-biases", "mistral-window", "qwen2-windows", "qwen3-biases-windows"])
+def test_runs_replay(tmp_path, programs, case, lora):
+    family, settings = CASES[case]
+    tiny_model.make_model(tmp_path / "model", family, **settings)
+    tiny_model.write_chat_rows(tmp_path / "train.jsonl", 32)
+    data, _ = programs.prepare(tmp_path / "model", tmp_path / "train.jsonl")
+    method = dict(lora={"rank": 4, "alpha": 8}, learning_rate=5e-3) if lora else dict(learning_rate=1e-3)
+    out, _ = programs.train(tmp_path / "model", data, seed=11, epochs=2, batch_size=16, weight_decay=0.1, **method)
+    done, summary = programs.replay(out, "--data", data)
+    assert done.returncode == 0 and summary["agrees"], done.stdout + done.stderr
+
+
+# bfloat16 keeps eight bits of each product; over a few layers their errors mostly cancel. The bounds are about three times
+# what is seen.
+BF16_TOLERANCES = {"losses": 0.03, "gradient": 0.1}
+
+
+@pytest.mark.parametrize("lora", [True, False])
+@pytest.mark.parametrize("case", ["llama-biases", "mistral-window", "qwen2", "qwen3"])
+def test_bf16_stays_near_float32(tmp_path, programs, case, lora):
+    family, settings = CASES[case]
+    model = tiny_model.make_model(tmp_path / "model", family, **settings)
+    if lora:
+        model = peft.get_peft_model(model, peft.LoraConfig(
+            r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM", init_lora_weights=False))
+        model.save_pretrained(tmp_path / "adapter")
+    rows, supervised = random_rows(model.config.vocab_size)
+    theirs = reference.compute(model, rows, supervised)
+    ours = programs.probe(tmp_path / "model", rows, supervised, "bfloat16", adapter=tmp_path / "adapter" if lora else "")
+    worst = 0
+    for name, expected in theirs.items():
+        if name == "logits":
+            continue
+        error = (ours[name] - expected).norm().item() / expected.norm().item()
+        assert error < BF16_TOLERANCES[name.split("/")[0]], (name, error)
+        worst = max(worst, error)
+    assert worst > 1e-4  # it was bfloat16

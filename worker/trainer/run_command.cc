@@ -18,6 +18,7 @@
 #include "common/base/reasons.h"
 #include "common/base/status.h"
 #include "common/format/json.h"
+#include "common/format/model_directory.h"
 #include "common/protocol/child_channel.h"
 #include "common/protocol/messages.h"
 #include "common/storage/file_system.h"
@@ -204,25 +205,30 @@ absl::Status JoinRanks(const protocol::TrainTask& task, Host& host, Accelerator&
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::unique_ptr<Decoder>> LoadModel(const protocol::TrainTask& task, Accelerator& accelerator) {
-  return Decoder::Load(task.model_dir,
-                       {.device = accelerator.device(),
-                        .compute_type = task.precision == "BF16" ? at::kBFloat16 : at::kFloat,
-                        .lora = task.lora},
-                       accelerator.kernels());
+DecoderOptions OptionsOf(const protocol::TrainTask& task, const Accelerator& accelerator) {
+  return {.device = accelerator.device(), .compute_type = task.precision == "BF16" ? at::kBFloat16 : at::kFloat};
 }
 
-absl::StatusOr<std::string> ExportValues(const protocol::TrainTask& task, Accelerator& accelerator, Decoder& decoder,
+absl::StatusOr<std::unique_ptr<Decoder>> LoadModel(const protocol::TrainTask& task, Accelerator& accelerator) {
+  // One rank looks for all: they see the same directory.
+  if (task.rank == 0 && !task.model_content_hash.empty()) {
+    ANNEAL_RETURN_IF_ERROR(CheckModelUnchanged(task.model_dir, task.model_content_hash));
+  }
+  DecoderOptions options = OptionsOf(task, accelerator);
+  options.lora = task.lora;
+  return Decoder::Load(task.model_dir, options, accelerator.kernels());
+}
+
+absl::StatusOr<Exported> ExportValues(const protocol::TrainTask& task, Accelerator& accelerator, Decoder& decoder,
                                          const FlatBuffers& values, const std::string& output_dir) {
   UnitValues by_unit;
   for (int unit = 0; unit < values.units(); ++unit) {
     by_unit.emplace_back(values.views(unit).begin(), values.views(unit).end());
   }
   const auto load_plain = [&](const std::string& model_dir) {
-    protocol::TrainTask plain = task;
-    plain.model_dir = model_dir;
-    plain.lora.reset();
-    return LoadModel(plain, accelerator);
+    DecoderOptions options = OptionsOf(task, accelerator);
+    options.frozen = true;
+    return Decoder::Load(model_dir, options, accelerator.kernels());
   };
   return ExportTrained(task, decoder, by_unit, load_plain, output_dir);
 }

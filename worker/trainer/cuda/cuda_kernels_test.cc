@@ -225,6 +225,13 @@ TEST_P(CudaKernelsTest, Attention) {
   }
 }
 
+TEST_P(CudaKernelsTest, SumRowsMatchesTheCpus) {
+  const at::Tensor x = Random({333, 7, 50});
+  const at::Tensor sum = Cuda().SumRows(OnDevice(x));
+  EXPECT_TRUE(sum.equal(Cuda().SumRows(OnDevice(x))));
+  ExpectClose(sum, cpu_->SumRows(x), "sum");
+}
+
 INSTANTIATE_TEST_SUITE_P(Types, CudaKernelsTest,
                          ::testing::Values(at::kDouble, at::kFloat, at::kBFloat16),
                          [](const auto& info) { return std::string(c10::toString(info.param)); });

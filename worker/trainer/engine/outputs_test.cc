@@ -80,7 +80,7 @@ TEST(RunRecordTest, WritesStepsWithTheEvaluationsThatFollowThem) {
   EXPECT_EQ(result.evaluation_seconds, 3);
   EXPECT_EQ(result.before->loss, 3);
   EXPECT_EQ(result.after->choice_accuracy, 0.75);
-  EXPECT_THAT(record.ReportJson(), HasSubstr(R"("steps":2,"epochs":1.0,"tokens":150,"supervised_tokens":15)"));
+  EXPECT_THAT(record.ReportJson(record.Result()), HasSubstr(R"("steps":2,"epochs":1.0,"tokens":150,"supervised_tokens":15)"));
 }
 
 }  // namespace

@@ -94,8 +94,7 @@ protocol::ResultReport RunRecord::Result() const {
   return result;
 }
 
-std::string RunRecord::ReportJson() const {
-  const protocol::ResultReport result = Result();
+std::string RunRecord::ReportJson(const protocol::ResultReport& result) const {
   int64_t tokens = 0, supervised_tokens = 0;
   for (const protocol::StepReport& step : steps_) {
     tokens += step.tokens;
@@ -113,6 +112,7 @@ std::string RunRecord::ReportJson() const {
   json["evaluation_seconds"] = result.evaluation_seconds;
   json["before"] = result.before.has_value() ? ToJson(*result.before) : Json();
   json["after"] = result.after.has_value() ? ToJson(*result.after) : Json();
+  if (result.merged_logit_difference) json["merged_logit_difference"] = *result.merged_logit_difference;
   return DumpJson(json) + "\n";
 }
 

@@ -27,7 +27,7 @@ class RunRecord {
   std::string MetricsCsv() const;
   // The totals of the run: everything but the place and the hash of the outputs is filled.
   protocol::ResultReport Result() const;
-  std::string ReportJson() const;
+  std::string ReportJson(const protocol::ResultReport& result) const;
 
  private:
   std::vector<protocol::StepReport> steps_;

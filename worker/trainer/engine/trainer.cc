@@ -307,9 +307,11 @@ absl::Status Trainer::PublishOutputs() {
   EnterPhase("export");
   const std::string& dir = outputs_->path();
   protocol::ResultReport result = record_.Result();
-  ANNEAL_ASSIGN_OR_RETURN(result.primary, around_.export_values(task_, around_.accelerator, *decoder_, *values_, dir));
+  ANNEAL_ASSIGN_OR_RETURN(const Exported exported, around_.export_values(task_, around_.accelerator, *decoder_, *values_, dir));
+  result.primary = exported.primary;
+  result.merged_logit_difference = exported.merged_logit_difference;
   ANNEAL_RETURN_IF_ERROR(WriteFileAtomically(dir + "/metrics.csv", record_.MetricsCsv()));
-  ANNEAL_RETURN_IF_ERROR(WriteFileAtomically(dir + "/report.json", record_.ReportJson()));
+  ANNEAL_RETURN_IF_ERROR(WriteFileAtomically(dir + "/report.json", record_.ReportJson(result)));
   ANNEAL_RETURN_IF_ERROR(WriteFileAtomically(dir + "/resolved_job.json", task_.resolved_job_json));
   if (!task_.data_report.empty()) {
     ANNEAL_ASSIGN_OR_RETURN(const std::string data_report, ReadSmallFile(task_.data_report));

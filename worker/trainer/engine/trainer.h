@@ -26,13 +26,14 @@
 #include "worker/trainer/engine/train_step.h"
 #include "worker/trainer/engine/trainer_host.h"
 #include "worker/trainer/engine/whereabouts.h"
+#include "worker/trainer/export/exporter.h"
 #include "worker/trainer/model/decoder.h"
 
 namespace anneal::trainer {
 
 using LoadDecoder = std::function<absl::StatusOr<std::unique_ptr<Decoder>>(const protocol::TrainTask&, Accelerator&)>;
-// Writes the trained values below `output_dir` in Hugging Face form; returns "adapter" or "model", the folder to use.
-using ExportValues = std::function<absl::StatusOr<std::string>(
+// Writes the trained values below `output_dir` in Hugging Face form.
+using ExportValues = std::function<absl::StatusOr<Exported>(
     const protocol::TrainTask&, Accelerator&, Decoder&, const FlatBuffers&, const std::string& output_dir)>;
 
 enum class RunEnd {

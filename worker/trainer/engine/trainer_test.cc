@@ -71,7 +71,7 @@ class FakeHost : public TrainerHost {
   const size_t stop_after_;
 };
 
-absl::StatusOr<std::string> ExportBytes(const protocol::TrainTask&, Accelerator&, Decoder&, const FlatBuffers& values,
+absl::StatusOr<Exported> ExportBytes(const protocol::TrainTask&, Accelerator&, Decoder&, const FlatBuffers& values,
                                         const std::string& output_dir) {
   fs::create_directory(output_dir + "/model");
   std::ofstream file(output_dir + "/model/values", std::ios::binary);
@@ -80,7 +80,7 @@ absl::StatusOr<std::string> ExportBytes(const protocol::TrainTask&, Accelerator&
       file.write(reinterpret_cast<const char*>(view.const_data_ptr()), static_cast<std::streamsize>(view.nbytes()));
     }
   }
-  return "model";
+  return Exported{.primary = "model"};
 }
 
 // What happens to a run.

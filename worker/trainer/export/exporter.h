@@ -8,6 +8,7 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "absl/status/statusor.h"
@@ -21,12 +22,18 @@ namespace anneal::trainer {
 using LoadPlainDecoder =
     std::function<absl::StatusOr<std::unique_ptr<Decoder>>(const std::string& model_dir)>;
 
+struct Exported {
+  std::string primary;  // "adapter" or "model": the folder to use
+  // Between the merged model and base and adapter, over the probe batch; absent without merged/.
+  std::optional<double> merged_logit_difference;
+};
+
 // Rank 0 only. `values` are what `decoder` is bound to. Writes below `output_dir`, which exists and
 // is published by the caller. Everything is read back and compared byte for byte; then the exported
-// files are loaded and their logits on a probe batch compared with the training decoder's. Returns
-// "adapter" or "model", the folder to use. DATA_LOSS if a check fails.
-absl::StatusOr<std::string> ExportTrained(const protocol::TrainTask& task, Decoder& decoder,
-                                          const UnitValues& values, const LoadPlainDecoder& load,
-                                          const std::string& output_dir);
+// files are loaded and their logits on a probe batch compared with the training decoder's.
+// DATA_LOSS if a check fails.
+absl::StatusOr<Exported> ExportTrained(const protocol::TrainTask& task, Decoder& decoder,
+                                       const UnitValues& values, const LoadPlainDecoder& load,
+                                       const std::string& output_dir);
 
 }  // namespace anneal::trainer

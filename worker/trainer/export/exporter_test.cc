@@ -66,7 +66,7 @@ class ExporterTest : public ::testing::Test {
     }
     return *std::move(decoder);
   }
-  absl::StatusOr<std::string> Export(Decoder& decoder, const UnitValues& values) {
+  absl::StatusOr<Exported> Export(Decoder& decoder, const UnitValues& values) {
     return ExportTrained(
         task_, decoder, values, [&](const std::string& dir) { return LoadPlain(dir); }, out_);
   }
@@ -88,8 +88,8 @@ TEST_F(ExporterTest, AnAdapterHasPeftsNamesAndReadsBack) {
   UnitValues values;
   const std::unique_ptr<Decoder> decoder = Train(values);
   const at::Tensor logits = decoder->Logits(TinyBatch(model_.config));
-  ANNEAL_ASSERT_OK_AND_ASSIGN(const std::string primary, Export(*decoder, values));
-  EXPECT_EQ(primary, "adapter");
+  ANNEAL_ASSERT_OK_AND_ASSIGN(const Exported exported, Export(*decoder, values));
+  EXPECT_EQ(exported.primary, "adapter");
   EXPECT_FALSE(std::filesystem::exists(out_ + "/merged"));
   EXPECT_TRUE(decoder->Logits(TinyBatch(model_.config)).equal(logits));
 
@@ -139,8 +139,8 @@ TEST_F(ExporterTest, AFullModelIsADirectoryOfItsOwn) {
   std::ofstream(base_ + "/generation_config.json") << R"({"bos_token_id":1,"eos_token_id":[7,2]})";
   UnitValues values;
   const std::unique_ptr<Decoder> decoder = Train(values);
-  ANNEAL_ASSERT_OK_AND_ASSIGN(const std::string primary, Export(*decoder, values));
-  EXPECT_EQ(primary, "model");
+  ANNEAL_ASSERT_OK_AND_ASSIGN(const Exported exported, Export(*decoder, values));
+  EXPECT_EQ(exported.primary, "model");
   ANNEAL_ASSERT_OK_AND_ASSIGN(const auto stored, LoadPlain(out_ + "/model"));
   EXPECT_TRUE(
       stored->Logits(TinyBatch(model_.config)).equal(decoder->Logits(TinyBatch(model_.config))));
@@ -217,8 +217,11 @@ TEST_F(ExporterTest, ForeignAdaptersAreReadOrRefusedByField) {
   refused("peft_type", "IA3", "peft_type is not \"LORA\"");
   refused("use_dora", true, "use_dora = true is not supported");
   refused("bias", "all", "bias = \"all\" is not supported");
-  refused("modules_to_save", {"lm_head"}, "modules_to_save");
-  refused("rank_pattern", {{"q_proj", 2}}, "rank_pattern");
+  refused("exclude_modules", {"q_proj"}, "exclude_modules = [\"q_proj\"] is not supported");
+  refused("modules_to_save", {7}, "modules_to_save is not a list of names");
+  refused("rank_pattern", {{"[qk]_proj", 2}},
+          "rank_pattern: \"[qk]_proj\": 2 is not a module's name");
+  refused("alpha_pattern", {{"q_proj", 0}}, "alpha_pattern: \"q_proj\": 0");
   refused("r", 0, "r is no rank");
   refused("r", "four", "r is no rank");
   refused("lora_alpha", nullptr, "lora_alpha is not a number");
@@ -227,14 +230,13 @@ TEST_F(ExporterTest, ForeignAdaptersAreReadOrRefusedByField) {
   ANNEAL_ASSERT_OK_AND_ASSIGN(
       const auto other,
       Decoder::Load(base_, {.lora = protocol::LoraOptions{.rank = 2}}, *kernels_));
-  EXPECT_THAT(ReadAdapterValues(dir, other->units()),
+  EXPECT_THAT(ReadAdapterValues(dir, *other),
               StatusIs(absl::StatusCode::kInvalidArgument,
                        HasSubstr("has shape [4, 32] where the model asks for [2, 32]")));
   const auto fewer = Decoder::Load(
       base_, {.lora = protocol::LoraOptions{.rank = 4, .target_modules = {"q_proj"}}}, *kernels_);
-  EXPECT_THAT(
-      ReadAdapterValues(dir, (*fewer)->units()),
-      StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("belongs to no adapted module")));
+  EXPECT_THAT(ReadAdapterValues(dir, **fewer), StatusIs(absl::StatusCode::kInvalidArgument,
+                                                        HasSubstr("belongs to no adapted module")));
 }
 
 }  // namespace

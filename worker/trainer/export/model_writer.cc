@@ -96,15 +96,17 @@ absl::Status WriteWeights(const ModelConfig& config, const WeightSource& weights
     const std::string file = shards.size() == 1 ? "model.safetensors"
                                                 : absl::StrFormat("model-%05d-of-%05d.safetensors",
                                                                   i + 1, shards.size());
-    std::vector<NamedTensor> tensors;
+    std::vector<TensorSpec> specs;
     for (const ExpectedTensor& tensor : shards[i]) {
-      ANNEAL_ASSIGN_OR_RETURN(const at::Tensor value, weights(tensor.name));
-      ANNEAL_CHECK(value.sizes() == at::IntArrayRef(tensor.shape));
-      tensors.push_back({tensor.name, value.to(at::kCPU, options.dtype).contiguous()});
-      total += static_cast<int64_t>(tensors.back().value.nbytes());
+      specs.push_back({tensor.name, StoredType(options.dtype), tensor.shape});
+      total += StoredBytes(tensor, options.dtype);
       index["weight_map"][tensor.name] = file;
     }
-    ANNEAL_RETURN_IF_ERROR(WriteTensorFile(absl::StrCat(out_dir, "/", file), tensors));
+    const auto stored = [&](const std::string& name) -> absl::StatusOr<at::Tensor> {
+      ANNEAL_ASSIGN_OR_RETURN(const at::Tensor value, weights(name));
+      return value.to(at::kCPU, options.dtype).contiguous();
+    };
+    ANNEAL_RETURN_IF_ERROR(WriteTensorFile(absl::StrCat(out_dir, "/", file), specs, stored));
   }
   if (shards.size() == 1) return absl::OkStatus();
   index["metadata"]["total_size"] = total;

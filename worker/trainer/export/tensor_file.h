@@ -3,6 +3,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -22,7 +23,14 @@ struct NamedTensor {
   at::Tensor value;  // contiguous, on the CPU, fp32 or bfloat16
 };
 
+// The value of a tensor by its name: contiguous, on the CPU, of the type and shape that were
+// announced.
+using TensorSource = std::function<absl::StatusOr<at::Tensor>(const std::string& name)>;
+
 // Writes the tensors in their order, durably, and reads them back: DATA_LOSS if a byte differs.
+// Each is asked for once, so that only one need be in memory.
+absl::Status WriteTensorFile(const std::string& path, const std::vector<TensorSpec>& specs,
+                             const TensorSource& source);
 absl::Status WriteTensorFile(const std::string& path, const std::vector<NamedTensor>& tensors);
 
 // Copies of all tensors of a file, by name; fp32 and bfloat16 only.

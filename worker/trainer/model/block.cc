@@ -9,27 +9,25 @@ namespace anneal::trainer {
 absl::StatusOr<std::unique_ptr<Block>> Block::Load(const Compute& compute,
                                                    const ModelConfig& config, int64_t layer,
                                                    const ModelWeights& weights,
-                                                   const protocol::LoraOptions* lora,
-                                                   const std::vector<bool>& adapted) {
+                                                   const LoraPlan* lora) {
   std::unique_ptr<Block> block(new Block(compute, config, layer));
   const std::vector<NormModule> norms = BlockNorms(config, layer);
   const std::vector<LinearModule> linears = BlockLinears(config, layer);
   ANNEAL_CHECK(norms.size() <= kNorms && linears.size() == kLinears);
   for (size_t i = 0; i < norms.size(); ++i) {
     Norm& norm = block->norms_[i];
-    const std::string name = norms[i].name + ".weight";
-    ANNEAL_ASSIGN_OR_RETURN(norm.weight_D, LoadWeight(weights, name, compute.device, compute.type));
-    if (lora != nullptr) continue;
-    norm.place = block->trainable_.Add({name, {norms[i].width}, /*weight_decay=*/false},
-                                       &norm.weight_D, TrainableList::Initial::kLoaded);
+    ANNEAL_ASSIGN_OR_RETURN(
+        norm.place,
+        LoadParameter(compute, weights,
+                      {norms[i].name + ".weight", {norms[i].width}, /*weight_decay=*/false},
+                      /*trainable=*/lora == nullptr, block->trainable_, &norm.weight_D));
   }
   for (int i = 0; i < kLinears; ++i) {
-    ANNEAL_ASSIGN_OR_RETURN(block->linears_[i], Linear::Load(compute, linears[i], weights));
-    if (lora == nullptr) {
-      block->linears_[i]->MakeTrainable(block->trainable_);
-    } else if (adapted[i]) {
-      block->linears_[i]->AddLora(*lora, block->trainable_);
-    }
+    ANNEAL_ASSIGN_OR_RETURN(block->linears_[i],
+                            Linear::Load(compute, linears[i], weights,
+                                         /*trainable=*/lora == nullptr, block->trainable_));
+    if (lora != nullptr && lora->linears[layer][i])
+      block->linears_[i]->AddLora(*lora->linears[layer][i], block->trainable_);
   }
   return block;
 }

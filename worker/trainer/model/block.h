@@ -21,13 +21,11 @@ namespace anneal::trainer {
 
 class Block {
  public:
-  // Loads the block's weights. Full fine-tuning if `lora` is null; otherwise `adapted` says which
-  // of BlockLinears get an adapter.
+  // Loads the block's weights. Full fine-tuning if `lora` is null.
   static absl::StatusOr<std::unique_ptr<Block>> Load(const Compute& compute,
                                                      const ModelConfig& config, int64_t layer,
                                                      const ModelWeights& weights,
-                                                     const protocol::LoraOptions* lora,
-                                                     const std::vector<bool>& adapted);
+                                                     const LoraPlan* lora);
 
   const TrainableList& trainable() const { return trainable_; }
   TrainableList& trainable() { return trainable_; }

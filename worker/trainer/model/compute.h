@@ -20,6 +20,8 @@ struct Compute {
   double dropout_rate = 0;
   std::optional<std::pair<uint64_t, int64_t>> dropout_key;
 
+  // Of what is trained: arithmetic may be bf16, masters never are.
+  at::ScalarType master_type() const { return type == at::kBFloat16 ? at::kFloat : type; }
   // `weight` in compute type: itself, or a copy where the master is fp32 and the arithmetic bf16.
   at::Tensor Cast(const at::Tensor& weight) const { return weight.to(type); }
 };

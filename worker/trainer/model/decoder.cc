@@ -10,7 +10,7 @@
 #include "worker/trainer/model/block.h"
 #include "worker/trainer/model/compute.h"
 #include "worker/trainer/model/head.h"
-#include "worker/trainer/model/lora_targets.h"
+#include "worker/trainer/model/lora_plan.h"
 #include "worker/trainer/model/rotary.h"
 #include "worker/trainer/model/weight_loader.h"
 
@@ -22,6 +22,7 @@ class BlockDecoder : public Decoder {
   BlockDecoder(ModelConfig config, const DecoderOptions& options, Kernels& kernels)
       : config_(std::move(config)),
         lora_(options.lora),
+        frozen_(options.frozen),
         compute_{kernels, options.device, options.compute_type,
                  options.lora ? options.lora->dropout : 0, std::nullopt},
         rotary_frequencies_(RotaryFrequencies(config_)) {}
@@ -67,6 +68,7 @@ class BlockDecoder : public Decoder {
 
   const ModelConfig config_;
   const std::optional<protocol::LoraOptions> lora_;
+  const bool frozen_;
   Compute compute_;
   const at::Tensor rotary_frequencies_;  // fp32 [C / 2]
   at::Tensor embedding_VD_;
@@ -77,27 +79,27 @@ class BlockDecoder : public Decoder {
 };
 
 absl::Status BlockDecoder::LoadWeights(const ModelWeights& weights) {
-  std::vector<std::vector<bool>> adapted(config_.layers);
+  std::optional<LoraPlan> plan;
   if (lora_) {
-    ANNEAL_ASSIGN_OR_RETURN(adapted, ResolveLoraTargets(config_, lora_->target_modules));
+    ANNEAL_ASSIGN_OR_RETURN(plan, PlanLora(config_, *lora_));
+  } else if (frozen_) {
+    plan = NoLora(config_);
   }
+  const LoraPlan* const lora = plan ? &*plan : nullptr;
   const ExpectedTensor embedding = EmbeddingTensors(config_)[0];
-  ANNEAL_ASSIGN_OR_RETURN(embedding_VD_,
-                          LoadWeight(weights, embedding.name, compute_.device, compute_.type));
-  if (!lora_) {
-    embedding_trainable_.Add({embedding.name, embedding.shape}, &embedding_VD_,
-                             TrainableList::Initial::kLoaded);
-  }
+  ANNEAL_RETURN_IF_ERROR(LoadParameter(compute_, weights, {embedding.name, embedding.shape},
+                                       /*trainable=*/lora == nullptr || lora->embedding,
+                                       embedding_trainable_, &embedding_VD_)
+                             .status());
   units_.push_back({"embed", embedding_trainable_.specs()});
   for (int64_t layer = 0; layer < config_.layers; ++layer) {
-    ANNEAL_ASSIGN_OR_RETURN(
-        std::unique_ptr<Block> block,
-        Block::Load(compute_, config_, layer, weights, lora_ ? &*lora_ : nullptr, adapted[layer]));
+    ANNEAL_ASSIGN_OR_RETURN(std::unique_ptr<Block> block,
+                            Block::Load(compute_, config_, layer, weights, lora));
     units_.push_back({"layers." + std::to_string(layer), block->trainable().specs()});
     blocks_.push_back(std::move(block));
   }
   ANNEAL_ASSIGN_OR_RETURN(head_,
-                          OutputHead::Load(compute_, config_, weights, /*trainable=*/!lora_,
+                          OutputHead::Load(compute_, config_, weights, lora,
                                            config_.tie_word_embeddings ? &embedding_VD_ : nullptr));
   units_.push_back({"head", head_->trainable().specs()});
   return absl::OkStatus();

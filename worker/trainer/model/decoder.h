@@ -63,6 +63,7 @@ struct DecoderOptions {
   at::Device device = at::kCPU;
   at::ScalarType compute_type = at::kFloat;  // kDouble in tests
   std::optional<protocol::LoraOptions> lora;  // absent = full fine-tuning
+  bool frozen = false;  // only to read answers from: no unit has parameters
 };
 
 class Decoder {

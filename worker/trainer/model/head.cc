@@ -22,24 +22,19 @@ constexpr int64_t kChunkBytes = 32 << 20;
 absl::StatusOr<std::unique_ptr<OutputHead>> OutputHead::Load(const Compute& compute,
                                                              const ModelConfig& config,
                                                              const ModelWeights& weights,
-                                                             bool trainable,
+                                                             const LoraPlan* lora,
                                                              const at::Tensor* embedding) {
   std::unique_ptr<OutputHead> head(new OutputHead(compute, config, embedding));
   const std::vector<ExpectedTensor> tensors = HeadTensors(config);
-  ANNEAL_ASSIGN_OR_RETURN(head->norm_D_,
-                          LoadWeight(weights, tensors[0].name, compute.device, compute.type));
+  ANNEAL_ASSIGN_OR_RETURN(
+      head->norm_place_,
+      LoadParameter(compute, weights, {tensors[0].name, tensors[0].shape, /*weight_decay=*/false},
+                    /*trainable=*/lora == nullptr, head->trainable_, &head->norm_D_));
   if (embedding == nullptr) {
-    ANNEAL_ASSIGN_OR_RETURN(head->weight_VD_,
-                            LoadWeight(weights, tensors[1].name, compute.device, compute.type));
-  }
-  if (trainable) {
-    head->norm_place_ =
-        head->trainable_.Add({tensors[0].name, tensors[0].shape, /*weight_decay=*/false},
-                             &head->norm_D_, TrainableList::Initial::kLoaded);
-    if (embedding == nullptr) {
-      head->weight_place_ = head->trainable_.Add(
-          {tensors[1].name, tensors[1].shape}, &head->weight_VD_, TrainableList::Initial::kLoaded);
-    }
+    ANNEAL_ASSIGN_OR_RETURN(head->weight_place_,
+                            LoadParameter(compute, weights, {tensors[1].name, tensors[1].shape},
+                                          /*trainable=*/lora == nullptr || lora->head,
+                                          head->trainable_, &head->weight_VD_));
   }
   return head;
 }

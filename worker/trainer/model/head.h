@@ -12,17 +12,18 @@
 #include "absl/status/statusor.h"
 #include "common/format/model_weights.h"
 #include "worker/trainer/model/compute.h"
+#include "worker/trainer/model/lora_plan.h"
 
 namespace anneal::trainer {
 
 class OutputHead {
  public:
-  // `embedding` is the tied embedding's tensor, which must stay at its place; null if lm_head has
-  // weights of its own.
+  // Full fine-tuning if `lora` is null. `embedding` is the tied embedding's tensor, which must stay
+  // at its place; null if lm_head has weights of its own.
   static absl::StatusOr<std::unique_ptr<OutputHead>> Load(const Compute& compute,
                                                           const ModelConfig& config,
                                                           const ModelWeights& weights,
-                                                          bool trainable,
+                                                          const LoraPlan* lora,
                                                           const at::Tensor* embedding);
 
   const TrainableList& trainable() const { return trainable_; }

@@ -1,44 +1,36 @@
 #include "worker/trainer/model/linear.h"
 
-#include <cmath>
-
 #include "common/base/status.h"
 #include "worker/trainer/kernels/products.h"
 #include "worker/trainer/model/weight_loader.h"
 
 namespace anneal::trainer {
 
-double LoraScale(const protocol::LoraOptions& options) {
-  return options.alpha /
-         (options.use_rslora ? std::sqrt(static_cast<double>(options.rank)) : options.rank);
-}
-
 absl::StatusOr<std::unique_ptr<Linear>> Linear::Load(const Compute& compute,
                                                      const LinearModule& module,
-                                                     const ModelWeights& weights) {
+                                                     const ModelWeights& weights, bool trainable,
+                                                     TrainableList& list) {
   std::unique_ptr<Linear> linear(new Linear(compute, module));
   ANNEAL_ASSIGN_OR_RETURN(
-      linear->weight_, LoadWeight(weights, module.name + ".weight", compute.device, compute.type));
+      linear->weight_place_,
+      LoadParameter(compute, weights,
+                    {module.name + ".weight", {module.out_features, module.in_features}}, trainable,
+                    list, &linear->weight_));
   if (module.has_bias) {
     ANNEAL_ASSIGN_OR_RETURN(
-        linear->bias_, LoadWeight(weights, module.name + ".bias", compute.device, compute.type));
+        linear->bias_place_,
+        LoadParameter(compute, weights,
+                      {module.name + ".bias", {module.out_features}, /*weight_decay=*/false},
+                      trainable, list, &linear->bias_));
   }
   return linear;
 }
 
-void Linear::MakeTrainable(TrainableList& list) {
-  weight_place_ = list.Add({module_.name + ".weight", {module_.out_features, module_.in_features}},
-                           &weight_, TrainableList::Initial::kLoaded);
-  if (!module_.has_bias) return;
-  bias_place_ = list.Add({module_.name + ".bias", {module_.out_features}, /*weight_decay=*/false},
-                         &bias_, TrainableList::Initial::kLoaded);
-}
-
-void Linear::AddLora(const protocol::LoraOptions& options, TrainableList& list) {
-  scale_ = LoraScale(options);
-  a_place_ = list.Add({module_.name + ".lora_A.weight", {options.rank, module_.in_features}}, &a_,
+void Linear::AddLora(const LoraShape& shape, TrainableList& list) {
+  scale_ = shape.scale;
+  a_place_ = list.Add({module_.name + ".lora_A.weight", {shape.rank, module_.in_features}}, &a_,
                       TrainableList::Initial::kUniform);
-  b_place_ = list.Add({module_.name + ".lora_B.weight", {module_.out_features, options.rank}}, &b_,
+  b_place_ = list.Add({module_.name + ".lora_B.weight", {module_.out_features, shape.rank}}, &b_,
                       TrainableList::Initial::kZero);
 }
 

@@ -1,7 +1,6 @@
 #pragma once
 // A linear layer, y = x W^T (+ bias), with an optional low-rank adapter (LoRA, arXiv:2106.09685):
-//   y = x W^T (+ bias) + scale * (dropout(x) A^T) B^T,  scale = alpha / r, or alpha / sqrt(r)
-//   (rsLoRA, arXiv:2312.03732).
+//   y = x W^T (+ bias) + scale * (dropout(x) A^T) B^T
 
 #include <memory>
 
@@ -9,21 +8,21 @@
 #include "common/format/model_tensors.h"
 #include "common/format/model_weights.h"
 #include "worker/trainer/model/compute.h"
+#include "worker/trainer/model/lora_plan.h"
 
 namespace anneal::trainer {
 
-double LoraScale(const protocol::LoraOptions& options);
-
 class Linear {
  public:
+  // Loads weight and bias; trainable ones are entered in `list`.
   static absl::StatusOr<std::unique_ptr<Linear>> Load(const Compute& compute,
                                                       const LinearModule& module,
-                                                      const ModelWeights& weights);
+                                                      const ModelWeights& weights, bool trainable,
+                                                      TrainableList& list);
   Linear(const Linear&) = delete;
   Linear& operator=(const Linear&) = delete;
 
-  void MakeTrainable(TrainableList& list);
-  void AddLora(const protocol::LoraOptions& options, TrainableList& list);
+  void AddLora(const LoraShape& shape, TrainableList& list);
 
   // Whether Backward reads x: not for a frozen layer without adapter.
   bool backward_needs_input() const { return weight_place_ >= 0 || a_place_ >= 0; }

@@ -1,14 +1,9 @@
 #include "worker/trainer/model/weight_loader.h"
 
-#include <ATen/ops/aminmax.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/from_blob.h>
 
-#include <cmath>
 #include <cstring>
-#include <tuple>
 
-#include "absl/strings/str_cat.h"
 #include "common/base/status.h"
 
 namespace anneal::trainer {
@@ -33,16 +28,20 @@ absl::StatusOr<at::Tensor> LoadWeight(const ModelWeights& weights, const std::st
                                       at::Device device, at::ScalarType type) {
   const auto it = weights.tensors().find(name);
   ANNEAL_CHECK(it != weights.tensors().end());
+  ANNEAL_RETURN_IF_ERROR(ModelWeights::CheckFinite(name, it->second));
   const TensorView& view = *it->second.view;
   // A copy of the bytes: the file promises no alignment.
   at::Tensor stored = at::empty(view.shape, TorchType(view.dtype));
   std::memcpy(stored.mutable_data_ptr(), view.bytes.data(), view.bytes.size());
-  const auto [low, high] = at::aminmax(stored);  // NaN spreads to both
-  if (!std::isfinite(low.item<double>()) || !std::isfinite(high.item<double>())) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(it->second.file->path(), ": tensor \"", name, "\" holds NaN or infinity"));
-  }
   return stored.to(device, type);
+}
+
+absl::StatusOr<int> LoadParameter(const Compute& compute, const ModelWeights& weights,
+                                  const ParameterSpec& spec, bool trainable, TrainableList& list,
+                                  at::Tensor* tensor) {
+  ANNEAL_ASSIGN_OR_RETURN(*tensor, LoadWeight(weights, spec.name, compute.device,
+                                              trainable ? compute.master_type() : compute.type));
+  return trainable ? list.Add(spec, tensor, TrainableList::Initial::kLoaded) : -1;
 }
 
 }  // namespace anneal::trainer

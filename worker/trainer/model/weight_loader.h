@@ -3,8 +3,11 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <string>
+
 #include "absl/status/statusor.h"
 #include "common/format/model_weights.h"
+#include "worker/trainer/model/compute.h"
 
 namespace anneal::trainer {
 
@@ -12,5 +15,11 @@ namespace anneal::trainer {
 // checked against the config.
 absl::StatusOr<at::Tensor> LoadWeight(const ModelWeights& weights, const std::string& name,
                                       at::Device device, at::ScalarType type);
+
+// Loads the parameter into `tensor`: a trainable one in the type of masters, entered in the list,
+// of which the place is returned; a frozen one in compute type, place -1.
+absl::StatusOr<int> LoadParameter(const Compute& compute, const ModelWeights& weights,
+                                  const ParameterSpec& spec, bool trainable, TrainableList& list,
+                                  at::Tensor* tensor);
 
 }  // namespace anneal::trainer
