@@ -37,7 +37,9 @@ class MeetingPoint {
   }
 
  private:
+  // A round that all have reached has succeeded, even for a rank that wakes only after a faster one broke the next.
   absl::Status Arrive() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+    if (!broken_.ok()) return broken_;
     const int64_t round = round_;
     if (++arrived_ == static_cast<int>(brought_.size())) {
       arrived_ = 0;
@@ -45,7 +47,7 @@ class MeetingPoint {
     }
     const auto passed = [this, round]() ABSL_SHARED_LOCKS_REQUIRED(mu_) { return round_ > round || !broken_.ok(); };
     mu_.Await(absl::Condition(&passed));
-    return broken_;
+    return round_ > round ? absl::OkStatus() : broken_;
   }
 
   absl::Mutex mu_;
