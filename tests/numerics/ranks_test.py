@@ -15,6 +15,7 @@ ROWS = 42  # with batches of 8: five whole steps and a partial one
 EPOCHS = 2
 TRAINING = dict(seed=5, epochs=EPOCHS, batch_size=8, evaluate_every_steps=4, weight_decay=0.01)
 METHODS = {"lora": dict(lora={"rank": 4, "alpha": 8, "dropout": 0.1}, learning_rate=5e-3), "full": dict(learning_rate=1e-3)}
+METHODS |= {f"{name}-bf16": {**method, "precision": "BF16"} for name, method in METHODS.items()}
 
 
 def measured(out):

@@ -206,7 +206,8 @@ absl::Status JoinRanks(const protocol::TrainTask& task, Host& host, Accelerator&
 }
 
 DecoderOptions OptionsOf(const protocol::TrainTask& task, const Accelerator& accelerator) {
-  return {.device = accelerator.device(), .compute_type = task.precision == "BF16" ? at::kBFloat16 : at::kFloat};
+  return {.device = accelerator.device(),
+          .compute_type = task.precision == "BF16" ? at::kBFloat16 : at::kFloat};
 }
 
 absl::StatusOr<std::unique_ptr<Decoder>> LoadModel(const protocol::TrainTask& task, Accelerator& accelerator) {
@@ -219,8 +220,9 @@ absl::StatusOr<std::unique_ptr<Decoder>> LoadModel(const protocol::TrainTask& ta
   return Decoder::Load(task.model_dir, options, accelerator.kernels());
 }
 
-absl::StatusOr<Exported> ExportValues(const protocol::TrainTask& task, Accelerator& accelerator, Decoder& decoder,
-                                         const FlatBuffers& values, const std::string& output_dir) {
+absl::StatusOr<Exported> ExportValues(const protocol::TrainTask& task, Accelerator& accelerator,
+                                      Decoder& decoder, const FlatBuffers& values,
+                                      const std::string& output_dir) {
   UnitValues by_unit;
   for (int unit = 0; unit < values.units(); ++unit) {
     by_unit.emplace_back(values.views(unit).begin(), values.views(unit).end());

@@ -16,12 +16,18 @@ namespace anneal::trainer {
 namespace {
 
 // A matrix as it lies, or the transpose of one.
-at::Tensor Matrix(int64_t rows, int64_t columns, bool transposed, at::Generator& generator) {
-  return transposed ? at::randn({columns, rows}, generator).t()
-                    : at::randn({rows, columns}, generator);
+at::Tensor Matrix(int64_t rows, int64_t columns, bool transposed, at::ScalarType type,
+                  at::Generator& generator) {
+  return transposed ? at::randn({columns, rows}, generator).to(type).t()
+                    : at::randn({rows, columns}, generator).to(type);
 }
 
-TEST(ProductsTest, HaveTheBitsOfOneThreadForAnyShape) {
+class ProductsTest : public ::testing::TestWithParam<at::ScalarType> {};
+
+INSTANTIATE_TEST_SUITE_P(ComputeTypes, ProductsTest, ::testing::Values(at::kFloat, at::kBFloat16),
+                         [](const auto& info) { return std::string(at::toString(info.param)); });
+
+TEST_P(ProductsTest, HaveTheBitsOfOneThreadForAnyShape) {
   SeededRandom random(1);
   at::Generator generator = at::detail::createCPUGenerator(1);
   const auto length = [&] {
@@ -29,9 +35,9 @@ TEST(ProductsTest, HaveTheBitsOfOneThreadForAnyShape) {
   };
   for (int i = 0; i < 150; ++i) {
     const int64_t m = length(), k = length(), n = i % 3 == 0 ? 16 : length();
-    const at::Tensor a = Matrix(m, k, random.Next() % 2 == 0, generator),
-                     b = Matrix(k, n, random.Next() % 2 == 0, generator);
-    const at::Tensor c = at::randn({m, n}, generator);
+    const at::Tensor a = Matrix(m, k, random.Next() % 2 == 0, GetParam(), generator),
+                     b = Matrix(k, n, random.Next() % 2 == 0, GetParam(), generator);
+    const at::Tensor c = Matrix(m, n, /*transposed=*/false, GetParam(), generator);
     at::Tensor product, sum;
     for (int threads : {1, 2, 4}) {
       at::set_num_threads(threads);
@@ -52,7 +58,7 @@ TEST(ProductsTest, HaveTheBitsOfOneThreadForAnyShape) {
   at::set_num_threads(1);
 }
 
-TEST(ProductsTest, CanIgnoreWhatWasThere) {
+TEST(ProductsIntoTest, CanIgnoreWhatWasThere) {
   at::Generator generator = at::detail::createCPUGenerator(2);
   const at::Tensor a = at::randn({3, 4}, generator), b = at::randn({4, 5}, generator);
   at::Tensor out = at::full({3, 5}, std::numeric_limits<float>::quiet_NaN());
