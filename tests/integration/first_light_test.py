@@ -26,7 +26,8 @@ def finished(tmp_path_factory, tiny):
             method=job_pb2.Method(lora=job_pb2.LoraMethod(rank=4, alpha=8)),
             data=job_pb2.DataSpec(train=[f"file://{tiny}/train.jsonl"], max_length=128,
                                   validation=job_pb2.ValidationSpec(files=[f"file://{tiny}/validation.jsonl"])),
-            training=job_pb2.TrainingSpec(epochs=2, batch_size=16, learning_rate=5e-3, seed=7),
+            training=job_pb2.TrainingSpec(  # fp32 on any processor: its numbers are compared with transformers' below
+                epochs=2, batch_size=16, learning_rate=5e-3, seed=7, precision=job_pb2.TrainingSpec.PRECISION_FP32),
             resources=job_pb2.ResourceSpec(slots=2, accelerator=job_pb2.ResourceSpec.ACCELERATOR_CPU))
         job = cluster.jobs.CreateJob(pb2.CreateJobRequest(spec=spec, request_id="r1"))
         updates = list(cluster.jobs.WatchJob(pb2.WatchJobRequest(name=job.name), timeout=180))
