@@ -5,6 +5,8 @@
 """
 
 import json
+import os
+import pathlib
 import subprocess
 import urllib.parse
 import urllib.request
@@ -48,9 +50,16 @@ class Prometheus:
     def _port(self):
         # Prometheus does not tell which port it was given for 0.
         assert self.server.poll() is None, self.log_path.read_text()
-        out = subprocess.run(["ss", "-ltnpH"], capture_output=True, text=True).stdout
-        found = [line.split()[3].rsplit(":", 1)[1] for line in out.splitlines() if f"pid={self.server.pid}," in line]
-        return found[0] if found else None
+        process = pathlib.Path(f"/proc/{self.server.pid}")
+        try:
+            sockets = {os.readlink(fd) for fd in (process / "fd").iterdir()}
+        except FileNotFoundError:  # closed meanwhile; asked again
+            return None
+        for line in (process / "net" / "tcp").read_text().splitlines()[1:]:
+            fields = line.split()  # proc(5): local address in hexadecimal, state 0A = LISTEN, inode
+            if fields[3] == "0A" and f"socket:[{fields[9]}]" in sockets:
+                return int(fields[1].rpartition(":")[2], 16)
+        return None
 
     def _all_up(self):
         try:
