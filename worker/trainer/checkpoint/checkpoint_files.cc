@@ -1,7 +1,5 @@
 #include "worker/trainer/checkpoint/checkpoint_files.h"
 
-#include <ATen/ops/from_blob.h>
-
 #include <algorithm>
 #include <cstring>
 #include <map>
@@ -51,38 +49,40 @@ class HashedFile {
   int64_t bytes_ = 0;
 };
 
-// A slice's name in its file. The file's metadata says under the same key where the slice begins.
-std::string KeyOf(const StateSlice& slice) {
-  return absl::StrCat(StateKindName(slice.kind), "/", slice.tensor);
+// A range's name in its file. The file's metadata says under the same key where the range begins.
+std::string KeyOf(const StateRange& range) {
+  return absl::StrCat(StateKindName(range.kind), "/", range.tensor);
 }
 
 // What a state file holds of one tensor or moment.
-struct StoredSlice {
+struct StoredRange {
   int64_t first = 0;
   absl::Span<const float> elements;
 };
 
 // Nothing, if the file holds nothing under this key.
-absl::StatusOr<StoredSlice> FindSlice(const SafetensorsFile& file, const std::string& key) {
+absl::StatusOr<StoredRange> FindRange(const SafetensorsFile& file, const std::string& key) {
   const auto found = file.tensors().find(key);
-  if (found == file.tensors().end()) return StoredSlice{};
-  StoredSlice slice;
+  if (found == file.tensors().end()) return StoredRange{};
+  StoredRange range;
   const auto first = file.metadata().find(key);
-  if (first == file.metadata().end() || !absl::SimpleAtoi(first->second, &slice.first) ||
-      slice.first < 0 || slice.first > kMaxElements) {
+  if (first == file.metadata().end() || !absl::SimpleAtoi(first->second, &range.first) ||
+      range.first < 0 || range.first > kMaxElements) {
     return absl::InvalidArgumentError(
         absl::StrCat(file.path(), " does not say where ", key, " begins"));
   }
-  ANNEAL_ASSIGN_OR_RETURN(slice.elements, found->second.Values<float>());
-  return slice;
+  const absl::StatusOr<absl::Span<const float>> elements = found->second.Values<float>();
+  if (!elements.ok()) return Annotate(elements.status(), absl::StrCat(file.path(), ": ", key));
+  range.elements = *elements;
+  return range;
 }
 
 struct Overlap {
   int64_t in_wanted = 0, in_stored = 0, elements = 0;
 };
-Overlap OverlapOf(const StateSlice& wanted, const StoredSlice& stored) {
+Overlap OverlapOf(const StateRange& wanted, const StoredRange& stored) {
   const int64_t begin = std::max(wanted.first, stored.first);
-  const int64_t end = std::min(wanted.first + wanted.elements.numel(),
+  const int64_t end = std::min(wanted.first + wanted.elements,
                                stored.first + static_cast<int64_t>(stored.elements.size()));
   return {begin - wanted.first, begin - stored.first, std::max<int64_t>(0, end - begin)};
 }
@@ -91,18 +91,18 @@ Overlap OverlapOf(const StateSlice& wanted, const StoredSlice& stored) {
 
 absl::StatusOr<CheckpointFile> WriteStateFile(FileSystem& files, const std::string& folder,
                                               const std::string& name,
-                                              const std::vector<StateSlice>& slices) {
+                                              const std::vector<StateBytes>& state) {
   std::vector<TensorSpec> specs;
   std::map<std::string, std::string> first_of;
-  for (const StateSlice& slice : slices) {
-    specs.push_back({KeyOf(slice), DType::kF32, {slice.elements.numel()}});
-    first_of[KeyOf(slice)] = absl::StrCat(slice.first);
+  for (const StateBytes& part : state) {
+    specs.push_back({KeyOf(part.range), DType::kF32, {part.range.elements}});
+    first_of[KeyOf(part.range)] = absl::StrCat(part.range.first);
   }
   ANNEAL_ASSIGN_OR_RETURN(HashedFile file, HashedFile::Create(files, folder, name));
   ANNEAL_RETURN_IF_ERROR(file.Append(SafetensorsHeader(specs, first_of)));
-  for (const StateSlice& slice : slices) {
+  for (const StateBytes& part : state) {
     ANNEAL_RETURN_IF_ERROR(file.Append(absl::string_view(
-        static_cast<const char*>(slice.elements.const_data_ptr()), slice.elements.nbytes())));
+        reinterpret_cast<const char*>(part.values.data()), part.values.size() * sizeof(float))));
   }
   return file.Finish();
 }
@@ -133,7 +133,7 @@ absl::StatusOr<CheckpointFile> WritePrefixOf(FileSystem& files, const std::strin
 
 absl::StatusOr<CheckpointReader> CheckpointReader::Open(const std::string& folder,
                                                         const std::string& manifest_sha256,
-                                                        const std::vector<StateSlice>& slices,
+                                                        const std::vector<StateRange>& ranges,
                                                         bool with_records) {
   const std::string path = absl::StrCat(folder, "/", kCheckpointManifestName);
   ANNEAL_ASSIGN_OR_RETURN(const std::string text,
@@ -144,7 +144,7 @@ absl::StatusOr<CheckpointReader> CheckpointReader::Open(const std::string& folde
   ANNEAL_ASSIGN_OR_RETURN(CheckpointManifest manifest, ParseCheckpointManifest(text));
   CheckpointReader reader(folder, std::move(manifest));
   if (with_records) ANNEAL_RETURN_IF_ERROR(reader.CheckRecords());
-  ANNEAL_RETURN_IF_ERROR(reader.CheckState(slices));
+  ANNEAL_RETURN_IF_ERROR(reader.CheckState(ranges));
   return reader;
 }
 
@@ -167,15 +167,15 @@ absl::Status CheckpointReader::CheckRecords() const {
   return absl::OkStatus();
 }
 
-absl::Status CheckpointReader::CheckState(const std::vector<StateSlice>& slices) {
-  std::vector<int64_t> covered(slices.size(), 0);
+absl::Status CheckpointReader::CheckState(const std::vector<StateRange>& ranges) {
+  std::vector<int64_t> covered(ranges.size(), 0);
   for (const CheckpointFile& listed : manifest_.files) {
     if (!absl::EndsWith(listed.name, ".safetensors")) continue;
     ANNEAL_ASSIGN_OR_RETURN(auto file, SafetensorsFile::Open(folder_ + "/" + listed.name));
     int64_t overlap = 0;
-    for (size_t i = 0; i < slices.size(); ++i) {
-      ANNEAL_ASSIGN_OR_RETURN(const StoredSlice stored, FindSlice(*file, KeyOf(slices[i])));
-      const int64_t elements = OverlapOf(slices[i], stored).elements;
+    for (size_t i = 0; i < ranges.size(); ++i) {
+      ANNEAL_ASSIGN_OR_RETURN(const StoredRange stored, FindRange(*file, KeyOf(ranges[i])));
+      const int64_t elements = OverlapOf(ranges[i], stored).elements;
       covered[i] += elements;
       overlap += elements;
     }
@@ -184,26 +184,24 @@ absl::Status CheckpointReader::CheckState(const std::vector<StateSlice>& slices)
     state_.push_back(std::move(file));
   }
   // Files of one checkpoint hold no element twice, so the count tells whether all are there.
-  for (size_t i = 0; i < slices.size(); ++i) {
-    if (covered[i] != slices[i].elements.numel()) {
+  for (size_t i = 0; i < ranges.size(); ++i) {
+    if (covered[i] != ranges[i].elements) {
       return absl::DataLossError(absl::StrCat(folder_, " holds ", covered[i], " of ",
-                                              slices[i].elements.numel(), " elements of ",
-                                              KeyOf(slices[i])));
+                                              ranges[i].elements, " elements of ",
+                                              KeyOf(ranges[i])));
     }
   }
   return absl::OkStatus();
 }
 
-absl::Status CheckpointReader::ReadState(const std::vector<StateSlice>& slices) const {
+absl::Status CheckpointReader::ReadState(const std::vector<StateRange>& ranges,
+                                         const Take& take) const {
   for (const auto& file : state_) {
-    for (const StateSlice& slice : slices) {
-      ANNEAL_ASSIGN_OR_RETURN(const StoredSlice stored, FindSlice(*file, KeyOf(slice)));
-      const Overlap overlap = OverlapOf(slice, stored);
+    for (size_t i = 0; i < ranges.size(); ++i) {
+      ANNEAL_ASSIGN_OR_RETURN(const StoredRange stored, FindRange(*file, KeyOf(ranges[i])));
+      const Overlap overlap = OverlapOf(ranges[i], stored);
       if (overlap.elements == 0) continue;
-      at::Tensor target = slice.elements.narrow(0, overlap.in_wanted, overlap.elements);
-      // The file is mapped read-only and the tensor only read.
-      float* source = const_cast<float*>(stored.elements.data()) + overlap.in_stored;
-      target.copy_(at::from_blob(source, {overlap.elements}, at::kFloat));
+      take(i, overlap.in_wanted, stored.elements.subspan(overlap.in_stored, overlap.elements));
     }
   }
   return absl::OkStatus();

@@ -127,7 +127,7 @@ absl::StatusOr<std::vector<CheckpointFile>> Checkpointer::WriteParts() const {
   for (const ShardState& shard : snapshot_) {
     const std::string name = CheckpointStateName(shard.shard, options_.logical_shards);
     ANNEAL_ASSIGN_OR_RETURN(written.emplace_back(),
-                            WriteStateFile(around_.files, folder, name, shard.slices));
+                            WriteStateFile(around_.files, folder, name, BytesOf(shard.slices)));
   }
   return written;
 }

@@ -45,11 +45,11 @@ absl::StatusOr<Agreed> Agree(Finding own, Communicator& communicator, at::Device
 
 absl::StatusOr<CheckpointReader> OpenOne(const protocol::CheckpointReference& candidate,
                                          const ResumeOptions& options,
-                                         const std::vector<StateSlice>& slices, bool with_records) {
+                                         const std::vector<StateRange>& state, bool with_records) {
   const std::string folder = protocol::ResolvePath(options.storage_root, candidate.dir);
   ANNEAL_ASSIGN_OR_RETURN(
       CheckpointReader reader,
-      CheckpointReader::Open(folder, candidate.manifest_sha256, slices, with_records));
+      CheckpointReader::Open(folder, candidate.manifest_sha256, state, with_records));
   const CheckpointManifest& manifest = reader.manifest();
   if (manifest.step != candidate.step || manifest.total_steps != options.total_steps) {
     return absl::FailedPreconditionError(absl::StrCat(
@@ -64,11 +64,11 @@ absl::StatusOr<CheckpointReader> OpenOne(const protocol::CheckpointReference& ca
 
 absl::StatusOr<ResumePoint> ChooseCheckpoint(
     const std::vector<protocol::CheckpointReference>& candidates, const ResumeOptions& options,
-    const std::vector<StateSlice>& slices, Communicator& communicator) {
+    const std::vector<StateRange>& state, Communicator& communicator) {
   ResumePoint point;
   for (const protocol::CheckpointReference& candidate : candidates) {
     absl::StatusOr<CheckpointReader> reader =
-        OpenOne(candidate, options, slices, /*with_records=*/communicator.rank() == 0);
+        OpenOne(candidate, options, state, /*with_records=*/communicator.rank() == 0);
     const Finding own = FindingOf(reader.status());
     ANNEAL_ASSIGN_OR_RETURN(const Agreed agreed,
                             Agree(own, communicator, options.device,

@@ -8,7 +8,7 @@
 #include "absl/status/statusor.h"
 #include "common/protocol/messages.h"
 #include "worker/trainer/checkpoint/checkpoint_files.h"
-#include "worker/trainer/checkpoint/state_slices.h"
+#include "worker/trainer/checkpoint/state_range.h"
 #include "worker/trainer/collective/communicator.h"
 
 namespace anneal::trainer {
@@ -27,11 +27,11 @@ struct ResumeOptions {
 
 // Reads nothing into memory yet. All ranks call it together with the same candidates, newest first,
 // and get the same: the first that every rank finds whole, as far as it holds any of that rank's
-// `slices`. Missing, cut and changed files make a checkpoint damaged; anything else that keeps a
+// `state`. Missing, cut and changed files make a checkpoint damaged; anything else that keeps a
 // rank from reading, such as storage that does not answer, is an error, so that nothing good is
 // thrown away.
 absl::StatusOr<ResumePoint> ChooseCheckpoint(
     const std::vector<protocol::CheckpointReference>& candidates, const ResumeOptions& options,
-    const std::vector<StateSlice>& slices, Communicator& communicator);
+    const std::vector<StateRange>& state, Communicator& communicator);
 
 }  // namespace anneal::trainer

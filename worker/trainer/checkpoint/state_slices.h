@@ -1,35 +1,34 @@
 #pragma once
-// What a checkpoint holds of the model and the optimizer, named by tensor and range and not by
-// rank, so that any number of ranks in any sharding mode can write it and read it.
+// What a checkpoint holds of the model and the optimizer, where it lies in memory.
 
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
-#include <string>
 #include <vector>
 
-#include "absl/strings/string_view.h"
+#include "absl/status/status.h"
+#include "worker/trainer/checkpoint/checkpoint_files.h"
+#include "worker/trainer/checkpoint/state_range.h"
 #include "worker/trainer/shard/flat_layout.h"
 
 namespace anneal::trainer {
 
-enum class StateKind { kValue, kFirstMoment, kSecondMoment };
-// "value", "first_moment", "second_moment".
-absl::string_view StateKindName(StateKind kind);
-
-// Elements [first, first + elements.numel()) of a tensor in row-major order, or of one of its
-// moments, where they lie in memory.
 struct StateSlice {
-  StateKind kind = StateKind::kValue;
-  std::string tensor;
-  int64_t first = 0;
-  at::Tensor elements;  // fp32, contiguous, 1-D
+  StateRange range;
+  at::Tensor elements;  // range.elements of them: fp32, contiguous, 1-D, on any device
 };
 
 // Appends what `flat` holds of a unit's tensors: elements [first, first + flat.numel()) of the
 // unit's buffer. Padding is left out.
 void AppendSlices(StateKind kind, const FlatUnit& unit, int64_t first, const at::Tensor& flat,
                   std::vector<StateSlice>& slices);
+
+// What to write of slices that lie in the CPU's memory, which must outlive it.
+std::vector<StateBytes> BytesOf(const std::vector<StateSlice>& slices);
+std::vector<StateRange> RangesOf(const std::vector<StateSlice>& slices);
+
+// Fills the slices, whose ranges the checkpoint was opened with.
+absl::Status ReadState(const CheckpointReader& checkpoint, const std::vector<StateSlice>& slices);
 
 // A logical shard's part of the whole state: as many equal contiguous parts of each unit's buffer
 // as there are shards. A checkpoint has one file per logical shard, so its bytes do not depend on

@@ -169,8 +169,8 @@ absl::Status Trainer::Resume() {
                                 .total_steps = plan_->total_steps(),
                                 .numeric_fingerprint = around_.accelerator.NumericFingerprint(),
                                 .device = around_.accelerator.device()};
-    ANNEAL_ASSIGN_OR_RETURN(point, ChooseCheckpoint(task_.resume_from, options, state, around_.communicator));
-    if (point.checkpoint.has_value()) ANNEAL_RETURN_IF_ERROR(point.checkpoint->ReadState(state));
+    ANNEAL_ASSIGN_OR_RETURN(point, ChooseCheckpoint(task_.resume_from, options, RangesOf(state), around_.communicator));
+    if (point.checkpoint.has_value()) ANNEAL_RETURN_IF_ERROR(ReadState(*point.checkpoint, state));
     step_ = point.report.step;
     ANNEAL_LOG(INFO) << "resumed" << Field("step", step_) << Field("damaged", point.report.damaged.size());
   }
