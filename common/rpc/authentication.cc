@@ -1,6 +1,5 @@
 #include "common/rpc/authentication.h"
 
-#include <openssl/crypto.h>
 #include <sys/stat.h>
 
 #include <fstream>
@@ -22,12 +21,27 @@ constexpr size_t kMinKeyBytes = 20;
 constexpr size_t kMaxKeyBytes = 256;
 constexpr size_t kMaxFileBytes = 1 << 20;
 
-bool IsName(absl::string_view text) {
-  constexpr absl::string_view kAllowed =
-      "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._@-";
-  // Projects are folder names, so "." and ".." are not among them.
-  return !text.empty() && text.size() <= 64 && text[0] != '.' &&
-         text.find_first_not_of(kAllowed) == absl::string_view::npos;
+struct NamedRole {
+  Role role;
+  absl::string_view name;
+};
+constexpr NamedRole kRoles[] = {{Role::kViewer, "viewer"},
+                                {Role::kUser, "user"},
+                                {Role::kAdmin, "admin"},
+                                {Role::kWorker, "worker"}};
+
+absl::string_view WhatNeeds(Right right) {
+  switch (right) {
+    case Right::kRead:
+      return "reading needs role viewer, user or admin";
+    case Right::kWrite:
+      return "this call needs role user or admin";
+    case Right::kOperate:
+      return "this call needs role admin";
+    case Right::kWork:
+      return "joining the fleet needs role worker or admin";
+  }
+  return "";
 }
 
 // The credentials of `text`, which errors call `path`.
@@ -43,20 +57,26 @@ absl::StatusOr<std::vector<Credential>> ParseCredentials(absl::string_view text,
         absl::StrSplit(line, absl::ByAnyChar(" \t\r"), absl::SkipEmpty());
     if (words.empty()) continue;
     const std::string where = absl::StrCat(path, ":", line_number, ": ");
-    if (words.size() != 3)
-      return absl::InvalidArgumentError(absl::StrCat(where, "a line is KEY PROJECT CREATOR"));
+    if (words.size() != 3 && words.size() != 4)
+      return absl::InvalidArgumentError(
+          absl::StrCat(where, "a line is KEY PROJECT CREATOR [ROLE]"));
     if (words[0].size() < kMinKeyBytes || words[0].size() > kMaxKeyBytes) {
       return absl::InvalidArgumentError(absl::StrCat(where, "a key has ", kMinKeyBytes, " to ",
                                                      kMaxKeyBytes, " characters, this one ",
                                                      words[0].size()));
     }
-    if (!IsName(words[1]) || !IsName(words[2])) {
+    if (!IsIdentityName(words[1]) || !IsIdentityName(words[2])) {
       return absl::InvalidArgumentError(absl::StrCat(
           where, "project and creator are [A-Za-z0-9._@-]{1,64}, without a dot in front"));
     }
+    const std::optional<Role> role = words.size() == 4 ? RoleFrom(words[3]) : Role::kUser;
+    if (!role.has_value())
+      return absl::InvalidArgumentError(
+          absl::StrCat(where, "the role is viewer, user, admin or worker"));
     if (!seen.insert(words[0]).second)
       return absl::InvalidArgumentError(absl::StrCat(where, "this key occurs twice"));
-    credentials.push_back({std::string(words[0]), {std::string(words[1]), std::string(words[2])}});
+    credentials.push_back(
+        {std::string(words[0]), {std::string(words[1]), std::string(words[2]), *role}});
   }
   if (credentials.empty())
     return absl::InvalidArgumentError(absl::StrCat("credentials file ", path, " holds no key"));
@@ -65,6 +85,22 @@ absl::StatusOr<std::vector<Credential>> ParseCredentials(absl::string_view text,
 
 absl::Status Unauthenticated(absl::string_view message, absl::string_view reason) {
   return WithReason(absl::UnauthenticatedError(message), reason);
+}
+
+// The key that the call carries.
+absl::StatusOr<absl::string_view> KeyOf(const grpc::ServerContextBase& context) {
+  const auto [begin, end] = context.client_metadata().equal_range("authorization");
+  if (begin == end) {
+    return Unauthenticated("no API key: send metadata 'authorization: Bearer KEY'",
+                           "API_KEY_MISSING");
+  }
+  absl::string_view value(begin->second.data(), begin->second.size());
+  if (std::next(begin) != end || !absl::ConsumePrefix(&value, "Bearer ") ||
+      value.size() > kMaxKeyBytes) {
+    return Unauthenticated("metadata 'authorization' must be given once, as 'Bearer KEY'",
+                           "API_KEY_MALFORMED");
+  }
+  return value;
 }
 
 }  // namespace
@@ -86,30 +122,79 @@ absl::StatusOr<std::vector<Credential>> ReadCredentialsFile(const std::string& p
   return ParseCredentials(text, path);
 }
 
-ApiKeyAuthenticator::ApiKeyAuthenticator(const std::vector<Credential>& credentials) {
-  for (const Credential& credential : credentials)
-    entries_.push_back({Sha256Hex(credential.key), credential.caller});
+absl::string_view RoleName(Role role) {
+  for (const NamedRole& named : kRoles) {
+    if (named.role == role) return named.name;
+  }
+  return "";
 }
 
-absl::StatusOr<Caller> ApiKeyAuthenticator::CallerOf(const grpc::ServerContextBase& context) const {
-  const auto [begin, end] = context.client_metadata().equal_range("authorization");
-  if (begin == end) {
-    return Unauthenticated("no API key: send metadata 'authorization: Bearer KEY'",
-                           "API_KEY_MISSING");
+std::optional<Role> RoleFrom(absl::string_view name) {
+  for (const NamedRole& named : kRoles) {
+    if (named.name == name) return named.role;
   }
-  absl::string_view value(begin->second.data(), begin->second.size());
-  if (std::next(begin) != end || !absl::ConsumePrefix(&value, "Bearer ") ||
-      value.size() > kMaxKeyBytes) {
-    return Unauthenticated("metadata 'authorization' must be given once, as 'Bearer KEY'",
-                           "API_KEY_MALFORMED");
+  return std::nullopt;
+}
+
+bool IsAllowed(Role role, Right right) {
+  switch (role) {
+    case Role::kViewer:
+      return right == Right::kRead;
+    case Role::kUser:
+      return right == Right::kRead || right == Right::kWrite;
+    case Role::kAdmin:
+      return true;
+    case Role::kWorker:
+      return right == Right::kWork;
   }
-  const std::string digest = Sha256Hex(value);
-  const Entry* found = nullptr;
-  for (const Entry& entry : entries_) {
-    if (CRYPTO_memcmp(entry.key_digest.data(), digest.data(), digest.size()) == 0) found = &entry;
+  return false;
+}
+
+bool IsIdentityName(absl::string_view text) {
+  constexpr absl::string_view kAllowed =
+      "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._@-";
+  // Projects are folder names, so "." and ".." are not among them.
+  return !text.empty() && text.size() <= 64 && text[0] != '.' &&
+         text.find_first_not_of(kAllowed) == absl::string_view::npos;
+}
+
+absl::StatusOr<Caller> Authenticator::CallerOf(const grpc::ServerContextBase& context,
+                                               Right right) const {
+  ANNEAL_ASSIGN_OR_RETURN(Caller caller, Identify(context));
+  if (!IsAllowed(caller.role, right)) {
+    return WithReason(absl::PermissionDeniedError(absl::StrCat(
+                          WhatNeeds(right), "; this key's role is ", RoleName(caller.role))),
+                      "ROLE_TOO_WEAK");
   }
-  if (found == nullptr) return Unauthenticated("unknown API key", "API_KEY_UNKNOWN");
-  return found->caller;
+  return caller;
+}
+
+ApiKeyAuthenticator::ApiKeyAuthenticator(const std::vector<Credential>& credentials, Clock& clock)
+    : clock_(clock) {
+  for (const Credential& credential : credentials)
+    Add(Sha256Hex(credential.key), credential.caller, absl::InfiniteFuture());
+}
+
+void ApiKeyAuthenticator::Add(const std::string& key_sha256, const Caller& caller,
+                              absl::Time expiry) {
+  absl::MutexLock lock(&mu_);
+  entries_[key_sha256] = {caller, expiry};
+}
+
+void ApiKeyAuthenticator::Remove(const std::string& key_sha256) {
+  absl::MutexLock lock(&mu_);
+  entries_.erase(key_sha256);
+}
+
+absl::StatusOr<Caller> ApiKeyAuthenticator::Identify(const grpc::ServerContextBase& context) const {
+  ANNEAL_ASSIGN_OR_RETURN(const absl::string_view key, KeyOf(context));
+  const std::string digest = Sha256Hex(key);
+  absl::ReaderMutexLock lock(&mu_);
+  const auto found = entries_.find(digest);
+  if (found == entries_.end()) return Unauthenticated("unknown API key", "API_KEY_UNKNOWN");
+  if (clock_.TimeNow() >= found->second.expiry)
+    return Unauthenticated("this API key has expired; ask for a new one", "API_KEY_EXPIRED");
+  return found->second.caller;
 }
 
 }  // namespace anneal

@@ -1,20 +1,45 @@
 #pragma once
-// Who calls: API keys in the `authorization: Bearer KEY` metadata, mapped to project and creator.
+// Who calls, and what they may do: API keys in the `authorization: Bearer KEY` metadata, mapped to
+// project, creator and role.
 
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "absl/base/thread_annotations.h"
+#include "absl/container/flat_hash_map.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
+#include "common/base/clock.h"
 #include "grpcpp/server_context.h"
 
 namespace anneal {
+
+// What a key is for.
+enum class Role {
+  kViewer,  // sees what its project has
+  kUser,    // and adds to it, changes and deletes
+  kAdmin,   // and operates the service: everything
+  kWorker,  // joins the fleet, nothing else
+};
+
+// What a call needs.
+enum class Right { kRead, kWrite, kOperate, kWork };
+
+// "viewer", "user", "admin", "worker".
+absl::string_view RoleName(Role role);
+// Nothing for any other text.
+std::optional<Role> RoleFrom(absl::string_view name);
+bool IsAllowed(Role role, Right right);
 
 struct Caller {
   // What the caller may see: everything of other projects is NOT_FOUND for it.
   std::string project;
   // Recorded with what the caller makes.
   std::string creator;
+  Role role = Role::kUser;
 };
 
 // Asked once by every handler of a public service, first of all. (gRPC's own AuthMetadataProcessor
@@ -22,8 +47,12 @@ struct Caller {
 class Authenticator {
  public:
   virtual ~Authenticator() = default;
-  // UNAUTHENTICATED if the call carries no credential that is known.
-  virtual absl::StatusOr<Caller> CallerOf(const grpc::ServerContextBase& context) const = 0;
+  // UNAUTHENTICATED if the call carries no credential that is known, PERMISSION_DENIED (reason
+  // "ROLE_TOO_WEAK") if its role does not have the right.
+  absl::StatusOr<Caller> CallerOf(const grpc::ServerContextBase& context, Right right) const;
+
+ private:
+  virtual absl::StatusOr<Caller> Identify(const grpc::ServerContextBase& context) const = 0;
 };
 
 // One line of a credentials file.
@@ -35,27 +64,41 @@ struct Credential {
 // A credentials file is text that only its owner may read (a warning is logged otherwise). One key
 // a line, `#` starts a comment:
 //
-//   KEY PROJECT CREATOR
+//   KEY PROJECT CREATOR [ROLE]
 //
 // Keys have 20 to 256 characters; project and creator are [A-Za-z0-9._@-]{1,64} without a dot in
-// front. Never empty. Errors name file and line, never a key. Servers know all keys of theirs;
-// clients send the first of theirs.
+// front; the role is user unless given. Never empty. Errors name file and line, never a key.
+// Servers know all keys of theirs; clients send the first of theirs.
 absl::StatusOr<std::vector<Credential>> ReadCredentialsFile(const std::string& path);
 
-// Knows the callers of a list. Keeps only SHA-256 digests of the keys and compares with all of them
-// in constant time, so that neither timing nor a core dump tells a key.
+// Whether `text` can name a project or a creator.
+bool IsIdentityName(absl::string_view text);
+
+// Purpose: knows the callers of a table of keys. Keeps only SHA-256 digests, and looks keys up by
+// them, so that neither timing nor a core dump tells a key. Thread-safe.
 class ApiKeyAuthenticator : public Authenticator {
  public:
-  explicit ApiKeyAuthenticator(const std::vector<Credential>& credentials);
+  // `clock` tells when keys expire.
+  ApiKeyAuthenticator(const std::vector<Credential>& credentials, Clock& clock);
 
-  absl::StatusOr<Caller> CallerOf(const grpc::ServerContextBase& context) const override;
+  // From the next call on the key with this SHA-256 (hexadecimal) is known, until `expiry`
+  // (infinite = for ever).
+  void Add(const std::string& key_sha256, const Caller& caller, absl::Time expiry);
+  // From the next call on it is not.
+  void Remove(const std::string& key_sha256);
 
  private:
   struct Entry {
-    std::string key_digest;
     Caller caller;
+    absl::Time expiry;
   };
-  std::vector<Entry> entries_;
+
+  // UNAUTHENTICATED with reason "API_KEY_EXPIRED" for a key that has been known.
+  absl::StatusOr<Caller> Identify(const grpc::ServerContextBase& context) const override;
+
+  Clock& clock_;
+  mutable absl::Mutex mu_;
+  absl::flat_hash_map<std::string, Entry> entries_ ABSL_GUARDED_BY(mu_);  // by digest
 };
 
 }  // namespace anneal

@@ -22,6 +22,7 @@ using ::anneal::testing::StatusIs;
 using ::testing::HasSubstr;
 
 constexpr char kKey[] = "key-0123456789abcdefghij";
+constexpr char kViewerKey[] = "key-of-a-viewer-0123456789";
 
 std::string WriteFile(const std::string& name, const std::string& text) {
   const std::string path = ::testing::TempDir() + name;
@@ -38,7 +39,7 @@ class EchoService : public v1::ArtifactService::CallbackService {
                                           const v1::ListArtifactsRequest* request,
                                           v1::ListArtifactsResponse* response) override {
     grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-    const absl::StatusOr<Caller> caller = authenticator_.CallerOf(*context);
+    const absl::StatusOr<Caller> caller = authenticator_.CallerOf(*context, Right::kWrite);
     if (caller.ok()) response->set_folder_uri(absl::StrCat(caller->project, "/", caller->creator));
     reactor->Finish(ToGrpcStatus(caller.status()));
     return reactor;
@@ -52,8 +53,10 @@ class ServerTest : public ::testing::Test {
  protected:
   ServerTest()
       : authenticator_(*ReadCredentialsFile(WriteFile(
-            "credentials",
-            absl::StrCat("# who may call\n\n", kKey, " vision ada@example.org # laptop\n")))),
+                           "credentials", absl::StrCat("# who may call\n\n", kKey,
+                                                       " vision ada@example.org # laptop\n",
+                                                       kViewerKey, " vision eve viewer\n"))),
+                       Clock::Real()),
         service_(authenticator_) {}
 
   absl::StatusOr<std::unique_ptr<RpcServer>> Start(const ServerOptions& options) {
@@ -87,6 +90,9 @@ TEST_F(ServerTest, KnowsItsCallersAndCountsCalls) {
   EXPECT_THAT(unknown, StatusIs(absl::StatusCode::kUnauthenticated));
   EXPECT_EQ(ReasonOf(unknown.status()), "API_KEY_UNKNOWN");
   EXPECT_EQ(ReasonOf(Call(to, "").status()), "API_KEY_MISSING");
+  const absl::StatusOr<std::string> viewer = Call(to, kViewerKey);
+  EXPECT_THAT(viewer, StatusIs(absl::StatusCode::kPermissionDenied));
+  EXPECT_EQ(ReasonOf(viewer.status()), "ROLE_TOO_WEAK");
   EXPECT_EQ(ReasonOf(Call(to, std::string(5000, 'k')).status()), "API_KEY_MALFORMED");
 
   // A call's numbers are written when the server has let go of it.

@@ -133,7 +133,8 @@ grpc::ServerUnaryReactor* ArtifactServiceImpl::ListArtifacts(
     grpc::CallbackServerContext* context, const v1::ListArtifactsRequest* request,
     v1::ListArtifactsResponse* response) {
   return AnswerOnPool(
-      parts_.pool, parts_.authenticator, *context, [=, this](const Caller& caller) -> absl::Status {
+      parts_.pool, parts_.authenticator, Right::kRead, *context,
+      [=, this](const Caller& caller) -> absl::Status {
         absl::string_view id = request->parent();
         if (!absl::ConsumePrefix(&id, kJobs) || !IsUlid(id))
           return InvalidField("parent", "is not jobs/{job}");
@@ -157,7 +158,7 @@ grpc::ServerWriteReactor<v1::DownloadArtifactResponse>* ArtifactServiceImpl::Dow
     grpc::CallbackServerContext* context, const v1::DownloadArtifactRequest* request) {
   return DownloadReactor<v1::DownloadArtifactResponse>::Start(
       parts_.pool, request->offset(),
-      [this, caller = parts_.authenticator.CallerOf(*context),
+      [this, caller = parts_.authenticator.CallerOf(*context, Right::kRead),
        name = request->name()]() -> absl::StatusOr<DownloadSource> {
         ANNEAL_RETURN_IF_ERROR(caller.status());
         return OpenArtifact(parts_.root, parts_.catalog, *caller, name);

@@ -16,7 +16,7 @@ namespace anneal {
 absl::Status ClusterServiceImpl::List(const grpc::ServerContext& context,
                                       const v1::ListWorkersRequest& request,
                                       v1::ListWorkersResponse* response) const {
-  ANNEAL_RETURN_IF_ERROR(authenticator_.CallerOf(context).status());
+  ANNEAL_RETURN_IF_ERROR(authenticator_.CallerOf(context, Right::kRead).status());
   ANNEAL_ASSIGN_OR_RETURN(const PageRequest page,
                           ParsePageRequest(request.page_size(), request.page_token(), "workers"));
   for (const v1::Worker& worker : *roster_.workers()) {
@@ -34,7 +34,7 @@ absl::Status ClusterServiceImpl::List(const grpc::ServerContext& context,
 absl::Status ClusterServiceImpl::SetDrained(const grpc::ServerContext& context,
                                             const std::string& name, bool drained,
                                             v1::Worker* response) {
-  ANNEAL_RETURN_IF_ERROR(authenticator_.CallerOf(context).status());
+  ANNEAL_RETURN_IF_ERROR(authenticator_.CallerOf(context, Right::kOperate).status());
   ANNEAL_ASSIGN_OR_RETURN(const std::string worker, WorkerNameOf(name));
   absl::Notification done;
   absl::StatusOr<v1::Worker> answer;
@@ -65,7 +65,7 @@ grpc::Status ClusterServiceImpl::UndrainWorker(grpc::ServerContext* context,
 grpc::Status ClusterServiceImpl::GetStorage(grpc::ServerContext* context,
                                             const v1::GetStorageRequest*, v1::Storage* response) {
   const auto measure = [&]() -> absl::Status {
-    ANNEAL_RETURN_IF_ERROR(authenticator_.CallerOf(*context).status());
+    ANNEAL_RETURN_IF_ERROR(authenticator_.CallerOf(*context, Right::kRead).status());
     ANNEAL_ASSIGN_OR_RETURN(*response, collector_.Measure());
     return absl::OkStatus();
   };

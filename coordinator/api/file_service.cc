@@ -115,25 +115,26 @@ class UploadReactor final : public grpc::ServerReadReactor<v1::UploadFileRequest
 
 grpc::ServerReadReactor<v1::UploadFileRequest>* FileServiceImpl::UploadFile(
     grpc::CallbackServerContext* context, v1::File* response) {
-  return UploadReactor::Start(parts_.library, parts_.pool, parts_.authenticator.CallerOf(*context),
-                              response);
+  return UploadReactor::Start(parts_.library, parts_.pool,
+                              parts_.authenticator.CallerOf(*context, Right::kWrite), response);
 }
 
 grpc::ServerUnaryReactor* FileServiceImpl::GetUpload(grpc::CallbackServerContext* context,
                                                      const v1::GetUploadRequest* request,
                                                      v1::Upload* response) {
-  return AnswerOnPool(
-      parts_.pool, parts_.authenticator, *context, [=, this](const Caller& caller) -> absl::Status {
-        ANNEAL_ASSIGN_OR_RETURN(*response,
-                                parts_.library.GetUpload(caller.project, request->upload_id()));
-        return absl::OkStatus();
-      });
+  return AnswerOnPool(parts_.pool, parts_.authenticator, Right::kRead, *context,
+                      [=, this](const Caller& caller) -> absl::Status {
+                        ANNEAL_ASSIGN_OR_RETURN(
+                            *response,
+                            parts_.library.GetUpload(caller.project, request->upload_id()));
+                        return absl::OkStatus();
+                      });
 }
 
 grpc::ServerUnaryReactor* FileServiceImpl::GetFile(grpc::CallbackServerContext* context,
                                                    const v1::GetFileRequest* request,
                                                    v1::File* response) {
-  return AnswerOnPool(parts_.pool, parts_.authenticator, *context,
+  return AnswerOnPool(parts_.pool, parts_.authenticator, Right::kRead, *context,
                       [=, this](const Caller& caller) -> absl::Status {
                         ANNEAL_ASSIGN_OR_RETURN(const std::string id, FileIdOf(request->name()));
                         ANNEAL_ASSIGN_OR_RETURN(const internal::FileRecord record,
@@ -147,7 +148,8 @@ grpc::ServerUnaryReactor* FileServiceImpl::ListFiles(grpc::CallbackServerContext
                                                      const v1::ListFilesRequest* request,
                                                      v1::ListFilesResponse* response) {
   return AnswerOnPool(
-      parts_.pool, parts_.authenticator, *context, [=, this](const Caller& caller) -> absl::Status {
+      parts_.pool, parts_.authenticator, Right::kRead, *context,
+      [=, this](const Caller& caller) -> absl::Status {
         if (!request->sha256().empty() && !IsSha256(request->sha256())) {
           return InvalidField("sha256", "is not 64 lower-case hexadecimal digits");
         }
@@ -172,7 +174,7 @@ grpc::ServerUnaryReactor* FileServiceImpl::ListFiles(grpc::CallbackServerContext
 grpc::ServerUnaryReactor* FileServiceImpl::DeleteFile(grpc::CallbackServerContext* context,
                                                       const v1::DeleteFileRequest* request,
                                                       google::protobuf::Empty*) {
-  return AnswerOnPool(parts_.pool, parts_.authenticator, *context,
+  return AnswerOnPool(parts_.pool, parts_.authenticator, Right::kWrite, *context,
                       [=, this](const Caller& caller) -> absl::Status {
                         ANNEAL_ASSIGN_OR_RETURN(const std::string id, FileIdOf(request->name()));
                         // The content stays: other files, also of other projects, may have the
@@ -185,7 +187,7 @@ grpc::ServerWriteReactor<v1::DownloadFileResponse>* FileServiceImpl::DownloadFil
     grpc::CallbackServerContext* context, const v1::DownloadFileRequest* request) {
   return DownloadReactor<v1::DownloadFileResponse>::Start(
       parts_.pool, request->offset(),
-      [this, caller = parts_.authenticator.CallerOf(*context),
+      [this, caller = parts_.authenticator.CallerOf(*context, Right::kRead),
        name = request->name()]() -> absl::StatusOr<DownloadSource> {
         ANNEAL_RETURN_IF_ERROR(caller.status());
         ANNEAL_ASSIGN_OR_RETURN(const std::string id, FileIdOf(name));

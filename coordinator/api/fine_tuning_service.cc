@@ -80,7 +80,8 @@ absl::StatusOr<int> LimitOf(int32_t page_size, int default_size, int max_size) {
 
 absl::StatusOr<FineTuningServiceImpl::Record> FineTuningServiceImpl::Find(
     const grpc::ServerContextBase& context, const std::string& name) const {
-  ANNEAL_ASSIGN_OR_RETURN(const Caller caller, parts_.authenticator.CallerOf(context));
+  ANNEAL_ASSIGN_OR_RETURN(const Caller caller,
+                          parts_.authenticator.CallerOf(context, Right::kRead));
   ANNEAL_ASSIGN_OR_RETURN(const std::string id, JobIdOf(name));
   Record record = parts_.catalog.FindJob(caller.project, id);
   if (record == nullptr)
@@ -101,7 +102,8 @@ FineTuningServiceImpl::Record FineTuningServiceImpl::FindByRequest(
 absl::Status FineTuningServiceImpl::Check(const grpc::ServerContext& context,
                                           const v1::CheckJobRequest& request,
                                           v1::CheckJobResponse* response) {
-  ANNEAL_ASSIGN_OR_RETURN(const Caller caller, parts_.authenticator.CallerOf(context));
+  ANNEAL_ASSIGN_OR_RETURN(const Caller caller,
+                          parts_.authenticator.CallerOf(context, Right::kRead));
   ANNEAL_ASSIGN_OR_RETURN(
       SpecResolver::Result result,
       parts_.resolver.Resolve(caller.project, request.spec(), parts_.clock.TimeNow()));
@@ -112,7 +114,8 @@ absl::Status FineTuningServiceImpl::Check(const grpc::ServerContext& context,
 
 absl::Status FineTuningServiceImpl::Create(const grpc::ServerContext& context,
                                            const v1::CreateJobRequest& request, v1::Job* response) {
-  ANNEAL_ASSIGN_OR_RETURN(const Caller caller, parts_.authenticator.CallerOf(context));
+  ANNEAL_ASSIGN_OR_RETURN(const Caller caller,
+                          parts_.authenticator.CallerOf(context, Right::kWrite));
   ANNEAL_RETURN_IF_ERROR(CheckRequestId(request.request_id()));
   internal::JobRecord record;
   record.set_request_id(request.request_id());
@@ -197,7 +200,8 @@ absl::Status FineTuningServiceImpl::CarryOn(const grpc::ServerContext& context,
 absl::Status FineTuningServiceImpl::List(const grpc::ServerContext& context,
                                          const v1::ListJobsRequest& request,
                                          v1::ListJobsResponse* response) {
-  ANNEAL_ASSIGN_OR_RETURN(const Caller caller, parts_.authenticator.CallerOf(context));
+  ANNEAL_ASSIGN_OR_RETURN(const Caller caller,
+                          parts_.authenticator.CallerOf(context, Right::kRead));
   const std::string filter = absl::StrCat(
       caller.project, "\n", absl::StrJoin(request.states(), ","), "\n", request.display_name());
   ANNEAL_ASSIGN_OR_RETURN(const PageRequest page,
@@ -226,7 +230,8 @@ absl::Status FineTuningServiceImpl::List(const grpc::ServerContext& context,
 
 absl::Status FineTuningServiceImpl::Delete(const grpc::ServerContext& context,
                                            const v1::DeleteJobRequest& request) {
-  ANNEAL_ASSIGN_OR_RETURN(const Caller caller, parts_.authenticator.CallerOf(context));
+  ANNEAL_ASSIGN_OR_RETURN(const Caller caller,
+                          parts_.authenticator.CallerOf(context, Right::kWrite));
   ANNEAL_ASSIGN_OR_RETURN(const std::string id, JobIdOf(request.name()));
   ANNEAL_RETURN_IF_ERROR(Await([&](EventSink::JobReply reply) {
                            parts_.sink.DeleteJob(caller.project, id, std::move(reply));
@@ -244,7 +249,8 @@ absl::Status FineTuningServiceImpl::Delete(const grpc::ServerContext& context,
 absl::Status FineTuningServiceImpl::Act(const grpc::ServerContext& context,
                                         const v1::JobActionRequest& request, LifecycleEvent event,
                                         v1::Job* response) {
-  ANNEAL_ASSIGN_OR_RETURN(const Caller caller, parts_.authenticator.CallerOf(context));
+  ANNEAL_ASSIGN_OR_RETURN(const Caller caller,
+                          parts_.authenticator.CallerOf(context, Right::kWrite));
   ANNEAL_ASSIGN_OR_RETURN(const std::string id, JobIdOf(request.name()));
   ANNEAL_RETURN_IF_ERROR(CheckRequestId(request.request_id()));
   ANNEAL_ASSIGN_OR_RETURN(const Record record, Await([&](EventSink::JobReply reply) {

@@ -13,14 +13,14 @@
 
 namespace anneal {
 
-// Finds out who calls, runs `work` on the pool, and finishes the call with what it returns. Request
-// and response live until then.
+// Finds out who calls and whether they may, runs `work` on the pool, and finishes the call with
+// what it returns. Request and response live until then.
 inline grpc::ServerUnaryReactor* AnswerOnPool(TransferPool& pool,
-                                              const Authenticator& authenticator,
+                                              const Authenticator& authenticator, Right right,
                                               grpc::CallbackServerContext& context,
                                               std::function<absl::Status(const Caller&)> work) {
   grpc::ServerUnaryReactor* reactor = context.DefaultReactor();
-  absl::StatusOr<Caller> caller = authenticator.CallerOf(context);
+  absl::StatusOr<Caller> caller = authenticator.CallerOf(context, right);
   if (!caller.ok()) {
     reactor->Finish(ToGrpcStatus(caller.status()));
     return reactor;

@@ -19,4 +19,10 @@ absl::StatusOr<std::string> WorkerNameOf(absl::string_view name) {
   return InvalidField("name", absl::StrCat("'", name.substr(0, 100), "' is not workers/{worker}"));
 }
 
+absl::StatusOr<std::string> KeyIdOf(absl::string_view name) {
+  absl::string_view id = name;
+  if (absl::ConsumePrefix(&id, "keys/") && IsUlid(id)) return std::string(id);
+  return InvalidField("name", absl::StrCat("'", name.substr(0, 100), "' is not keys/{ulid}"));
+}
+
 }  // namespace anneal

@@ -11,5 +11,7 @@ namespace anneal {
 absl::StatusOr<std::string> JobIdOf(absl::string_view name);
 // "workers/{worker}" -> the worker's name.
 absl::StatusOr<std::string> WorkerNameOf(absl::string_view name);
+// "keys/{ulid}" -> the ulid.
+absl::StatusOr<std::string> KeyIdOf(absl::string_view name);
 
 }  // namespace anneal

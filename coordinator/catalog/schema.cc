@@ -51,6 +51,10 @@ CREATE TABLE uploads (
 CREATE TABLE workers (
   name TEXT PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID;  -- anneal.internal.WorkerRecord
 )sql",
+    R"sql(
+CREATE TABLE keys (
+  id TEXT PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID;    -- anneal.internal.KeyRecord
+)sql",
 };
 
 constexpr const char* kMetricsMigrations[] = {

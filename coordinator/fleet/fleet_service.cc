@@ -99,7 +99,7 @@ class RefusedReactor : public grpc::ServerBidiReactor<internal::Observed, intern
 
 grpc::ServerBidiReactor<internal::Observed, internal::Desired>* FleetServiceImpl::Sync(
     grpc::CallbackServerContext* context) {
-  if (absl::Status known = authenticator_.CallerOf(*context).status(); !known.ok())
+  if (absl::Status known = authenticator_.CallerOf(*context, Right::kWork).status(); !known.ok())
     return new RefusedReactor(known);
   return SyncReactor::Start(inbox_);
 }

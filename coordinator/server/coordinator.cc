@@ -57,6 +57,8 @@ Coordinator::~Coordinator() {
   if (pump_ != nullptr) pump_->Stop();
   for (const std::unique_ptr<RpcServer>& server : api_servers_) server->Shutdown(kStopGrace);
   api_servers_.clear();
+  if (local_server_ != nullptr) local_server_->Shutdown(kStopGrace);
+  local_server_.reset();
   if (fleet_server_ != nullptr) fleet_server_->Shutdown(absl::ZeroDuration());
   fleet_server_.reset();
   loop_.reset();
@@ -76,10 +78,18 @@ absl::Status Coordinator::LockDataDir() {
   return absl::OkStatus();
 }
 
+absl::Status Coordinator::OpenKeys() {
+  std::vector<Credential> credentials;
+  if (!options_.credentials_file.empty()) {
+    ANNEAL_ASSIGN_OR_RETURN(credentials, ReadCredentialsFile(options_.credentials_file));
+  }
+  authenticator_ = std::make_unique<ApiKeyAuthenticator>(credentials, clock_);
+  ANNEAL_ASSIGN_OR_RETURN(keys_, KeyStore::Open(options_.data_dir));
+  return LoadKeys(*keys_, *authenticator_);
+}
+
 absl::Status Coordinator::OpenStores() {
-  ANNEAL_ASSIGN_OR_RETURN(const std::vector<Credential> credentials,
-                          ReadCredentialsFile(options_.credentials_file));
-  authenticator_ = std::make_unique<ApiKeyAuthenticator>(credentials);
+  ANNEAL_RETURN_IF_ERROR(OpenKeys());
   ANNEAL_ASSIGN_OR_RETURN(
       storage_, StorageRoot::Open(options_.storage_root, FileSystem::Posix(), clock_, random_));
   ANNEAL_ASSIGN_OR_RETURN(resources_, ResourceStore::Open(options_.data_dir));
@@ -123,6 +133,8 @@ absl::Status Coordinator::StartServing() {
       ModelLibrary::Parts{*resources_, *storage_, allowed_roots_, hashes_, clock_});
   model_service_ = std::make_unique<ModelServiceImpl>(
       ModelServiceImpl::Parts{*authenticator_, *resources_, *models_, transfers_});
+  key_service_ = std::make_unique<KeyServiceImpl>(
+      KeyServiceImpl::Parts{*authenticator_, *authenticator_, *keys_, clock_, random_});
   fleet_service_ = std::make_unique<FleetServiceImpl>(*authenticator_, *loop_);
   loop_->Start();
   collector_->Start();
@@ -131,8 +143,8 @@ absl::Status Coordinator::StartServing() {
                        .tls_key_file = options_.tls_key_file,
                        .allow_plaintext = options_.allow_plaintext};
   const std::vector<grpc::Service*> services = {fine_tuning_service_.get(), file_service_.get(),
-                                                artifact_service_.get(), model_service_.get(),
-                                                cluster_service_.get()};
+                                                artifact_service_.get(),    model_service_.get(),
+                                                cluster_service_.get(),     key_service_.get()};
   for (const std::string& address : options_.listen) {
     server.address = address;
     ANNEAL_ASSIGN_OR_RETURN(std::unique_ptr<RpcServer> started,
@@ -149,10 +161,22 @@ absl::Status Coordinator::StartServing() {
                                                         .ready = [this] { return loop_->ready(); }},
                                                        registry_));
   }
+  ANNEAL_RETURN_IF_ERROR(StartLocalAdmin());
   for (const std::string& address : api_addresses())
     ANNEAL_LOG(INFO) << "serving" << Field("api", address);
   ANNEAL_LOG(INFO) << "serving" << Field("fleet", fleet_address())
                    << Field("admin", admin_address()) << Field("epoch", loop_->epoch());
+  return absl::OkStatus();
+}
+
+absl::Status Coordinator::StartLocalAdmin() {
+  if (options_.admin_socket.empty()) return absl::OkStatus();
+  local_key_service_ = std::make_unique<KeyServiceImpl>(
+      KeyServiceImpl::Parts{local_admin_, *authenticator_, *keys_, clock_, random_});
+  ANNEAL_ASSIGN_OR_RETURN(
+      local_server_, RpcServer::Start({.address = absl::StrCat("unix:", options_.admin_socket)},
+                                      {local_key_service_.get()}, rpc_metrics_, clock_));
+  ANNEAL_LOG(INFO) << "serving" << Field("local_admin", local_server_->address());
   return absl::OkStatus();
 }
 

@@ -23,6 +23,7 @@
 #include "coordinator/api/file_library.h"
 #include "coordinator/api/file_service.h"
 #include "coordinator/api/fine_tuning_service.h"
+#include "coordinator/api/key_service.h"
 #include "coordinator/api/model_library.h"
 #include "coordinator/api/model_service.h"
 #include "coordinator/api/spec_resolver.h"
@@ -31,6 +32,7 @@
 #include "coordinator/catalog/catalog.h"
 #include "coordinator/catalog/catalog_store.h"
 #include "coordinator/catalog/job_history.h"
+#include "coordinator/catalog/key_store.h"
 #include "coordinator/catalog/resource_store.h"
 #include "coordinator/collection/storage_collector.h"
 #include "coordinator/fleet/fleet_roster.h"
@@ -62,7 +64,9 @@ class Coordinator {
   Coordinator(CoordinatorOptions options, Clock& clock, Random& random);
   absl::Status LockDataDir();
   absl::Status OpenStores();
+  absl::Status OpenKeys();
   absl::Status StartServing();
+  absl::Status StartLocalAdmin();
   absl::Status WriteAddressFile() const;
   void StartSampling();
 
@@ -81,9 +85,11 @@ class Coordinator {
   FileHashCache hashes_;
   FleetRoster roster_;
   Catalog catalog_;
-  std::unique_ptr<Authenticator> authenticator_;
+  std::unique_ptr<ApiKeyAuthenticator> authenticator_;
+  const LocalAdminAuthenticator local_admin_;
   std::unique_ptr<StorageRoot> storage_;
   std::unique_ptr<ResourceStore> resources_;
+  std::unique_ptr<KeyStore> keys_;
   std::unique_ptr<JobHistory> history_;
   std::unique_ptr<CatalogStore> store_;
   std::unique_ptr<StepMetricsWriter> steps_;
@@ -99,9 +105,12 @@ class Coordinator {
   std::unique_ptr<FileServiceImpl> file_service_;
   std::unique_ptr<ArtifactServiceImpl> artifact_service_;
   std::unique_ptr<ModelServiceImpl> model_service_;
+  std::unique_ptr<KeyServiceImpl> key_service_;
+  std::unique_ptr<KeyServiceImpl> local_key_service_;
   std::unique_ptr<FleetServiceImpl> fleet_service_;
   std::unique_ptr<RpcServer> fleet_server_;
   std::vector<std::unique_ptr<RpcServer>> api_servers_;
+  std::unique_ptr<RpcServer> local_server_;
   std::unique_ptr<AdminServer> admin_;
   std::unique_ptr<Sampler> sampler_;
 };

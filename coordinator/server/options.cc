@@ -43,7 +43,10 @@ absl::Status CoordinatorOptions::Complete() {
                                                    ": SQLite must not lie on a shared file system; "
                                                    "give it a folder on a local or block disk"));
   }
-  if (credentials_file.empty()) return absl::InvalidArgumentError("--credentials-file is required");
+  if (credentials_file.empty() && admin_socket.empty()) {
+    return absl::InvalidArgumentError(
+        "nobody could ever call: give a --credentials-file, or an --admin-socket to make API keys");
+  }
   if (listen.empty()) return absl::InvalidArgumentError("--listen is required");
   return absl::OkStatus();
 }
@@ -65,7 +68,11 @@ absl::StatusOr<std::optional<CoordinatorOptions>> ParseCoordinatorOptions(int ar
   flags.TextList("allowed-root", &options.allowed_roots,
                  "Folder that file:/// references may name. May be given several times.");
   flags.Text("credentials-file", &options.credentials_file,
-             "API keys, one `KEY PROJECT CREATOR` a line.");
+             "API keys, one `KEY PROJECT CREATOR [ROLE]` a line; role: viewer, user (default), "
+             "admin or worker.");
+  flags.Text("admin-socket", &options.admin_socket,
+             "Unix socket on which the account that runs this program makes and revokes API keys "
+             "(`anneal --server unix:PATH keys`). Empty: none.");
   flags.Text("tls-certificate-file", &options.tls_certificate_file,
              "PEM certificate chain of this server.");
   flags.Text("tls-key-file", &options.tls_key_file, "PEM key of the certificate.");

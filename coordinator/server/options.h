@@ -23,8 +23,10 @@ struct CoordinatorOptions {
   std::string storage_root;
   // Folders that file:/// references may name.
   std::vector<std::string> allowed_roots;
-  // API keys; see ApiKeyAuthenticator.
+  // API keys beside those of the catalog; see ReadCredentialsFile. Empty = none.
   std::string credentials_file;
+  // Path of the Unix socket on which KeyService answers without a key. Empty = none.
+  std::string admin_socket;
   std::string tls_certificate_file;
   std::string tls_key_file;
   // Workers must show a certificate of this authority. Empty = their API key is enough.

@@ -25,7 +25,7 @@ def sandbox(tmp_path):
     for name in ("deploy", "tools"):
         (tmp_path / name).symlink_to(SOURCE_DIR / name)
     data = tmp_path / "data"
-    (tmp_path / "keys").write_text("test-key-0123456789abcdef default tester\n")
+    (tmp_path / "keys").write_text("test-key-0123456789abcdef default tester admin\n")
     (tmp_path / "keys").chmod(0o600)
     told = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     told.bind(f"{tmp_path}/notify")

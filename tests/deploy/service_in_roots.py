@@ -34,7 +34,7 @@ def run_service(tmp_path, coordinator_root, worker_root, configs, source_dir):
         shutil.copytree(folder / "certificates" / name, folder / program / "tls")
         keys = folder / program / "credentials" / "keys"
         keys.parent.mkdir()
-        worker_key = "worker-key-0123456789abcdef default worker\n"
+        worker_key = "worker-key-0123456789abcdef default workers worker\n"
         keys.write_text(worker_key + ("client-key-0123456789abcdef default tester\n" if name == "coordinator" else ""))
         (folder / program / "state").mkdir()
     imports = folder / "storage" / "imports"

@@ -118,7 +118,7 @@ class Notified:
 
 def test_programs_notify_and_reload_as_the_units_say(tmp_path):
     """What Type=notify, ExecReload and KillMode=mixed rely on."""
-    (tmp_path / "keys").write_text("test-key-0123456789abcdef default tester\n")
+    (tmp_path / "keys").write_text("test-key-0123456789abcdef default tester admin\n")
     (tmp_path / "keys").chmod(0o600)
     addresses = tmp_path / "addresses"
     told = Notified(tmp_path)

@@ -95,7 +95,7 @@ class MiniCluster:
         # Unix socket paths are short: run folders lie in their own short folder.
         self.short = tempfile.TemporaryDirectory(prefix="an-")
         self.allowed_roots = [self.folder, *allowed_roots]
-        (self.folder / "credentials").write_text(f"{KEY} default tester\n")
+        (self.folder / "credentials").write_text(f"{KEY} default tester admin\n")
         os.chmod(self.folder / "credentials", 0o600)
         self.coordinator_ports = {}
         self.coordinator = None

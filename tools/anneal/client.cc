@@ -21,7 +21,8 @@ Client::Client(const Context& context, const std::shared_ptr<grpc::Channel>& cha
       files_(v1::FileService::NewStub(channel)),
       artifacts_(v1::ArtifactService::NewStub(channel)),
       models_(v1::ModelService::NewStub(channel)),
-      cluster_(v1::ClusterService::NewStub(channel)) {}
+      cluster_(v1::ClusterService::NewStub(channel)),
+      keys_(v1::KeyService::NewStub(channel)) {}
 
 void Client::Prepare(grpc::ClientContext& context, absl::Duration timeout) const {
   PrepareCall(context, context_.api_key, timeout);

@@ -10,6 +10,7 @@
 #include "anneal/v1/cluster_service.grpc.pb.h"
 #include "anneal/v1/file_service.grpc.pb.h"
 #include "anneal/v1/fine_tuning_service.grpc.pb.h"
+#include "anneal/v1/key_service.grpc.pb.h"
 #include "anneal/v1/model_service.grpc.pb.h"
 #include "tools/anneal/context.h"
 
@@ -67,6 +68,7 @@ class Client {
   v1::ClusterService::StubInterface& StubOf(v1::ClusterService::StubInterface*) const {
     return *cluster_;
   }
+  v1::KeyService::StubInterface& StubOf(v1::KeyService::StubInterface*) const { return *keys_; }
 
   const Context context_;
   const std::unique_ptr<v1::FineTuningService::StubInterface> jobs_;
@@ -74,6 +76,7 @@ class Client {
   const std::unique_ptr<v1::ArtifactService::StubInterface> artifacts_;
   const std::unique_ptr<v1::ModelService::StubInterface> models_;
   const std::unique_ptr<v1::ClusterService::StubInterface> cluster_;
+  const std::unique_ptr<v1::KeyService::StubInterface> keys_;
 };
 
 }  // namespace anneal::cli

@@ -58,6 +58,7 @@ void AddExplainCommand(CommandLine& line);    // explain
 void AddUsageCommand(CommandLine& line);      // usage
 void AddWatchCommands(CommandLine& line);     // watch, wait, logs
 void AddArtifactCommands(CommandLine& line);  // artifacts, download
+void AddKeyCommands(CommandLine& line);       // keys
 void AddResourceCommands(CommandLine& line);  // models, files, storage, workers
 
 }  // namespace anneal::cli

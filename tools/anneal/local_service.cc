@@ -167,9 +167,9 @@ absl::Status LocalService::WriteProcessList() const {
 
 absl::Status LocalService::MakeCredentials() {
   if (fs::exists(PathOf("credentials"))) return absl::OkStatus();
-  return WritePrivateFile(
-      PathOf("credentials"),
-      absl::StrCat("# key project creator\n", RandomHex(32, random_), " default local\n"));
+  return WritePrivateFile(PathOf("credentials"),
+                          absl::StrCat("# key project creator role\n", RandomHex(32, random_),
+                                       " default local admin\n"));
 }
 
 absl::Status LocalService::MakeShortFolder() {

@@ -19,6 +19,7 @@ int main(int argc, char** argv) {
   anneal::cli::AddUsageCommand(line);
   anneal::cli::AddWatchCommands(line);
   anneal::cli::AddArtifactCommands(line);
+  anneal::cli::AddKeyCommands(line);
   anneal::cli::AddResourceCommands(line);
   return line.Run(argc, argv);
 }

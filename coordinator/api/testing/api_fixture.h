@@ -92,7 +92,7 @@ class ApiFixture : public ::testing::Test {
   MetricRegistry registry_;
   RpcMetrics metrics_{registry_};
   const ApiKeyAuthenticator authenticator_{
-      {{kAdaKey, {"vision", "ada"}}, {kEveKey, {"other", "eve"}}}};
+      {{kAdaKey, {"vision", "ada"}}, {kEveKey, {"other", "eve"}}}, clock_};
   Catalog catalog_{clock_};
   std::unique_ptr<StorageRoot> root_;
   std::unique_ptr<ResourceStore> resources_;

@@ -34,7 +34,7 @@ class CoordinatorFixture : public ::testing::Test {
     std::string pattern = ::testing::TempDir() + "coordinator_XXXXXX";
     ASSERT_NE(::mkdtemp(pattern.data()), nullptr);
     folder_ = pattern;
-    std::ofstream(folder_ + "/credentials") << kKey << " vision ada\n"
+    std::ofstream(folder_ + "/credentials") << kKey << " vision ada admin\n"
                                             << kOtherKey << " other eve\n";
     std::filesystem::permissions(folder_ + "/credentials", std::filesystem::perms::owner_read);
     WriteTinyLlama(folder_ + "/shared/tiny");
@@ -46,6 +46,7 @@ class CoordinatorFixture : public ::testing::Test {
     options_.storage_root = folder_ + "/storage";
     options_.allowed_roots = {folder_ + "/shared"};
     options_.credentials_file = folder_ + "/credentials";
+    options_.admin_socket = folder_ + "/admin.sock";
     StartCoordinator();
   }
   void TearDown() override {
