@@ -50,8 +50,7 @@ class Authenticator {
   // UNAUTHENTICATED if the call carries no credential that is known, PERMISSION_DENIED (reason
   // "ROLE_TOO_WEAK") if its role does not have the right.
   absl::StatusOr<Caller> CallerOf(const grpc::ServerContextBase& context, Right right) const;
-
- private:
+  // Whoever it is, whatever they may.
   virtual absl::StatusOr<Caller> Identify(const grpc::ServerContextBase& context) const = 0;
 };
 
@@ -87,14 +86,14 @@ class ApiKeyAuthenticator : public Authenticator {
   // From the next call on it is not.
   void Remove(const std::string& key_sha256);
 
+  // UNAUTHENTICATED with reason "API_KEY_EXPIRED" for a key that has been known.
+  absl::StatusOr<Caller> Identify(const grpc::ServerContextBase& context) const override;
+
  private:
   struct Entry {
     Caller caller;
     absl::Time expiry;
   };
-
-  // UNAUTHENTICATED with reason "API_KEY_EXPIRED" for a key that has been known.
-  absl::StatusOr<Caller> Identify(const grpc::ServerContextBase& context) const override;
 
   Clock& clock_;
   mutable absl::Mutex mu_;

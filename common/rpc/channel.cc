@@ -6,10 +6,14 @@
 #include "common/rpc/server.h"
 #include "grpcpp/create_channel.h"
 #include "grpcpp/security/credentials.h"
+#include "grpcpp/security/tls_certificate_provider.h"
+#include "grpcpp/security/tls_credentials_options.h"
 #include "grpcpp/support/channel_arguments.h"
 
 namespace anneal {
 namespace {
+
+constexpr unsigned kReloadSeconds = 60;
 
 absl::StatusOr<std::shared_ptr<grpc::ChannelCredentials>> MakeCredentials(
     const ChannelOptions& options) {
@@ -18,15 +22,19 @@ absl::StatusOr<std::shared_ptr<grpc::ChannelCredentials>> MakeCredentials(
     return absl::InvalidArgumentError(
         "a client certificate needs both a certificate file and a key file");
   }
-  grpc::SslCredentialsOptions ssl;
-  if (!options.tls_ca_file.empty()) {
-    ANNEAL_ASSIGN_OR_RETURN(ssl.pem_root_certs, ReadPemFile(options.tls_ca_file));
+  if (options.tls_ca_file.empty() && options.tls_certificate_file.empty())
+    return grpc::SslCredentials(grpc::SslCredentialsOptions());
+  // gRPC itself only logs what is wrong with a file.
+  for (const std::string* file :
+       {&options.tls_ca_file, &options.tls_certificate_file, &options.tls_key_file}) {
+    if (!file->empty()) ANNEAL_RETURN_IF_ERROR(ReadPemFile(*file).status());
   }
-  if (!options.tls_certificate_file.empty()) {
-    ANNEAL_ASSIGN_OR_RETURN(ssl.pem_cert_chain, ReadPemFile(options.tls_certificate_file));
-    ANNEAL_ASSIGN_OR_RETURN(ssl.pem_private_key, ReadPemFile(options.tls_key_file));
-  }
-  return grpc::SslCredentials(ssl);
+  grpc::experimental::TlsChannelCredentialsOptions tls;
+  tls.set_certificate_provider(std::make_shared<grpc::experimental::FileWatcherCertificateProvider>(
+      options.tls_key_file, options.tls_certificate_file, options.tls_ca_file, kReloadSeconds));
+  if (!options.tls_ca_file.empty()) tls.watch_root_certs();
+  if (!options.tls_certificate_file.empty()) tls.watch_identity_key_cert_pairs();
+  return grpc::experimental::TlsCredentials(tls);
 }
 
 }  // namespace

@@ -15,7 +15,8 @@ namespace anneal {
 struct ChannelOptions {
   // "host:port" or "unix:/path".
   std::string target;
-  // TLS against the system's authorities, or those of `tls_ca_file` (PEM).
+  // TLS against the system's authorities, or those of `tls_ca_file` (PEM). Files are read again
+  // every minute, for the connections made from then on.
   bool tls = false;
   std::string tls_ca_file;
   // Our own certificate, where the server asks for one. Both or none.

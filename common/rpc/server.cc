@@ -15,6 +15,8 @@
 #include "grpcpp/ext/proto_server_reflection_plugin.h"
 #include "grpcpp/health_check_service_interface.h"
 #include "grpcpp/security/server_credentials.h"
+#include "grpcpp/security/tls_certificate_provider.h"
+#include "grpcpp/security/tls_credentials_options.h"
 #include "grpcpp/server_builder.h"
 
 namespace anneal {
@@ -59,16 +61,20 @@ absl::Status CheckAddress(const ServerOptions& options) {
 absl::StatusOr<std::shared_ptr<grpc::ServerCredentials>> MakeCredentials(
     const ServerOptions& options) {
   if (options.tls_certificate_file.empty()) return grpc::InsecureServerCredentials();
-  grpc::SslServerCredentialsOptions ssl;
-  grpc::SslServerCredentialsOptions::PemKeyCertPair pair;
-  ANNEAL_ASSIGN_OR_RETURN(pair.private_key, ReadPemFile(options.tls_key_file));
-  ANNEAL_ASSIGN_OR_RETURN(pair.cert_chain, ReadPemFile(options.tls_certificate_file));
-  ssl.pem_key_cert_pairs.push_back(std::move(pair));
+  // gRPC itself only logs what is wrong with a file.
+  ANNEAL_RETURN_IF_ERROR(ReadPemFile(options.tls_key_file).status());
+  ANNEAL_RETURN_IF_ERROR(ReadPemFile(options.tls_certificate_file).status());
+  grpc::experimental::TlsServerCredentialsOptions tls(
+      std::make_shared<grpc::experimental::FileWatcherCertificateProvider>(
+          options.tls_key_file, options.tls_certificate_file, options.tls_client_ca_file,
+          options.tls_reload_seconds));
+  tls.watch_identity_key_cert_pairs();
   if (!options.tls_client_ca_file.empty()) {
-    ANNEAL_ASSIGN_OR_RETURN(ssl.pem_root_certs, ReadPemFile(options.tls_client_ca_file));
-    ssl.client_certificate_request = GRPC_SSL_REQUEST_AND_REQUIRE_CLIENT_CERTIFICATE_AND_VERIFY;
+    ANNEAL_RETURN_IF_ERROR(ReadPemFile(options.tls_client_ca_file).status());
+    tls.watch_root_certs();
+    tls.set_cert_request_type(GRPC_SSL_REQUEST_AND_REQUIRE_CLIENT_CERTIFICATE_AND_VERIFY);
   }
-  return grpc::SslServerCredentials(ssl);
+  return grpc::experimental::TlsServerCredentials(tls);
 }
 
 void SetLimits(grpc::ServerBuilder& builder) {
@@ -110,7 +116,7 @@ RpcMetrics::RpcMetrics(MetricRegistry& registry)
 
 absl::StatusOr<std::unique_ptr<RpcServer>> RpcServer::Start(
     const ServerOptions& options, const std::vector<grpc::Service*>& services, RpcMetrics& metrics,
-    Clock& clock) {
+    Clock& clock, Interceptors interceptors) {
   ANNEAL_RETURN_IF_ERROR(CheckAddress(options));
   ANNEAL_ASSIGN_OR_RETURN(auto credentials, MakeCredentials(options));
   grpc::EnableDefaultHealthCheckService(true);
@@ -119,7 +125,6 @@ absl::StatusOr<std::unique_ptr<RpcServer>> RpcServer::Start(
   grpc::ServerBuilder builder;
   SetLimits(builder);
   for (grpc::Service* service : services) builder.RegisterService(service);
-  std::vector<std::unique_ptr<grpc::experimental::ServerInterceptorFactoryInterface>> interceptors;
   interceptors.push_back(std::make_unique<MetricsInterceptorFactory>(metrics, clock));
   builder.experimental().SetInterceptorCreators(std::move(interceptors));
 

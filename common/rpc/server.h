@@ -11,6 +11,7 @@
 #include "common/base/clock.h"
 #include "common/metrics/metrics.h"
 #include "grpcpp/server.h"
+#include "grpcpp/support/server_interceptor.h"
 
 namespace anneal {
 
@@ -29,24 +30,30 @@ struct RpcMetrics {
 struct ServerOptions {
   // "host:port" (port 0 = any free one) or "unix:/path". A Unix socket gets mode 0600.
   std::string address;
-  // PEM files. Both or none; required on TCP unless the host is loopback.
+  // PEM files. Both or none; required on TCP unless the host is loopback. They are read again every
+  // `tls_reload_seconds`: connections made from then on use what is in them; a pair that does not
+  // match is not taken.
   std::string tls_certificate_file;
   std::string tls_key_file;
   // Only clients with a certificate of this authority are let in. Empty = any client.
   std::string tls_client_ca_file;
+  unsigned tls_reload_seconds = 60;
   // Serve without TLS on an address that is not loopback, where the network itself is trusted.
   bool allow_plaintext = false;
 };
+
+using Interceptors =
+    std::vector<std::unique_ptr<grpc::experimental::ServerInterceptorFactoryInterface>>;
 
 // Listens from Start until Shutdown or its destructor. Thread-safe.
 class RpcServer {
  public:
   // `services`, `metrics` and `clock` must outlive the server. Reflection and grpc.health.v1 are
   // served beside them. The port is never shared with another process. INVALID_ARGUMENT says which
-  // option is wrong, UNAVAILABLE that it cannot listen.
+  // option is wrong, UNAVAILABLE that it cannot listen. `interceptors` watch every call.
   static absl::StatusOr<std::unique_ptr<RpcServer>> Start(
       const ServerOptions& options, const std::vector<grpc::Service*>& services,
-      RpcMetrics& metrics, Clock& clock);
+      RpcMetrics& metrics, Clock& clock, Interceptors interceptors = {});
   ~RpcServer();
 
   // As in the options, with the port that is bound: what clients on this machine connect to.

@@ -3,6 +3,7 @@
 #include <sys/stat.h>
 
 #include <cstdlib>
+#include <filesystem>
 #include <fstream>
 
 #include "absl/strings/match.h"
@@ -120,21 +121,66 @@ TEST_F(ServerTest, AUnixSocketIsForItsOwnerOnly) {
   EXPECT_THAT(Call({.target = server->address()}, kKey), ::anneal::testing::IsOk());
 }
 
+// A self-signed certificate of 127.0.0.1 and its key.
+void MakeCertificate(const std::string& certificate, const std::string& key) {
+  ASSERT_EQ(std::system(absl::StrCat("openssl req -x509 -newkey ec -pkeyopt "
+                                     "ec_paramgen_curve:prime256v1 -nodes -days 1 -subj "
+                                     "/CN=localhost -addext subjectAltName=IP:127.0.0.1 -keyout '",
+                                     key, "' -out '", certificate, "' 2>/dev/null")
+                            .c_str()),
+            0);
+}
+
 TEST_F(ServerTest, SpeaksTls) {
   const std::string key = ::testing::TempDir() + "key.pem",
                     certificate = ::testing::TempDir() + "certificate.pem";
-  ASSERT_EQ(std::system(absl::StrCat(
-                            "openssl req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=localhost "
-                            "-addext subjectAltName=IP:127.0.0.1 -keyout '",
-                            key, "' -out '", certificate, "' 2>/dev/null")
-                            .c_str()),
-            0);
+  MakeCertificate(certificate, key);
   ANNEAL_ASSERT_OK_AND_ASSIGN(
       auto server,
       Start({.address = "127.0.0.1:0", .tls_certificate_file = certificate, .tls_key_file = key}));
   EXPECT_THAT(Call({.target = server->address(), .tls = true, .tls_ca_file = certificate}, kKey),
               ::anneal::testing::IsOk());
   EXPECT_THAT(Call({.target = server->address()}, kKey), StatusIs(absl::StatusCode::kUnavailable));
+}
+
+TEST_F(ServerTest, TakesNewCertificatesWithoutARestart) {
+  const auto in = [](const char* name) { return ::testing::TempDir() + name; };
+  MakeCertificate(in("first.pem"), in("first.key"));
+  MakeCertificate(in("second.pem"), in("second.key"));
+  const auto install = [&](const std::string& from, const std::string& to) {
+    std::filesystem::copy_file(from, to + ".new",
+                               std::filesystem::copy_options::overwrite_existing);
+    std::filesystem::rename(to + ".new", to);
+  };
+  install(in("first.pem"), in("tls.crt"));
+  install(in("first.key"), in("tls.key"));
+  // Workers are let in by the authority of their certificate, which is renewed with it.
+  install(in("first.pem"), in("ca.crt"));
+  ANNEAL_ASSERT_OK_AND_ASSIGN(auto server, Start({.address = "127.0.0.1:0",
+                                                  .tls_certificate_file = in("tls.crt"),
+                                                  .tls_key_file = in("tls.key"),
+                                                  .tls_client_ca_file = in("ca.crt"),
+                                                  .tls_reload_seconds = 1}));
+  const auto call_with = [&](const std::string& pair) {
+    return Call({.target = server->address(),
+                 .tls = true,
+                 .tls_ca_file = in(absl::StrCat(pair, ".pem").c_str()),
+                 .tls_certificate_file = in(absl::StrCat(pair, ".pem").c_str()),
+                 .tls_key_file = in(absl::StrCat(pair, ".key").c_str())},
+                kKey);
+  };
+  EXPECT_THAT(call_with("first"), ::anneal::testing::IsOk());
+  EXPECT_THAT(call_with("second"), StatusIs(absl::StatusCode::kUnavailable));
+  install(in("second.pem"), in("tls.crt"));
+  install(in("second.key"), in("tls.key"));
+  install(in("second.pem"), in("ca.crt"));
+  absl::StatusOr<std::string> renewed = call_with("second");
+  for (const absl::Time patience = absl::Now() + absl::Seconds(30);
+       !renewed.ok() && absl::Now() < patience;) {
+    renewed = call_with("second");
+  }
+  EXPECT_THAT(renewed, ::anneal::testing::IsOk());
+  EXPECT_THAT(call_with("first"), StatusIs(absl::StatusCode::kUnavailable));
 }
 
 TEST(CertificateMetricsTest, TellsWhenACertificateEndsAndCountsABadFileAsExpired) {

@@ -85,6 +85,8 @@ absl::Status Coordinator::OpenKeys() {
   }
   authenticator_ = std::make_unique<ApiKeyAuthenticator>(credentials, clock_);
   ANNEAL_ASSIGN_OR_RETURN(keys_, KeyStore::Open(options_.data_dir));
+  ANNEAL_ASSIGN_OR_RETURN(
+      audit_, AuditLog::Open(absl::StrCat(options_.data_dir, "/audit.log"), FileSystem::Posix()));
   return LoadKeys(*keys_, *authenticator_);
 }
 
@@ -147,8 +149,9 @@ absl::Status Coordinator::StartServing() {
                                                 cluster_service_.get(),     key_service_.get()};
   for (const std::string& address : options_.listen) {
     server.address = address;
-    ANNEAL_ASSIGN_OR_RETURN(std::unique_ptr<RpcServer> started,
-                            RpcServer::Start(server, services, rpc_metrics_, clock_));
+    ANNEAL_ASSIGN_OR_RETURN(
+        std::unique_ptr<RpcServer> started,
+        RpcServer::Start(server, services, rpc_metrics_, clock_, Audited(*authenticator_)));
     api_servers_.push_back(std::move(started));
   }
   server.address = options_.fleet_listen;
@@ -169,13 +172,20 @@ absl::Status Coordinator::StartServing() {
   return absl::OkStatus();
 }
 
+Interceptors Coordinator::Audited(const Authenticator& authenticator) {
+  Interceptors interceptors;
+  interceptors.push_back(std::make_unique<AuditInterceptorFactory>(*audit_, authenticator, clock_));
+  return interceptors;
+}
+
 absl::Status Coordinator::StartLocalAdmin() {
   if (options_.admin_socket.empty()) return absl::OkStatus();
   local_key_service_ = std::make_unique<KeyServiceImpl>(
       KeyServiceImpl::Parts{local_admin_, *authenticator_, *keys_, clock_, random_});
   ANNEAL_ASSIGN_OR_RETURN(
-      local_server_, RpcServer::Start({.address = absl::StrCat("unix:", options_.admin_socket)},
-                                      {local_key_service_.get()}, rpc_metrics_, clock_));
+      local_server_,
+      RpcServer::Start({.address = absl::StrCat("unix:", options_.admin_socket)},
+                       {local_key_service_.get()}, rpc_metrics_, clock_, Audited(local_admin_)));
   ANNEAL_LOG(INFO) << "serving" << Field("local_admin", local_server_->address());
   return absl::OkStatus();
 }

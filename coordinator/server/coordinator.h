@@ -19,6 +19,7 @@
 #include "common/storage/storage_root.h"
 #include "coordinator/api/allowed_roots.h"
 #include "coordinator/api/artifact_service.h"
+#include "coordinator/api/audit_log.h"
 #include "coordinator/api/cluster_service.h"
 #include "coordinator/api/file_library.h"
 #include "coordinator/api/file_service.h"
@@ -67,6 +68,7 @@ class Coordinator {
   absl::Status OpenKeys();
   absl::Status StartServing();
   absl::Status StartLocalAdmin();
+  Interceptors Audited(const Authenticator& authenticator);
   absl::Status WriteAddressFile() const;
   void StartSampling();
 
@@ -90,6 +92,7 @@ class Coordinator {
   std::unique_ptr<StorageRoot> storage_;
   std::unique_ptr<ResourceStore> resources_;
   std::unique_ptr<KeyStore> keys_;
+  std::unique_ptr<AuditLog> audit_;
   std::unique_ptr<JobHistory> history_;
   std::unique_ptr<CatalogStore> store_;
   std::unique_ptr<StepMetricsWriter> steps_;
