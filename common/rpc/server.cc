@@ -9,6 +9,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
+#include "common/base/log.h"
 #include "common/base/status.h"
 #include "common/rpc/metrics_interceptor.h"
 #include "common/rpc/pem_file.h"
@@ -50,11 +51,16 @@ absl::Status CheckAddress(const ServerOptions& options) {
     return absl::InvalidArgumentError(absl::StrCat(
         "address '", address, "' is neither host:port nor unix:/path, for example 127.0.0.1:7443"));
   }
-  if (!tls && !options.allow_plaintext && !IsLoopback(address.substr(0, colon))) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("address ", address,
-                     " can be reached from other machines: give it TLS files, or allow plaintext"));
+  if (tls || IsLoopback(address.substr(0, colon))) return absl::OkStatus();
+  if (!options.insecure_allow_remote) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "address ", address,
+        " can be reached from other machines: give it TLS files (or --insecure-allow-remote, where "
+        "the network itself is trusted)"));
   }
+  ANNEAL_LOG(WARNING) << "serving without TLS where other machines can listen in: keys and data "
+                         "travel in the clear"
+                      << Field("address", address);
   return absl::OkStatus();
 }
 

@@ -39,7 +39,7 @@ struct ServerOptions {
   std::string tls_client_ca_file;
   unsigned tls_reload_seconds = 60;
   // Serve without TLS on an address that is not loopback, where the network itself is trusted.
-  bool allow_plaintext = false;
+  bool insecure_allow_remote = false;
 };
 
 using Interceptors =

@@ -143,7 +143,7 @@ absl::Status Coordinator::StartServing() {
 
   ServerOptions server{.tls_certificate_file = options_.tls_certificate_file,
                        .tls_key_file = options_.tls_key_file,
-                       .allow_plaintext = options_.allow_plaintext};
+                       .insecure_allow_remote = options_.insecure_allow_remote};
   const std::vector<grpc::Service*> services = {fine_tuning_service_.get(), file_service_.get(),
                                                 artifact_service_.get(),    model_service_.get(),
                                                 cluster_service_.get(),     key_service_.get()};

@@ -78,7 +78,7 @@ absl::StatusOr<std::optional<CoordinatorOptions>> ParseCoordinatorOptions(int ar
   flags.Text("tls-key-file", &options.tls_key_file, "PEM key of the certificate.");
   flags.Text("fleet-client-ca-file", &options.fleet_client_ca_file,
              "PEM authority whose certificates workers must show.");
-  flags.Switch("allow-plaintext", &options.allow_plaintext,
+  flags.Switch("insecure-allow-remote", &options.insecure_allow_remote,
                "Serve without TLS on addresses that are not loopback.");
   flags.Text("address-file", &options.address_file,
              "Gets the bound addresses as JSON once all of them listen.");

@@ -31,7 +31,8 @@ struct CoordinatorOptions {
   std::string tls_key_file;
   // Workers must show a certificate of this authority. Empty = their API key is enough.
   std::string fleet_client_ca_file;
-  bool allow_plaintext = false;
+  // Serve without TLS also where other machines reach it.
+  bool insecure_allow_remote = false;
   // Gets the bound addresses as JSON: {"api": "host:port", "fleet": ..., "admin": ...}, the first
   // of the API's. Empty = not written.
   std::string address_file;
