@@ -109,7 +109,7 @@ TEST_F(ServerTest, KnowsItsCallersAndCountsCalls) {
       scrape,
       HasSubstr("anneal_rpc_open_calls{method=\"anneal.v1.ArtifactService/ListArtifacts\"} 0"));
   EXPECT_THAT(scrape, HasSubstr("anneal_rpc_duration_seconds_count{method=\"anneal.v1."
-                                "ArtifactService/ListArtifacts\"} 4"));
+                                "ArtifactService/ListArtifacts\"} 5"));
 }
 
 TEST_F(ServerTest, AUnixSocketIsForItsOwnerOnly) {

@@ -11,8 +11,8 @@
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "common/base/clock.h"
-#include "common/base/file_system.h"
 #include "common/rpc/authentication.h"
+#include "common/storage/file_system.h"
 #include "grpcpp/support/server_interceptor.h"
 
 namespace anneal {

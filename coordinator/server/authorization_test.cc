@@ -211,7 +211,7 @@ TEST_F(AuthorizationTest, NoMethodAnswersWithoutAValidKey) {
 TEST_F(AuthorizationTest, WhatIsForeignIsNotFound) {
   ANNEAL_ASSERT_OK_AND_ASSIGN(const v1::Job job, Create(NewRequest(1)));
   v1::ImportModelRequest import;
-  import.set_id("tiny");
+  import.set_model_id("tiny");
   import.set_source_uri(absl::StrCat("file://", folder_, "/shared/tiny"));
   auto models = v1::ModelService::NewStub(channel_);
   ANNEAL_ASSERT_OK(Call(*models, &v1::ModelService::Stub::ImportModel, import).status());
