@@ -299,6 +299,24 @@ TEST_F(AuthorizationTest, TheAuditLogTellsWhoDidWhat) {
   for (const Json& line : lines) EXPECT_THAT(DumpJson(line), Not(HasSubstr(viewer)));
 }
 
+TEST_F(AuthorizationTest, HealthNeedsNoKey) {
+  // The health service has no generated classes: its messages are bytes.
+  grpc::GenericStub stub(channel_);
+  grpc::ClientContext context;
+  PrepareCall(context, "", absl::Seconds(30));
+  grpc::CompletionQueue queue;
+  grpc::ByteBuffer request, response;
+  const auto call =
+      stub.PrepareUnaryCall(&context, "/grpc.health.v1.Health/Check", request, &queue);
+  call->StartCall();
+  grpc::Status status;
+  call->Finish(&response, &status, nullptr);
+  void* tag = nullptr;
+  bool ok = false;
+  ASSERT_TRUE(queue.Next(&tag, &ok));
+  EXPECT_TRUE(status.ok()) << status.error_message();
+}
+
 TEST_F(AuthorizationTest, OnlyWorkersJoinTheFleet) {
   testing::FakeWorker stranger(coordinator_->fleet_address(), SecretOf(v1::Key::ROLE_USER).c_str(),
                                "w9", 1);

@@ -31,11 +31,14 @@ def sandbox(tmp_path):
     told.bind(f"{tmp_path}/notify")
     told.settimeout(60)
     coordinator = subprocess.Popen(
-        [BIN_DIR / "anneal-coordinator", "--listen=127.0.0.1:0", "--fleet-listen=127.0.0.1:0", "--admin-listen=127.0.0.1:0", f"--data-dir={data}",
-         f"--storage-root={tmp_path}/storage", f"--credentials-file={tmp_path}/keys"],
+        [BIN_DIR / "anneal-coordinator", f"--listen=unix:{tmp_path}/api.sock", "--fleet-listen=127.0.0.1:0", "--admin-listen=127.0.0.1:0", f"--data-dir={data}",
+         f"--storage-root={tmp_path}/storage", f"--credentials-file={tmp_path}/keys", f"--admin-socket={tmp_path}/admin.sock"],
         env={**os.environ, "NOTIFY_SOCKET": f"{tmp_path}/notify"}, stderr=subprocess.DEVNULL)
     assert told.recv(100) == b"READY=1"
-    environment = {**os.environ, "PATH": f"{BIN_DIR}:{os.environ['PATH']}", "DATA_DIR": str(data), "HOME": str(tmp_path)}
+    environment = {**os.environ, "PATH": f"{BIN_DIR}:{os.environ['PATH']}", "DATA_DIR": str(data), "ADMIN_SOCKET": f"{tmp_path}/admin.sock",
+                   "HOME": str(tmp_path)}
+    (tmp_path / ".anneal").mkdir()
+    (tmp_path / ".anneal" / "context.yaml").write_text(f"server: unix:{tmp_path}/api.sock\n")
     yield tmp_path, environment
     coordinator.terminate()
     assert coordinator.wait(60) == 0
