@@ -9,6 +9,7 @@
 #include "coordinator/catalog/schema.h"
 
 namespace anneal {
+
 absl::StatusOr<std::unique_ptr<ResourceStore>> ResourceStore::Open(const std::string& data_dir) {
   ANNEAL_ASSIGN_OR_RETURN(Database database, OpenCatalogDatabase(data_dir));
   return std::unique_ptr<ResourceStore>(new ResourceStore(std::move(database)));

@@ -305,7 +305,9 @@ TEST_F(AuthorizationTest, HealthNeedsNoKey) {
   grpc::ClientContext context;
   PrepareCall(context, "", absl::Seconds(30));
   grpc::CompletionQueue queue;
-  grpc::ByteBuffer request, response;
+  const grpc::Slice empty;
+  const grpc::ByteBuffer request(&empty, 1);
+  grpc::ByteBuffer response;
   const auto call =
       stub.PrepareUnaryCall(&context, "/grpc.health.v1.Health/Check", request, &queue);
   call->StartCall();
