@@ -46,7 +46,7 @@ class Job:
         self.committed = []  # newest first
         self.reports = []  # of the last generation
 
-    def run(self, ranks, arguments=None):
+    def run(self, ranks, arguments=None, sharding="NONE"):
         """Runs one generation and returns the exit codes. `arguments`: more of them, by rank.
 
         When one rank has died the others are killed, as a worker does.
@@ -58,7 +58,8 @@ class Job:
             for rank in range(ranks):
                 task = self.folder / f"task-{rank}.json"
                 task.write_text(json.dumps({
-                    **self.task, "generation": self.generation, "rank": rank, "world_size": ranks, "resume_from": self.committed}))
+                    **self.task, "sharding": sharding, "generation": self.generation, "rank": rank, "world_size": ranks,
+                    "resume_from": self.committed}))
                 outputs.append(open(self.folder / f"g{self.generation}-rank{rank}.out", "w+"))
                 processes.append(subprocess.Popen(
                     [BIN / "anneal-trainer", "run", "--task", task, "--storage-root", self.folder, "--rendezvous-file", rendezvous,
@@ -139,6 +140,18 @@ def test_pause_and_resume_on_other_numbers_of_ranks(tmp_path, inputs, undisturbe
     assert job.run(2) == [0, 0]
     assert job.reported("resumed") == [dict(step=12, dir="checkpoints/12-g3", damaged=[], fingerprint_change="")]
     assert [step["step"] for step in job.reported("step")] == list(range(13, STEPS + 1))
+    assert job.digests() == digests
+
+
+def test_a_checkpoint_of_one_sharding_loads_in_another(tmp_path, inputs, undisturbed):
+    settings, digests = undisturbed
+    job = Job(tmp_path, inputs, checkpoint_seconds=0, **settings)
+    for sharding, ranks, step in (("OPTIMIZER", 2, 4), ("NONE", 4, 7), ("GRADIENTS", 4, 10), ("FULL", 4, 13), ("OPTIMIZER", 4, 16)):
+        codes = job.run(ranks, {rank: ["--pause-after", str(step)] for rank in range(ranks)}, sharding=sharding)
+        assert codes == [0] * ranks, sharding
+        assert job.committed[0]["step"] == step
+    assert job.run(2, sharding="FULL") == [0, 0]
+    assert job.reported("resumed")[0]["damaged"] == []
     assert job.digests() == digests
 
 

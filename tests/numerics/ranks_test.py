@@ -1,4 +1,5 @@
-"""One job on one, two and four real trainer processes over Gloo: the same losses, the same bytes, every row where it belongs.
+"""One job on one, two and four real trainer processes over Gloo, in every sharding mode: the same losses, the same bytes,
+every row where it belongs.
 
 worker/trainer/engine/train_step_test.cc holds the same for more ways to run a step.
 """
@@ -16,6 +17,12 @@ EPOCHS = 2
 TRAINING = dict(seed=5, epochs=EPOCHS, batch_size=8, evaluate_every_steps=4, weight_decay=0.01)
 METHODS = {"lora": dict(lora={"rank": 4, "alpha": 8, "dropout": 0.1}, learning_rate=5e-3), "full": dict(learning_rate=1e-3)}
 METHODS |= {f"{name}-bf16": {**method, "precision": "BF16"} for name, method in METHODS.items()}
+
+# Name, ranks, threads, sharding. The first is what the others are compared with.
+RUNS = (("one", 1, 1, "NONE"), ("again", 1, 1, "NONE"), ("threads", 1, 2, "NONE"), ("two", 2, 1, "NONE"), ("four", 4, 1, "NONE"),
+        ("two-optimizer", 2, 1, "OPTIMIZER"), ("four-optimizer", 4, 1, "OPTIMIZER"),
+        ("two-gradients", 2, 1, "GRADIENTS"), ("four-gradients", 4, 1, "GRADIENTS"),
+        ("two-full", 2, 1, "FULL"), ("four-full", 4, 1, "FULL"))
 
 
 def measured(out):
@@ -41,9 +48,9 @@ def job(tmp_path, programs):
 def test_every_number_of_ranks_gives_the_same_bytes(programs, job, method):
     model, data, validation, _ = job
     results, checkpoints = {}, {}
-    for name, ranks, threads in (("one", 1, 1), ("again", 1, 1), ("threads", 1, 2), ("two", 2, 1), ("four", 4, 1)):
+    for name, ranks, threads, sharding in RUNS:
         out, ledger = programs.train(model, data, ranks, out=name, validation_data=str(validation), threads=threads,
-                                     checkpoint_root=f"{name}-checkpoints", checkpoint_seconds=1e-9,
+                                     sharding=sharding, checkpoint_root=f"{name}-checkpoints", checkpoint_seconds=1e-9,
                                      **TRAINING, **METHODS[method])
         results[name] = (hashes(out), measured(out), [entry["loss"] for entry in ledger])
         assert results[name] == results["one"], name

@@ -19,6 +19,7 @@
 #include "common/base/status.h"
 #include "common/format/json.h"
 #include "common/format/model_directory.h"
+#include "common/plan/sharding.h"
 #include "common/protocol/child_channel.h"
 #include "common/protocol/messages.h"
 #include "common/storage/file_system.h"
@@ -217,6 +218,8 @@ absl::StatusOr<std::unique_ptr<Decoder>> LoadModel(const protocol::TrainTask& ta
   }
   DecoderOptions options = OptionsOf(task, accelerator);
   options.lora = task.lora;
+  ANNEAL_ASSIGN_OR_RETURN(const Sharding sharding, ParseSharding(task.sharding));
+  options.lent = EffectiveSharding(sharding, task.world_size) == Sharding::kFull;
   return Decoder::Load(task.model_dir, options, accelerator.kernels());
 }
 

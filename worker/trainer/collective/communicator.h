@@ -24,11 +24,12 @@ class Communicator {
 
   // `in` and `out` hold world_size equal parts; part r of `in` goes to rank r, part r of `out` comes from rank r.
   virtual absl::Status AllToAll(const at::Tensor& in, at::Tensor& out, absl::string_view tag) = 0;
-  // `out` holds world_size times the elements of `in`, in rank order.
+  // `out` holds world_size times the elements of `in`, in rank order. `in` may be this rank's part of `out`.
   virtual absl::Status AllGather(const at::Tensor& in, at::Tensor& out, absl::string_view tag) = 0;
   // Sum over ranks in the backend's own order: fast, but the bits depend on the world size.
   virtual absl::Status AllReduceSum(at::Tensor& inout, absl::string_view tag) = 0;
   // `out` gets this rank's part of the sum over ranks of `in` (world_size equal parts), in the backend's own order.
+  // `out` may be that part of `in`.
   virtual absl::Status ReduceScatterSum(const at::Tensor& in, at::Tensor& out, absl::string_view tag) = 0;
   virtual absl::Status Broadcast(at::Tensor& inout, int root, absl::string_view tag) = 0;
   virtual absl::Status Barrier(absl::string_view tag) = 0;

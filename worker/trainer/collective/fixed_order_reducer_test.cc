@@ -56,10 +56,16 @@ at::Tensor SumOnRanks(int world_size, const std::vector<Leaf>& leaves) {
     has_values[r] = brought[r].has_values;
   }
   EXPECT_THAT(RunOnRanks(world_size,
-                         [&](Communicator& communicator) {
-                           at::Tensor flat = brought[communicator.rank()].values.clone();
-                           results[communicator.rank()] = flat;
-                           return FixedOrderReducer(communicator).Sum(flat, has_values, "test");
+                         [&](Communicator& communicator) -> absl::Status {
+                           const int rank = communicator.rank();
+                           FixedOrderReducer reducer(communicator);
+                           at::Tensor flat = brought[rank].values.clone();
+                           at::Tensor part = flat.clone().chunk(world_size)[rank];
+                           ANNEAL_RETURN_IF_ERROR(reducer.SumPart(flat, has_values, part, "part"));
+                           ANNEAL_RETURN_IF_ERROR(reducer.Sum(flat, has_values, "whole"));
+                           EXPECT_TRUE(at::equal(part, flat.chunk(world_size)[rank]));
+                           results[rank] = flat;
+                           return absl::OkStatus();
                          }),
               IsOk());
   for (const at::Tensor& result : results) EXPECT_TRUE(at::equal(result, results[0]));

@@ -1,7 +1,10 @@
 #include "worker/trainer/engine/cell_pass.h"
 
+#include <algorithm>
 #include <utility>
 #include <vector>
+
+#include "common/base/status.h"
 
 namespace anneal::trainer {
 namespace {
@@ -24,73 +27,111 @@ double SumInDouble(const at::Tensor& losses_S) {
 
 }  // namespace
 
-std::vector<double> TrainCells(Decoder& decoder, std::span<const PlacedCell> cells, uint64_t seed,
-                               double loss_scale, TreeAccumulator& sums, PhaseTimer& timer,
-                               protocol::RankReport& phases) {
+absl::StatusOr<std::vector<double>> TrainCells(const CellPass& pass,
+                                               std::span<const PlacedCell> cells) {
+  Decoder& decoder = pass.decoder;
+  ShardedValues& values = pass.values;
+  TreeAccumulator& sums = pass.sums;
+  const bool is_tied = decoder.config().tie_word_embeddings;
   const int layers = static_cast<int>(decoder.config().layers);
   const int head_unit = layers + 1;
   const int lowest = decoder.lowest_trainable_unit();
-  timer.Enter("forward", cells.front().batch->step);
+  pass.timer.Enter("forward", pass.step);
   std::vector<CellInFlight> in_flight;
-  decoder.SetDropoutKey(std::make_pair(seed, cells.front().batch->step));
+  decoder.SetDropoutKey(std::make_pair(pass.seed, pass.step));
+  ANNEAL_RETURN_IF_ERROR(values.Acquire(0, /*next=*/1));
   for (const PlacedCell& placed : cells) {
     Cell cell = decoder.MakeCell(*placed.batch);
     at::Tensor x_TD = decoder.EmbedForward(cell);
     in_flight.push_back(
         {placed, std::move(cell), std::move(x_TD), std::vector<BlockSaved>(layers)});
   }
-  for (int layer = 0; layer < layers; ++layer) {
-    const bool needs_backward = layer + 1 >= lowest;
+  values.Release(0);
+  for (int unit = 1; unit <= layers; ++unit) {
+    const int layer = unit - 1;
+    const bool needs_backward = unit >= lowest;
+    ANNEAL_RETURN_IF_ERROR(values.Acquire(unit, /*next=*/unit + 1));
     for (CellInFlight& flying : in_flight) {
       flying.x_TD = decoder.BlockForward(layer, flying.x_TD, flying.cell,
                                          needs_backward ? &flying.saved[layer] : nullptr);
     }
+    values.Release(unit);
   }
-  timer.Lap(phases.forward_seconds);
+  pass.timer.Lap(pass.phases.forward_seconds);
 
-  timer.Enter("backward", cells.front().batch->step);
+  pass.timer.Enter("backward", pass.step);
+  const int first_backward = layers >= lowest && layers > 0 ? layers : -1;
+  ANNEAL_RETURN_IF_ERROR(values.Acquire(head_unit, is_tied ? 0 : first_backward));
+  if (is_tied) ANNEAL_RETURN_IF_ERROR(values.Acquire(0, first_backward));
   std::vector<double> losses;
   for (CellInFlight& flying : in_flight) {
     UnitBuffer gradient = sums.Take(head_unit);
     flying.embedding_gradient = sums.Take(0);
-    const std::span<at::Tensor> tied = decoder.config().tie_word_embeddings
-                                           ? flying.embedding_gradient.views
-                                           : std::span<at::Tensor>();
+    const std::span<at::Tensor> tied =
+        is_tied ? flying.embedding_gradient.views : std::span<at::Tensor>();
     const HeadResult head =
-        decoder.Head(flying.x_TD, flying.cell, loss_scale, gradient.views, tied, {});
+        decoder.Head(flying.x_TD, flying.cell, pass.loss_scale, gradient.views, tied, {});
     sums.Add(head_unit, flying.placed.shard, flying.placed.ends_shard, std::move(gradient));
     losses.push_back(SumInDouble(head.losses_S));
     flying.x_TD = at::Tensor();
     flying.dx_TD = head.dx_TD;
   }
-  for (int layer = layers - 1; layer >= 0 && layer + 1 >= lowest; --layer) {
+  values.Release(head_unit);
+  if (is_tied) values.Release(0);
+  ANNEAL_RETURN_IF_ERROR(pass.after_backward(head_unit));
+  for (int unit = layers; unit >= std::max(1, lowest); --unit) {
+    const int layer = unit - 1;
+    const bool needs_more = unit > std::max(1, lowest);
+    ANNEAL_RETURN_IF_ERROR(values.Acquire(unit, needs_more ? unit - 1 : -1));
     for (CellInFlight& flying : in_flight) {
-      UnitBuffer gradient = sums.Take(layer + 1);
+      UnitBuffer gradient = sums.Take(unit);
       flying.dx_TD = decoder.BlockBackward(layer, flying.dx_TD, flying.cell, flying.saved[layer],
                                            gradient.views,
-                                           /*need_dx=*/layer + 1 > lowest);
+                                           /*need_dx=*/unit > lowest);
       flying.saved[layer] = {};
-      sums.Add(layer + 1, flying.placed.shard, flying.placed.ends_shard, std::move(gradient));
+      sums.Add(unit, flying.placed.shard, flying.placed.ends_shard, std::move(gradient));
     }
+    values.Release(unit);
+    ANNEAL_RETURN_IF_ERROR(pass.after_backward(unit));
   }
   for (CellInFlight& flying : in_flight) {
     if (lowest == 0)
       decoder.EmbedBackward(flying.dx_TD, flying.cell, flying.embedding_gradient.views);
-    sums.Add(0, flying.placed.shard, flying.placed.ends_shard, std::move(flying.embedding_gradient));
+    sums.Add(0, flying.placed.shard, flying.placed.ends_shard,
+             std::move(flying.embedding_gradient));
   }
-  timer.Lap(phases.backward_seconds);
+  if (lowest == 0) ANNEAL_RETURN_IF_ERROR(pass.after_backward(0));
+  pass.timer.Lap(pass.phases.backward_seconds);
   return losses;
 }
 
-HeadResult EvaluateCell(Decoder& decoder, const MicroBatch& batch,
-                        std::span<const int64_t> choices) {
+absl::StatusOr<std::optional<HeadResult>> EvaluateCell(Decoder& decoder, ShardedValues& values,
+                                                       const MicroBatch* batch,
+                                                       std::span<const int64_t> choices) {
   decoder.SetDropoutKey(std::nullopt);
-  const Cell cell = decoder.MakeCell(batch);
-  at::Tensor x_TD = decoder.EmbedForward(cell);
-  for (int layer = 0; layer < decoder.config().layers; ++layer) {
-    x_TD = decoder.BlockForward(layer, x_TD, cell, nullptr);
+  const bool is_tied = decoder.config().tie_word_embeddings;
+  const int layers = static_cast<int>(decoder.config().layers);
+  Cell cell;
+  at::Tensor x_TD;
+  ANNEAL_RETURN_IF_ERROR(values.Acquire(0, /*next=*/1));
+  if (batch != nullptr) {
+    cell = decoder.MakeCell(*batch);
+    x_TD = decoder.EmbedForward(cell);
   }
-  return decoder.Head(x_TD, cell, std::nullopt, {}, {}, choices);
+  values.Release(0);
+  for (int unit = 1; unit <= layers; ++unit) {
+    ANNEAL_RETURN_IF_ERROR(values.Acquire(unit, /*next=*/unit + 1));
+    if (batch != nullptr) x_TD = decoder.BlockForward(unit - 1, x_TD, cell, nullptr);
+    values.Release(unit);
+  }
+  const int head_unit = layers + 1;
+  ANNEAL_RETURN_IF_ERROR(values.Acquire(head_unit, is_tied ? 0 : -1));
+  if (is_tied) ANNEAL_RETURN_IF_ERROR(values.Acquire(0, /*next=*/-1));
+  std::optional<HeadResult> result;
+  if (batch != nullptr) result = decoder.Head(x_TD, cell, std::nullopt, {}, {}, choices);
+  values.Release(head_unit);
+  if (is_tied) values.Release(0);
+  return result;
 }
 
 }  // namespace anneal::trainer

@@ -50,9 +50,9 @@ std::optional<ChoiceTask> FindChoiceTask(const std::vector<PreparedExample>& row
 }
 
 absl::StatusOr<std::unique_ptr<Evaluator>> Evaluator::Create(const PreparedDataset& dataset, Decoder& decoder,
-                                                             Communicator& communicator, Accelerator& accelerator,
+                                                             ShardedValues& values, Communicator& communicator, Accelerator& accelerator,
                                                              const Options& options) {
-  std::unique_ptr<Evaluator> evaluator(new Evaluator(decoder, communicator, accelerator));
+  std::unique_ptr<Evaluator> evaluator(new Evaluator(decoder, values, communicator, accelerator));
   const int64_t count = std::min(dataset.size(), options.max_rows);
   std::vector<int64_t> chosen;
   std::vector<PreparedExample> rows;
@@ -74,8 +74,8 @@ absl::StatusOr<std::unique_ptr<Evaluator>> Evaluator::Create(const PreparedDatas
 
 absl::StatusOr<protocol::EvaluationReport> Evaluator::Run(int64_t step) {
   std::vector<RowResult> results(rows_);
-  for (size_t cell = communicator_.rank(); cell < cells_.size(); cell += communicator_.world_size()) {
-    EvaluateOne(cell, results);
+  for (size_t first = 0; first < cells_.size(); first += communicator_.world_size()) {
+    ANNEAL_RETURN_IF_ERROR(EvaluateOne(first + communicator_.rank(), results));
   }
   ANNEAL_RETURN_IF_ERROR(Share(results, step));
 
@@ -94,11 +94,15 @@ absl::StatusOr<protocol::EvaluationReport> Evaluator::Run(int64_t step) {
   return report;
 }
 
-void Evaluator::EvaluateOne(size_t cell, std::vector<RowResult>& results) {
-  const MicroBatch& batch = cells_[cell];
+absl::Status Evaluator::EvaluateOne(size_t cell, std::vector<RowResult>& results) {
   const std::span<const int64_t> choices =
       choice_task_.has_value() ? std::span<const int64_t>(choice_task_->first_tokens) : std::span<const int64_t>();
-  const HeadResult head = EvaluateCell(decoder_, batch, choices);
+  ANNEAL_ASSIGN_OR_RETURN(
+      const std::optional<HeadResult> evaluated,
+      EvaluateCell(decoder_, values_, cell < cells_.size() ? &cells_[cell] : nullptr, choices));
+  if (!evaluated.has_value()) return absl::OkStatus();
+  const HeadResult& head = *evaluated;
+  const MicroBatch& batch = cells_[cell];
   const at::Tensor losses = head.losses_S.to(at::kCPU, at::kDouble).contiguous();
   const at::Tensor correct = head.correct_S.cpu().contiguous();
   at::Tensor best_choice;
@@ -116,6 +120,7 @@ void Evaluator::EvaluateOne(size_t cell, std::vector<RowResult>& results) {
     }
     last_row = row;
   }
+  return absl::OkStatus();
 }
 
 absl::Status Evaluator::Share(std::vector<RowResult>& results, int64_t step) {

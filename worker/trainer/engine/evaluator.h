@@ -13,6 +13,7 @@
 #include "worker/trainer/data/batch_assembler.h"
 #include "worker/trainer/engine/accelerator.h"
 #include "worker/trainer/model/decoder.h"
+#include "worker/trainer/shard/sharded_values.h"
 
 namespace anneal::trainer {
 
@@ -38,7 +39,7 @@ class Evaluator {
   };
   // All references must outlive it.
   static absl::StatusOr<std::unique_ptr<Evaluator>> Create(const PreparedDataset& dataset, Decoder& decoder,
-                                                           Communicator& communicator, Accelerator& accelerator,
+                                                           ShardedValues& values, Communicator& communicator, Accelerator& accelerator,
                                                            const Options& options);
 
   // The report's seconds are left for the caller to fill. All ranks call it together and get the same.
@@ -50,13 +51,14 @@ class Evaluator {
     double loss, exact, chosen;
   };
 
-  Evaluator(Decoder& decoder, Communicator& communicator, Accelerator& accelerator)
-      : decoder_(decoder), communicator_(communicator), accelerator_(accelerator) {}
-  // Results of the cell's rows, into their places in `results`.
-  void EvaluateOne(size_t cell, std::vector<RowResult>& results);
+  Evaluator(Decoder& decoder, ShardedValues& values, Communicator& communicator, Accelerator& accelerator)
+      : decoder_(decoder), values_(values), communicator_(communicator), accelerator_(accelerator) {}
+  // Results of the cell's rows, into their places in `results`; no cell of that number, no results.
+  absl::Status EvaluateOne(size_t cell, std::vector<RowResult>& results);
   absl::Status Share(std::vector<RowResult>& results, int64_t step);
 
   Decoder& decoder_;
+  ShardedValues& values_;
   Communicator& communicator_;
   Accelerator& accelerator_;
   std::vector<MicroBatch> cells_;

@@ -82,9 +82,11 @@ class EvaluatorTest : public ::testing::Test {
     ANNEAL_EXPECT_OK(RunOnRanks(world_size, [&](Communicator& communicator) -> absl::Status {
       const auto accelerator = MakeCpuAccelerator();
       ANNEAL_ASSIGN_OR_RETURN(const auto dataset, PreparedDataset::Open(path_));
+      const FlatLayout layout(decoder_.units(), world_size, 64), frozen_layout(decoder_.frozen_units(), world_size, 64);
+      ShardedValues values(layout, frozen_layout, {}, decoder_, communicator);
       ANNEAL_ASSIGN_OR_RETURN(
           const auto evaluator,
-          Evaluator::Create(*dataset, decoder_, communicator, *accelerator,
+          Evaluator::Create(*dataset, decoder_, values, communicator, *accelerator,
                             {.max_rows = max_rows, .microbatch_tokens = microbatch_tokens}));
       ANNEAL_ASSIGN_OR_RETURN(reports[communicator.rank()], evaluator->Run(7));
       return absl::OkStatus();

@@ -2,6 +2,7 @@
 
 #include <ATen/ops/empty.h>
 #include <ATen/ops/from_blob.h>
+#include <ATen/ops/full.h>
 
 #include <algorithm>
 #include <cmath>
@@ -15,14 +16,26 @@
 namespace anneal::trainer {
 namespace {
 
-// Ranks whose shards hold anything that counts for the loss: the same knowledge everywhere, without a message.
-std::vector<bool> RanksWithValues(const PlannedStep& planned, int world_size) {
-  const size_t per_rank = planned.shard_rows.size() / world_size;
-  std::vector<bool> has_values(world_size, false);
-  for (size_t shard = 0; shard < planned.shard_rows.size(); ++shard) {
-    if (planned.shard_supervised_tokens[shard] > 0) has_values[shard / per_rank] = true;
+using Pass = std::vector<PlacedCell>;
+
+// The cells of a rank in order, cut into passes of at most `tokens_together` tokens, or one cell. Cells without anything that
+// counts are left out.
+std::vector<Pass> PassesOf(const std::vector<std::vector<MicroBatch>>& shards, int64_t tokens_together) {
+  std::vector<Pass> passes;
+  int64_t tokens_in_pass = 0;
+  for (size_t shard = 0; shard < shards.size(); ++shard) {
+    for (const MicroBatch& batch : shards[shard]) {
+      if (batch.targets.empty()) continue;
+      const int64_t tokens = static_cast<int64_t>(batch.token_ids.size());
+      if (passes.empty() || tokens_in_pass + tokens > tokens_together) {
+        passes.emplace_back();
+        tokens_in_pass = 0;
+      }
+      passes.back().push_back({static_cast<int>(shard), &batch == &shards[shard].back(), &batch});
+      tokens_in_pass += tokens;
+    }
   }
-  return has_values;
+  return passes;
 }
 
 absl::Status CheckFinite(int64_t step, double loss, double grad_norm) {
@@ -34,13 +47,20 @@ absl::Status CheckFinite(int64_t step, double loss, double grad_norm) {
       "NON_FINITE_LOSS");
 }
 
+void Scale(const FlatParts& parts, double factor) {
+  for (at::Tensor part : parts) {
+    if (part.defined()) part.mul_(factor);
+  }
+}
+
 }  // namespace
 
 TrainStep::TrainStep(const Parts& parts, const TrainStepOptions& options)
     : parts_(parts),
       options_(options),
-      reducer_(parts.communicator),
-      accumulator_(parts.layout, parts.accelerator.device()) {}
+      gradient_(parts.layout, parts.values.part(),
+                {.sharding = parts.values.sharding(), .reduction = options.reduction}, parts.communicator,
+                parts.accelerator.device()) {}
 
 absl::StatusOr<StepOutcome> TrainStep::Run(const PlannedStep& planned, double learning_rate, const StepVote& vote,
                                            protocol::RankReport& phases) {
@@ -49,22 +69,26 @@ absl::StatusOr<StepOutcome> TrainStep::Run(const PlannedStep& planned, double le
   parts_.timer.Lap(phases.fetch_seconds);
 
   const double loss_scale = planned.supervised_tokens > 0 ? 1.0 / static_cast<double>(planned.supervised_tokens) : 0;
-  const std::vector<double> own_losses = ForwardBackward(shards, loss_scale, phases);
+  gradient_.Begin(planned);
+  ANNEAL_ASSIGN_OR_RETURN(const std::vector<double> own_losses, ForwardBackward(shards, planned.step, loss_scale, phases));
 
   parts_.timer.Enter("reduce", planned.step);
-  FlatBuffers gradient = accumulator_.TakeRoots(static_cast<int>(shards.size()));
-  ANNEAL_RETURN_IF_ERROR(ReduceGradient(planned, gradient));
+  ANNEAL_RETURN_IF_ERROR(gradient_.ReduceDownTo(0));
   ANNEAL_ASSIGN_OR_RETURN(const Agreed agreed, ShareLosses(own_losses, vote, planned.step));
+  const double loss = agreed.loss_sum * loss_scale;
+  const FlatParts& gradient = gradient_.parts();
+  ANNEAL_ASSIGN_OR_RETURN(const double grad_norm,
+                          GradientNorm(parts_.accelerator.kernels(), gradient, parts_.values.part(), parts_.communicator,
+                                       absl::StrCat("share gradient norm step ", planned.step)));
+  ANNEAL_RETURN_IF_ERROR(CheckFinite(planned.step, loss, grad_norm));
   parts_.timer.Lap(phases.reduce_seconds);
 
   parts_.timer.Enter("update", planned.step);
-  const double loss = agreed.loss_sum * loss_scale;
-  const double grad_norm = GradientNorm(parts_.accelerator.kernels(), gradient);
-  ANNEAL_RETURN_IF_ERROR(CheckFinite(planned.step, loss, grad_norm));
   const double clip = ClipCoefficient(grad_norm, options_.max_grad_norm);
-  if (clip < 1) gradient.ScaleInPlace(clip);
-  parts_.optimizer.Step(planned.step, learning_rate, parts_.values, gradient);
-  accumulator_.GiveBack(std::move(gradient));
+  if (clip < 1) Scale(gradient, clip);
+  parts_.optimizer.Step(planned.step, learning_rate, parts_.values.own(), gradient);
+  gradient_.GiveBack();
+  ANNEAL_RETURN_IF_ERROR(parts_.values.Share(absl::StrCat("after step ", planned.step)));
   parts_.timer.Lap(phases.update_seconds);
 
   phases.step = planned.step;
@@ -92,43 +116,50 @@ absl::StatusOr<std::vector<std::vector<MicroBatch>>> TrainStep::Fetch(const Plan
   return shards;
 }
 
-std::vector<double> TrainStep::ForwardBackward(const std::vector<std::vector<MicroBatch>>& shards, double loss_scale,
-                                               protocol::RankReport& phases) {
-  std::vector<double> losses(shards.size());
-  std::vector<PlacedCell> together;
-  int64_t tokens_together = 0;
-  const auto pass = [&] {
-    const std::vector<double> cell_losses =
-        TrainCells(parts_.decoder, together, options_.seed, loss_scale, accumulator_, parts_.timer, phases);
-    for (size_t i = 0; i < together.size(); ++i) losses[together[i].shard] += cell_losses[i];
-    together.clear();
-    tokens_together = 0;
-  };
-  for (size_t shard = 0; shard < shards.size(); ++shard) {
-    for (const MicroBatch& batch : shards[shard]) {
-      const int64_t tokens = static_cast<int64_t>(batch.token_ids.size());
-      phases.tokens += tokens;
-      if (batch.targets.empty()) continue;
-      if (!together.empty() && tokens_together + tokens > options_.tokens_together) pass();
-      together.push_back({static_cast<int>(shard), &batch == &shards[shard].back(), &batch});
-      tokens_together += tokens;
-    }
+absl::StatusOr<std::vector<double>> TrainStep::ForwardBackward(const std::vector<std::vector<MicroBatch>>& shards,
+                                                               int64_t step, double loss_scale, protocol::RankReport& phases) {
+  for (const std::vector<MicroBatch>& shard : shards) {
+    for (const MicroBatch& batch : shard) phases.tokens += static_cast<int64_t>(batch.token_ids.size());
   }
-  if (!together.empty()) pass();
+  std::vector<Pass> passes = PassesOf(shards, options_.tokens_together);
+  if (parts_.values.sharding() == Sharding::kFull) {
+    ANNEAL_ASSIGN_OR_RETURN(const size_t agreed, AgreeOnPasses(passes.size(), step));
+    passes.resize(agreed);
+  }
+  std::vector<double> losses(shards.size());
+  for (const Pass& pass : passes) {
+    const bool reduce_at_once = &pass == &passes.back() && parts_.values.sharding() >= Sharding::kGradients;
+    const auto after_backward = [&](int unit) -> absl::Status {
+      if (!reduce_at_once) return absl::OkStatus();
+      parts_.timer.Lap(phases.backward_seconds);
+      parts_.timer.Enter("reduce", step);
+      ANNEAL_RETURN_IF_ERROR(parts_.values.Settle());
+      ANNEAL_RETURN_IF_ERROR(gradient_.ReduceDownTo(unit));
+      parts_.timer.Lap(phases.reduce_seconds);
+      parts_.timer.Enter("backward", step);
+      return absl::OkStatus();
+    };
+    ANNEAL_ASSIGN_OR_RETURN(const std::vector<double> cell_losses,
+                            TrainCells({.decoder = parts_.decoder,
+                                        .values = parts_.values,
+                                        .sums = gradient_.sums(),
+                                        .timer = parts_.timer,
+                                        .phases = phases,
+                                        .step = step,
+                                        .seed = options_.seed,
+                                        .loss_scale = loss_scale,
+                                        .after_backward = after_backward},
+                                       pass));
+    for (size_t i = 0; i < pass.size(); ++i) losses[pass[i].shard] += cell_losses[i];
+  }
   return losses;
 }
 
-absl::Status TrainStep::ReduceGradient(const PlannedStep& planned, FlatBuffers& gradient) {
-  const std::vector<bool> has_values = RanksWithValues(planned, parts_.communicator.world_size());
-  for (int unit = 0; unit < gradient.units(); ++unit) {
-    at::Tensor& flat = gradient.flat(unit);
-    if (!flat.defined()) continue;
-    const std::string tag = absl::StrCat("reduce ", parts_.layout.units()[unit].name, " step ", planned.step);
-    ANNEAL_RETURN_IF_ERROR(options_.reduction == Reduction::kFixedOrder
-                               ? reducer_.Sum(flat, has_values, tag)
-                               : SumInAnyOrder(parts_.communicator, flat, has_values, tag));
-  }
-  return absl::OkStatus();
+absl::StatusOr<size_t> TrainStep::AgreeOnPasses(size_t own, int64_t step) {
+  const at::Tensor sent = at::full({1}, static_cast<int64_t>(own), at::kLong).to(parts_.accelerator.device());
+  at::Tensor received = at::empty({parts_.communicator.world_size()}, sent.options());
+  ANNEAL_RETURN_IF_ERROR(parts_.communicator.AllGather(sent, received, absl::StrCat("agree on passes step ", step)));
+  return received.max().item<int64_t>();
 }
 
 absl::StatusOr<TrainStep::Agreed> TrainStep::ShareLosses(const std::vector<double>& own_losses,

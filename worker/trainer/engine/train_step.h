@@ -9,21 +9,16 @@
 #include "common/plan/step_plan.h"
 #include "common/protocol/messages.h"
 #include "worker/trainer/collective/communicator.h"
-#include "worker/trainer/collective/fixed_order_reducer.h"
 #include "worker/trainer/data/batch_assembler.h"
 #include "worker/trainer/data/ledger.h"
 #include "worker/trainer/engine/phase_timer.h"
-#include "worker/trainer/engine/tree_accumulator.h"
+#include "worker/trainer/engine/step_gradient.h"
 #include "worker/trainer/model/decoder.h"
 #include "worker/trainer/shard/adamw.h"
 #include "worker/trainer/shard/flat_layout.h"
+#include "worker/trainer/shard/sharded_values.h"
 
 namespace anneal::trainer {
-
-enum class Reduction {
-  kFixedOrder,  // the same bits for every world size
-  kFast,        // the backend's own order
-};
 
 struct TrainStepOptions {
   uint64_t seed = 0;  // of dropout
@@ -49,15 +44,15 @@ struct StepOutcome {
 };
 
 // Runs the steps of one rank on what the Trainer owns. All ranks run the same steps in the same order. After an error the
-// values are as they were before the step and the communicator may be broken. Guarded by its caller.
+// values are as they were before the step, unless it came while they were gathered after it, and the communicator may be broken. Guarded by its caller.
 class TrainStep {
  public:
   // All references must outlive it.
   struct Parts {
     Decoder& decoder;
     const FlatLayout& layout;
-    FlatBuffers& values;  // bound to the decoder
-    AdamW& optimizer;
+    ShardedValues& values;
+    AdamW& optimizer;  // of the values' part
     const BatchAssembler& assembler;
     Communicator& communicator;
     Accelerator& accelerator;
@@ -76,10 +71,12 @@ class TrainStep {
     int first, last;
   };
   ShardRange OwnShards(const PlannedStep& planned) const;
+  // The largest number of passes that a rank has to make.
+  absl::StatusOr<size_t> AgreeOnPasses(size_t own, int64_t step);
   absl::StatusOr<std::vector<std::vector<MicroBatch>>> Fetch(const PlannedStep& planned) const;
-  std::vector<double> ForwardBackward(const std::vector<std::vector<MicroBatch>>& shards, double loss_scale,
-                                      protocol::RankReport& phases);
-  absl::Status ReduceGradient(const PlannedStep& planned, FlatBuffers& gradient);
+  // The sum of losses of each of the rank's shards; the gradient is then in gradient_, not reduced or only in part.
+  absl::StatusOr<std::vector<double>> ForwardBackward(const std::vector<std::vector<MicroBatch>>& shards,
+                                                      int64_t step, double loss_scale, protocol::RankReport& phases);
   struct Agreed {
     double loss_sum;  // of all shards, in shard order
     StepVote vote;
@@ -88,8 +85,7 @@ class TrainStep {
 
   const Parts parts_;
   const TrainStepOptions options_;
-  FixedOrderReducer reducer_;
-  TreeAccumulator accumulator_;
+  StepGradient gradient_;
 };
 
 }  // namespace anneal::trainer

@@ -1,10 +1,11 @@
 // Steps of a real decoder: packing, micro-batches and parts change nothing but rounding; ranks,
-// schedules and threads change no bit.
+// sharding, schedules and threads change no bit.
 
 #include "worker/trainer/engine/train_step.h"
 
 #include <ATen/CPUGeneratorImpl.h>
 #include <ATen/Parallel.h>
+#include <ATen/ops/empty.h>
 #include <ATen/ops/equal.h>
 #include <ATen/ops/randn.h>
 #include <unistd.h>
@@ -18,6 +19,7 @@
 #include "common/base/random.h"
 #include "common/base/status.h"
 #include "common/base/status_matchers.h"
+#include "worker/trainer/collective/solo_communicator.h"
 #include "worker/trainer/collective/testing/in_process_communicator.h"
 #include "worker/trainer/engine/cell_pass.h"
 #include "worker/trainer/engine/cpu_accelerator.h"
@@ -75,26 +77,29 @@ class TrainStepTest : public ::testing::Test {
     at::set_num_threads(1);
   }
 
-  std::unique_ptr<Decoder> Load(Accelerator& accelerator,
-                                std::optional<protocol::LoraOptions> lora) const {
-    auto decoder = Decoder::Load(dir_, {.lora = std::move(lora)}, accelerator.kernels());
+  std::unique_ptr<Decoder> Load(Accelerator& accelerator, std::optional<protocol::LoraOptions> lora,
+                                bool lent = false) const {
+    auto decoder =
+        Decoder::Load(dir_, {.lora = std::move(lora), .lent = lent}, accelerator.kernels());
     ANNEAL_CHECK_OK(decoder.status());
     return *std::move(decoder);
   }
-  // The decoder's values, bound to it. LoRA's B matrices are not left at zero, which would hide
-  // half of the gradients.
-  static FlatBuffers BindValues(const FlatLayout& layout, Decoder& decoder) {
-    FlatBuffers values(layout, at::kCPU);
+  // LoRA's B matrices begin at zero, which would hide half of the gradients.
+  static absl::Status LeaveNothingAtZero(const FlatLayout& layout, Decoder& decoder,
+                                         ShardedValues& values) {
     at::Generator generator = at::detail::createCPUGenerator(4);
-    for (int unit = 0; unit < values.units(); ++unit) {
-      ANNEAL_CHECK_OK(decoder.InitialValues(unit, 3, values.views(unit)));
-      for (at::Tensor& value : values.views(unit)) {
+    FlatBuffers start(layout, at::kCPU);
+    for (int unit = 0; unit < start.units(); ++unit) {
+      if (!start.flat(unit).defined()) continue;
+      ANNEAL_RETURN_IF_ERROR(decoder.InitialValues(unit, 3, start.views(unit)));
+      for (at::Tensor& value : start.views(unit)) {
         if (value.count_nonzero().item<int64_t>() == 0)
           value.copy_(at::randn(value.sizes(), generator).mul(0.1));
       }
-      decoder.Bind(unit, values.views(unit));
+      at::Tensor own = values.own()[unit];
+      own.copy_(values.part().Of(start.flat(unit)));
     }
-    return values;
+    return values.Share("test");
   }
 
   const std::string dir_;
@@ -120,7 +125,11 @@ class CutTest : public TrainStepTest, public ::testing::WithParamInterface<bool>
       : model_(WriteTinyModel(dir_, /*tied=*/true)),
         decoder_(Load(*accelerator_, LoraIfAsked())),
         layout_(decoder_->units(), 8, kAlignment),
-        values_(BindValues(layout_, *decoder_)) {}
+        frozen_layout_(decoder_->frozen_units(), 8, kAlignment),
+        values_(layout_, frozen_layout_, {}, *decoder_, *communicator_) {
+    ANNEAL_CHECK_OK(values_.Initialise(3));
+    ANNEAL_CHECK_OK(LeaveNothingAtZero(layout_, *decoder_, values_));
+  }
 
   static std::optional<protocol::LoraOptions> LoraIfAsked() {
     if (!GetParam()) return std::nullopt;
@@ -151,8 +160,18 @@ class CutTest : public TrainStepTest, public ::testing::WithParamInterface<bool>
     int64_t tokens = 0;
     const auto pass = [&] {
       if (together.empty()) return;
-      for (double cell : TrainCells(*decoder_, together, 3, 1.0 / supervised, sums, timer, phases))
-        loss += cell;
+      const CellPass cell_pass{.decoder = *decoder_,
+                               .values = values_,
+                               .sums = sums,
+                               .timer = timer,
+                               .phases = phases,
+                               .step = 1,
+                               .seed = 3,
+                               .loss_scale = 1.0 / static_cast<double>(supervised),
+                               .after_backward = [](int) { return absl::OkStatus(); }};
+      const auto losses = TrainCells(cell_pass, together);
+      ANNEAL_CHECK_OK(losses.status());
+      for (double cell : *losses) loss += cell;
       together.clear();
       tokens = 0;
     };
@@ -164,14 +183,18 @@ class CutTest : public TrainStepTest, public ::testing::WithParamInterface<bool>
       }
     }
     pass();
-    return {loss / supervised, sums.TakeRoots(8)};
+    std::vector<UnitBuffer> roots;
+    for (int unit = 0; unit < static_cast<int>(layout_.units().size()); ++unit)
+      roots.push_back(sums.TakeRoot(unit, 8));
+    return {loss / supervised, FlatBuffers(std::move(roots))};
   }
 
   const std::unique_ptr<Accelerator> accelerator_ = MakeCpuAccelerator();
   const TinyModel model_;
   const std::unique_ptr<Decoder> decoder_;
-  const FlatLayout layout_;
-  FlatBuffers values_;
+  const FlatLayout layout_, frozen_layout_;
+  const std::unique_ptr<Communicator> communicator_ = MakeSoloCommunicator();
+  ShardedValues values_;
 };
 
 double NormOf(const FlatBuffers& a, const FlatBuffers* minus = nullptr) {
@@ -217,14 +240,24 @@ TEST_P(CutTest, HoweverAStepIsCutItsLossAndGradientAreTheSame) {
 INSTANTIATE_TEST_SUITE_P(LoraAndFull, CutTest, ::testing::Bool(),
                          [](const auto& info) { return info.param ? "Lora" : "Full"; });
 
-// ---- To the bit: ranks, schedules, threads. ----
+// ---- To the bit: ranks, sharding, schedules, threads. ----
 
 struct Layout {
   int world_size = 1;
   int64_t tokens_together = 0;
   int threads = 1;
+  Sharding sharding = Sharding::kNone;
   Reduction reduction = Reduction::kFixedOrder;
 };
+
+// What the owners of parts hold together.
+absl::StatusOr<at::Tensor> Whole(const at::Tensor& own, const Part& part,
+                                 Communicator& communicator) {
+  if (part.count == 1) return own;
+  at::Tensor whole = at::empty({part.count * own.numel()});
+  ANNEAL_RETURN_IF_ERROR(communicator.AllGather(own, whole, "compare"));
+  return whole;
+}
 
 // All that a run leaves: ledger lines, losses, and the bytes of values and moments.
 struct Remains {
@@ -267,10 +300,14 @@ class SameBitsTest : public TrainStepTest {
                          const std::optional<protocol::LoraOptions>& lora, const Layout& run,
                          Communicator& communicator, Remains& remains) const {
     const auto accelerator = MakeCpuAccelerator();
-    const auto decoder = Load(*accelerator, lora);
-    const FlatLayout layout(decoder->units(), kShards, kAlignment);
-    FlatBuffers values = BindValues(layout, *decoder);
-    AdamW optimizer(layout, {.weight_decay = 0.1}, at::kCPU);
+    const bool lent = EffectiveSharding(run.sharding, run.world_size) == Sharding::kFull;
+    const auto decoder = Load(*accelerator, lora, lent);
+    const FlatLayout layout(decoder->units(), kShards, kAlignment),
+        frozen_layout(decoder->frozen_units(), kShards, kAlignment);
+    ShardedValues values(layout, frozen_layout, {.sharding = run.sharding}, *decoder, communicator);
+    ANNEAL_RETURN_IF_ERROR(values.Initialise(3));
+    ANNEAL_RETURN_IF_ERROR(LeaveNothingAtZero(layout, *decoder, values));
+    AdamW optimizer(layout, values.part(), {.weight_decay = 0.1}, at::kCPU);
     const BatchAssembler assembler(ReaderOf(rows), /*microbatch_tokens=*/60);
     Whereabouts whereabouts(Clock::Real());
     PhaseTimer timer(Clock::Real(), *accelerator, whereabouts);
@@ -287,11 +324,12 @@ class SameBitsTest : public TrainStepTest {
       remains.ledger.push_back(FormatLedgerLine(outcome.entry));
       remains.losses.push_back(outcome.entry.loss);
     }
-    if (communicator.rank() > 0) return absl::OkStatus();
-    for (const FlatBuffers* buffers :
-         {&std::as_const(values), &optimizer.first_moment(), &optimizer.second_moment()}) {
-      for (int unit = 0; unit < buffers->units(); ++unit) {
-        if (buffers->flat(unit).defined()) remains.state.push_back(buffers->flat(unit));
+    for (const FlatParts* parts :
+         {&values.own(), &optimizer.first_moment(), &optimizer.second_moment()}) {
+      for (const at::Tensor& own : *parts) {
+        if (!own.defined()) continue;
+        ANNEAL_ASSIGN_OR_RETURN(const at::Tensor all, Whole(own, values.part(), communicator));
+        if (communicator.rank() == 0) remains.state.push_back(all);
       }
     }
     return absl::OkStatus();
@@ -322,17 +360,45 @@ TEST_F(SameBitsTest, ForEveryNumberOfRanksScheduleAndNumberOfThreads) {
   }
 }
 
+TEST_F(SameBitsTest, ForEverySharding) {
+  for (bool tied : {true, false}) {
+    const TinyModel model = WriteTinyModel(dir_, tied);
+    const Rows rows = RandomRows(model.config, 24, 7);
+    for (bool lora : {true, false}) {
+      std::optional<protocol::LoraOptions> method;
+      if (lora) method = protocol::LoraOptions{.rank = 4, .alpha = 8, .dropout = 0.2};
+      const Remains expected = Train(rows, method, {});
+      for (Sharding sharding : {Sharding::kOptimizer, Sharding::kGradients, Sharding::kFull}) {
+        for (int world_size : {1, 2, 4}) {
+          for (int64_t tokens_together : {int64_t{0}, int64_t{100}, kAllTogether}) {
+            EXPECT_TRUE(Train(rows, method,
+                              {.world_size = world_size,
+                               .tokens_together = tokens_together,
+                               .sharding = sharding}) == expected)
+                << (lora ? "LoRA" : "full") << (tied ? ", tied" : "") << ", "
+                << ShardingName(sharding) << " on " << world_size << " ranks, " << tokens_together
+                << " tokens together";
+          }
+        }
+      }
+    }
+  }
+}
+
 // The reference that the fixed order is checked against; and a sign that the test above would
 // notice another order.
 TEST_F(SameBitsTest, FastReductionAgreesToRounding) {
   const TinyModel model = WriteTinyModel(dir_, /*tied=*/true);
   const Rows rows = RandomRows(model.config, 24, 7);
   const Remains fixed = Train(rows, std::nullopt, {.world_size = 4});
-  const Remains fast = Train(rows, std::nullopt, {.world_size = 4, .reduction = Reduction::kFast});
-  EXPECT_FALSE(fast == fixed);
-  // Six updates of size 1e-2 whose direction AdamW takes from quotients of small numbers.
-  for (int i = 0; i < kSteps; ++i)
-    EXPECT_NEAR(fast.losses[i], fixed.losses[i], 1e-3 * fixed.losses[i]);
+  for (Sharding sharding : {Sharding::kNone, Sharding::kOptimizer, Sharding::kFull}) {
+    const Remains fast = Train(
+        rows, std::nullopt, {.world_size = 4, .sharding = sharding, .reduction = Reduction::kFast});
+    EXPECT_FALSE(fast == fixed);
+    // Six updates of size 1e-2 whose direction AdamW takes from quotients of small numbers.
+    for (int i = 0; i < kSteps; ++i)
+      EXPECT_NEAR(fast.losses[i], fixed.losses[i], 1e-3 * fixed.losses[i]);
+  }
 }
 
 }  // namespace

@@ -10,6 +10,7 @@
 #include "common/base/file.h"
 #include "common/base/log.h"
 #include "common/base/status.h"
+#include "common/plan/sharding.h"
 #include "worker/trainer/checkpoint/resume.h"
 #include "worker/trainer/engine/torch_errors.h"
 
@@ -50,6 +51,7 @@ absl::Status CheckTask(const protocol::TrainTask& task) {
   if (!(task.max_grad_norm >= 0)) return bad("max_grad_norm ", task.max_grad_norm, " is below 0");
   if (task.reduction != "FIXED_ORDER" && task.reduction != "FAST") return bad("reduction '", task.reduction, "'");
   if (task.precision != "FP32" && task.precision != "BF16") return bad("precision '", task.precision, "'");
+  if (const auto sharding = ParseSharding(task.sharding); !sharding.ok()) return bad(sharding.status().message());
   if (task.output_dir.empty()) return bad("output_dir is empty");
   if (!(task.checkpoint_seconds >= 0)) return bad("checkpoint_seconds ", task.checkpoint_seconds, " is below 0");
   return ParseScheduleShape(task.schedule).status();
@@ -103,7 +105,7 @@ absl::Status Trainer::Load() {
                        .tokens_together = task_.microbatch_tokens});
   if (validation_data_ != nullptr) {
     ANNEAL_ASSIGN_OR_RETURN(
-        evaluator_, Evaluator::Create(*validation_data_, *decoder_, around_.communicator, around_.accelerator,
+        evaluator_, Evaluator::Create(*validation_data_, *decoder_, *values_, around_.communicator, around_.accelerator,
                                       {.max_rows = task_.evaluation_max_rows,
                                        .microbatch_tokens = task_.microbatch_tokens}));
   }
@@ -149,28 +151,34 @@ absl::Status Trainer::OpenData() {
 
 absl::Status Trainer::InitialiseValues() {
   const at::Device device = around_.accelerator.device();
-  layout_.emplace(decoder_->units(), task_.logical_shards, device.is_cpu() ? kCpuAlignmentBytes : kCudaAlignmentBytes);
-  values_.emplace(*layout_, device);
-  optimizer_.emplace(*layout_,
+  const int64_t alignment = device.is_cpu() ? kCpuAlignmentBytes : kCudaAlignmentBytes;
+  layout_.emplace(decoder_->units(), task_.logical_shards, alignment);
+  frozen_layout_.emplace(decoder_->frozen_units(), task_.logical_shards, alignment);
+  ANNEAL_ASSIGN_OR_RETURN(const Sharding sharding, ParseSharding(task_.sharding));
+  values_.emplace(*layout_, *frozen_layout_,
+                  ShardedValues::Options{.sharding = sharding,
+                                         .compute_type = task_.precision == "BF16" ? at::kBFloat16 : at::kFloat,
+                                         .device = device},
+                  *decoder_, around_.communicator);
+  optimizer_.emplace(*layout_, values_->part(),
                      AdamWOptions{task_.adam_beta1, task_.adam_beta2, task_.adam_epsilon, task_.weight_decay}, device);
-  for (int unit = 0; unit < values_->units(); ++unit) {
-    if (values_->views(unit).empty()) continue;
-    ANNEAL_RETURN_IF_ERROR(decoder_->InitialValues(unit, task_.seed, values_->views(unit)));
-    decoder_->Bind(unit, values_->views(unit));
-  }
-  return absl::OkStatus();
+  return values_->Initialise(task_.seed);
 }
 
 absl::Status Trainer::Resume() {
   ResumePoint point;
   if (!task_.resume_from.empty()) {
-    const std::vector<StateSlice> state = StateOf(0, task_.logical_shards);
+    const int shards = task_.logical_shards / values_->part().count;
+    const std::vector<StateSlice> state = StateOf(values_->part().index * shards, (values_->part().index + 1) * shards);
     const ResumeOptions options{.storage_root = around_.storage_root,
                                 .total_steps = plan_->total_steps(),
                                 .numeric_fingerprint = around_.accelerator.NumericFingerprint(),
                                 .device = around_.accelerator.device()};
     ANNEAL_ASSIGN_OR_RETURN(point, ChooseCheckpoint(task_.resume_from, options, RangesOf(state), around_.communicator));
-    if (point.checkpoint.has_value()) ANNEAL_RETURN_IF_ERROR(ReadState(*point.checkpoint, state));
+    if (point.checkpoint.has_value()) {
+      ANNEAL_RETURN_IF_ERROR(ReadState(*point.checkpoint, state));
+      ANNEAL_RETURN_IF_ERROR(values_->Share("after loading"));
+    }
     step_ = point.report.step;
     ANNEAL_LOG(INFO) << "resumed" << Field("step", step_) << Field("damaged", point.report.damaged.size());
   }
@@ -192,15 +200,15 @@ absl::Status Trainer::OpenRecords(const std::optional<CheckpointReader>& checkpo
 
 std::vector<StateSlice> Trainer::StateOf(int first, int last) const {
   std::vector<StateSlice> slices;
-  const auto append = [&](StateKind kind, const FlatBuffers& buffers, int unit) {
+  const auto append = [&](StateKind kind, const FlatParts& parts, int unit) {
     const FlatUnit& flat_unit = layout_->units()[unit];
     const int64_t per_shard = flat_unit.elements / task_.logical_shards;
     if (per_shard == 0) return;
-    AppendSlices(kind, flat_unit, first * per_shard,
-                 buffers.flat(unit).narrow(0, first * per_shard, (last - first) * per_shard), slices);
+    const int64_t offset = first * per_shard - values_->part().FirstOf(flat_unit);
+    AppendSlices(kind, flat_unit, first * per_shard, parts[unit].narrow(0, offset, (last - first) * per_shard), slices);
   };
-  for (int unit = 0; unit < values_->units(); ++unit) {
-    append(StateKind::kValue, *values_, unit);
+  for (int unit = 0; unit < static_cast<int>(layout_->units().size()); ++unit) {
+    append(StateKind::kValue, values_->own(), unit);
     append(StateKind::kFirstMoment, optimizer_->first_moment(), unit);
     append(StateKind::kSecondMoment, optimizer_->second_moment(), unit);
   }
@@ -303,11 +311,12 @@ absl::Status Trainer::Evaluate(int64_t step) {
 }
 
 absl::Status Trainer::PublishOutputs() {
-  if (!is_first_rank()) return absl::OkStatus();
   EnterPhase("export");
+  ANNEAL_ASSIGN_OR_RETURN(const FlatBuffers values, values_->GatherForExport());
+  if (!is_first_rank()) return absl::OkStatus();
   const std::string& dir = outputs_->path();
   protocol::ResultReport result = record_.Result();
-  ANNEAL_ASSIGN_OR_RETURN(const Exported exported, around_.export_values(task_, around_.accelerator, *decoder_, *values_, dir));
+  ANNEAL_ASSIGN_OR_RETURN(const Exported exported, around_.export_values(task_, around_.accelerator, *decoder_, values, dir));
   result.primary = exported.primary;
   result.merged_logit_difference = exported.merged_logit_difference;
   ANNEAL_RETURN_IF_ERROR(WriteFileAtomically(dir + "/metrics.csv", record_.MetricsCsv()));

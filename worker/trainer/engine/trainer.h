@@ -75,7 +75,7 @@ class Trainer {
   // The records that go with the checkpoint, or empty ones. Rank 0 only.
   absl::Status OpenRecords(const std::optional<CheckpointReader>& checkpoint);
   void PrepareCheckpoints();
-  // Values and moments in logical shards [first, last).
+  // What this rank holds of values and moments in logical shards [first, last), which it holds wholly.
   std::vector<StateSlice> StateOf(int first, int last) const;
   // Returns what the ranks have agreed to end with; a run that is paused may have reached its last step.
   absl::StatusOr<protocol::StopMode> TrainAllSteps();
@@ -96,8 +96,8 @@ class Trainer {
   std::optional<StepPlan> plan_;
   std::optional<LearningRateSchedule> schedule_;
   std::optional<BatchAssembler> assembler_;
-  std::optional<FlatLayout> layout_;
-  std::optional<FlatBuffers> values_;
+  std::optional<FlatLayout> layout_, frozen_layout_;
+  std::optional<ShardedValues> values_;
   std::optional<AdamW> optimizer_;
   std::optional<PhaseTimer> timer_;
   std::optional<TrainStep> train_step_;

@@ -38,6 +38,8 @@ std::string Contents(const fs::path& path) {
   return text.str();
 }
 
+constexpr const char* kShardings[] = {"NONE", "OPTIMIZER", "GRADIENTS", "FULL"};
+
 // Remembers what it was told; asks to leave by `mode` once `stop_after` steps were reported, if that is not 0.
 class FakeHost : public TrainerHost {
  public:
@@ -137,22 +139,25 @@ class TrainerTest : public ::testing::Test {
   std::vector<std::unique_ptr<FakeHost>> hosts_;
 };
 
-TEST_F(TrainerTest, GivesTheSameBitsForEveryWorldSize) {
+TEST_F(TrainerTest, GivesTheSameBitsForEveryWorldSizeAndSharding) {
   task_.logical_shards = 4;
   task_.evaluate_every_steps = 5;
   ASSERT_THAT(Run("one", 1), IsOk());
   const FakeHost one = *hosts_[0];
-  for (int world_size : {2, 4}) {
-    const std::string name = absl::StrCat("world", world_size);
-    ASSERT_THAT(Run(name, world_size), IsOk());
-    EXPECT_EQ(Contents(dir_ / name / "ledger.jsonl"), Contents(dir_ / "one" / "ledger.jsonl"));
-    EXPECT_EQ(Contents(dir_ / name / "model/values"), Contents(dir_ / "one" / "model/values"));
-    ASSERT_EQ(hosts_[0]->evaluations.size(), one.evaluations.size());
-    for (size_t i = 0; i < one.evaluations.size(); ++i) {
-      EXPECT_EQ(hosts_[0]->evaluations[i].loss, one.evaluations[i].loss);
+  for (const char* sharding : kShardings) {
+    task_.sharding = sharding;
+    for (int world_size : {2, 4}) {
+      const std::string name = absl::StrCat(sharding, world_size);
+      ASSERT_THAT(Run(name, world_size), IsOk());
+      EXPECT_EQ(Contents(dir_ / name / "ledger.jsonl"), Contents(dir_ / "one" / "ledger.jsonl"));
+      EXPECT_EQ(Contents(dir_ / name / "model/values"), Contents(dir_ / "one" / "model/values"));
+      ASSERT_EQ(hosts_[0]->evaluations.size(), one.evaluations.size());
+      for (size_t i = 0; i < one.evaluations.size(); ++i) {
+        EXPECT_EQ(hosts_[0]->evaluations[i].loss, one.evaluations[i].loss);
+      }
+      EXPECT_TRUE(hosts_[1]->steps.empty());  // only rank 0 speaks for the job
+      EXPECT_EQ(hosts_[1]->rank_report.step, 14);
     }
-    EXPECT_TRUE(hosts_[1]->steps.empty());  // only rank 0 speaks for the job
-    EXPECT_EQ(hosts_[1]->rank_report.step, 14);
   }
 }
 
@@ -270,18 +275,33 @@ TEST_F(CheckpointTest, PauseAndResumeOnMoreOrFewerRanksGiveTheSameBits) {
   }
 }
 
-TEST_F(CheckpointTest, FilesDoNotDependOnTheNumberOfRanks) {
-  const protocol::CheckpointReference one = PauseAfter(4, 1);
-  ++task_.generation;
-  const protocol::CheckpointReference four = PauseAfter(4, 4);
-  ASSERT_NE(one.dir, four.dir);
-  int state_files = 0;
-  for (const fs::directory_entry& entry : fs::directory_iterator(PathOf(one))) {
-    if (entry.path().extension() != ".safetensors") continue;
-    EXPECT_EQ(Contents(entry.path()), Contents(PathOf(four) / entry.path().filename())) << entry.path();
-    ++state_files;
+TEST_F(CheckpointTest, OneOfAnyShardingLoadsInAnother) {
+  for (const char* before : kShardings) {
+    task_.sharding = before;
+    ++task_.generation;
+    const protocol::CheckpointReference checkpoint = PauseAfter(5, 2);
+    for (const char* after : kShardings) {
+      task_.sharding = after;
+      ExpectSameEnd({checkpoint}, 4);
+    }
   }
-  EXPECT_EQ(state_files, task_.logical_shards);
+}
+
+TEST_F(CheckpointTest, FilesDoNotDependOnRanksOrSharding) {
+  const protocol::CheckpointReference one = PauseAfter(4, 1);
+  for (const char* sharding : kShardings) {
+    task_.sharding = sharding;
+    ++task_.generation;
+    const protocol::CheckpointReference four = PauseAfter(4, 4);
+    ASSERT_NE(one.dir, four.dir);
+    int state_files = 0;
+    for (const fs::directory_entry& entry : fs::directory_iterator(PathOf(one))) {
+      if (entry.path().extension() != ".safetensors") continue;
+      EXPECT_EQ(Contents(entry.path()), Contents(PathOf(four) / entry.path().filename())) << entry.path();
+      ++state_files;
+    }
+    EXPECT_EQ(state_files, task_.logical_shards);
+  }
 }
 
 TEST_F(CheckpointTest, EachOneTakenWhileTrainingGoesOnCanBeResumedFrom) {
@@ -365,6 +385,9 @@ TEST_F(TrainerTest, RefusesWhatDoesNotFitTogether) {
   task_.logical_shards = 6;
   EXPECT_THAT(Run("out", 2), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("logical_shards 6")));
   task_.logical_shards = 4;
+  task_.sharding = "AUTO";  // resolved before a task is made
+  EXPECT_THAT(Run("out", 2), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("sharding 'AUTO'")));
+  task_.sharding = "NONE";
   WriteSmallDataset(dir_ / "train", MakeSmallRows(5, kFakeVocabulary, 1), 2 * kFakeVocabulary);
   EXPECT_THAT(Run("out", 1), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("prepared for another model")));
 }

@@ -47,21 +47,16 @@ void TreeAccumulator::Add(int unit, int shard, bool ends_shard, UnitBuffer cell)
   if (ends_shard) EndShardsBefore(unit, shard + 1);
 }
 
-FlatBuffers TreeAccumulator::TakeRoots(int shards) {
-  std::vector<UnitBuffer> roots;
-  for (int unit = 0; unit < static_cast<int>(trees_.size()); ++unit) {
-    EndShardsBefore(unit, shards);
-    Tree tree = std::exchange(trees_[unit], {});
-    ANNEAL_CHECK(tree.subtrees.size() == 1);
-    Sum& root = tree.subtrees[0].sum;
-    roots.push_back(root.has_value() ? *std::move(root) : Take(unit));
-  }
-  return FlatBuffers(std::move(roots));
+UnitBuffer TreeAccumulator::TakeRoot(int unit, int shards) {
+  EndShardsBefore(unit, shards);
+  Tree tree = std::exchange(trees_[unit], {});
+  ANNEAL_CHECK(tree.subtrees.size() == 1);
+  Sum& root = tree.subtrees[0].sum;
+  return root.has_value() ? *std::move(root) : Take(unit);
 }
 
-void TreeAccumulator::GiveBack(FlatBuffers roots) {
-  for (int unit = 0; unit < roots.units(); ++unit)
-    free_[kind_[unit]].push_back(std::move(roots.unit(unit)));
+void TreeAccumulator::GiveBack(int unit, UnitBuffer buffer) {
+  free_[kind_[unit]].push_back(std::move(buffer));
 }
 
 void TreeAccumulator::EndShardsBefore(int unit, int shard) {
@@ -82,7 +77,7 @@ TreeAccumulator::Sum TreeAccumulator::Merge(int unit, Sum a, Sum b) {
   if (!a.has_value()) return b;
   if (!b.has_value()) return a;
   if (a->flat.defined()) a->flat.add_(b->flat);
-  free_[kind_[unit]].push_back(*std::move(b));
+  GiveBack(unit, *std::move(b));
   return a;
 }
 

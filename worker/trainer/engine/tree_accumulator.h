@@ -28,11 +28,11 @@ class TreeAccumulator {
   // Adds a cell of `shard`. The cells of a unit come in order of shards, counted from the rank's first, and of micro-batches.
   // `ends_shard`: no more of this shard will come. Not saying so costs memory until the next shard's first, nothing else.
   void Add(int unit, int shard, bool ends_shard, UnitBuffer cell);
-  // The sums over the first `shards` shards, a power of two, and the end of the step. The content
-  // of a unit to which nothing was added means nothing.
-  FlatBuffers TakeRoots(int shards);
-  // Returns what TakeRoots gave, for the steps that follow.
-  void GiveBack(FlatBuffers roots);
+  // The sum of a unit over the first `shards` shards, a power of two, and the end of the step for
+  // this unit. If nothing was added to it the content means nothing.
+  UnitBuffer TakeRoot(int unit, int shards);
+  // Returns what Take or TakeRoot gave, for what comes next.
+  void GiveBack(int unit, UnitBuffer buffer);
 
  private:
   using Sum = std::optional<UnitBuffer>;  // none: an empty subtree

@@ -39,6 +39,16 @@ void AddCell(TreeAccumulator& accumulator, int unit, int shard, int micro_batch)
   accumulator.Add(unit, shard, /*ends_shard=*/false, std::move(cell));
 }
 
+UnitBuffer TakeRootAndEndStep(TreeAccumulator& accumulator, int wanted, int shards) {
+  UnitBuffer root;
+  for (int unit = 0; unit < 4; ++unit) {
+    UnitBuffer buffer = accumulator.TakeRoot(unit, shards);
+    if (unit == wanted) root = buffer;
+    accumulator.GiveBack(unit, std::move(buffer));
+  }
+  return root;
+}
+
 // Runs a step in which shard s has micro_batches[s] micro-batches, one cell after another; returns
 // the root of kWeights.
 at::Tensor Accumulate(TreeAccumulator& accumulator, const std::vector<int>& micro_batches) {
@@ -48,10 +58,7 @@ at::Tensor Accumulate(TreeAccumulator& accumulator, const std::vector<int>& micr
       for (int unit = 0; unit < 4; ++unit) AddCell(accumulator, unit, shard, i);
     }
   }
-  FlatBuffers roots = accumulator.TakeRoots(shards);
-  const at::Tensor root = roots.views(kWeights)[0].clone();
-  accumulator.GiveBack(std::move(roots));
-  return root;
+  return TakeRootAndEndStep(accumulator, kWeights, shards).views[0].clone();
 }
 
 TEST(TreeAccumulatorTest, AddsNeighboursLevelByLevel) {
@@ -89,9 +96,8 @@ TEST(TreeAccumulatorTest, TheOrderOfUnitsDoesNotMatter) {
       for (int i = 0; i < micro_batches[shard]; ++i) AddCell(together, unit, shard, i);
     }
   }
-  FlatBuffers roots = together.TakeRoots(4);
-  EXPECT_TRUE(at::equal(roots.views(kWeights)[0], expected));
-  EXPECT_FALSE(roots.flat(kEmptyUnit).defined());
+  EXPECT_TRUE(at::equal(together.TakeRoot(kWeights, 4).views[0], expected));
+  EXPECT_FALSE(together.TakeRoot(kEmptyUnit, 4).flat.defined());
 }
 
 TEST(TreeAccumulatorTest, ReusesItsMemoryBetweenStepsAndUnitsOfAKind) {
@@ -105,10 +111,25 @@ TEST(TreeAccumulatorTest, ReusesItsMemoryBetweenStepsAndUnitsOfAKind) {
         accumulator.Add(unit, shard, /*ends_shard=*/true, std::move(cell));
       }
     }
-    accumulator.GiveBack(accumulator.TakeRoots(8));
+    TakeRootAndEndStep(accumulator, kWeights, 8);
   }
   // log2(8) + 1 for the unit under way, and one for the sum of the other.
   EXPECT_EQ(addresses.size(), 5);
+}
+
+// As when a unit's gradient goes to its owners before the next unit's is computed.
+TEST(TreeAccumulatorTest, AUnitThatIsTakenAtOnceLeavesItsMemoryToTheNext) {
+  TreeAccumulator accumulator(SomeLayout(), at::kCPU);
+  std::set<void*> addresses;
+  for (int unit : {kMoreWeights, kWeights}) {
+    for (int shard = 0; shard < 2; ++shard) {
+      UnitBuffer cell = accumulator.Take(unit);
+      addresses.insert(cell.flat.data_ptr());
+      accumulator.Add(unit, shard, /*ends_shard=*/true, std::move(cell));
+    }
+    accumulator.GiveBack(unit, accumulator.TakeRoot(unit, 2));
+  }
+  EXPECT_EQ(addresses.size(), 2);
 }
 
 }  // namespace

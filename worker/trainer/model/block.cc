@@ -20,14 +20,14 @@ absl::StatusOr<std::unique_ptr<Block>> Block::Load(const Compute& compute,
         norm.place,
         LoadParameter(compute, weights,
                       {norms[i].name + ".weight", {norms[i].width}, /*weight_decay=*/false},
-                      /*trainable=*/lora == nullptr, block->trainable_, &norm.weight_D));
+                      /*trainable=*/lora == nullptr, block->parameters_, &norm.weight_D));
   }
   for (int i = 0; i < kLinears; ++i) {
     ANNEAL_ASSIGN_OR_RETURN(block->linears_[i],
                             Linear::Load(compute, linears[i], weights,
-                                         /*trainable=*/lora == nullptr, block->trainable_));
+                                         /*trainable=*/lora == nullptr, block->parameters_));
     if (lora != nullptr && lora->linears[layer][i])
-      block->linears_[i]->AddLora(*lora->linears[layer][i], block->trainable_);
+      block->linears_[i]->AddLora(*lora->linears[layer][i], block->parameters_);
   }
   return block;
 }

@@ -27,8 +27,8 @@ class Block {
                                                      const ModelWeights& weights,
                                                      const LoraPlan* lora);
 
-  const TrainableList& trainable() const { return trainable_; }
-  TrainableList& trainable() { return trainable_; }
+  const ParameterList& parameters() const { return parameters_; }
+  ParameterList& parameters() { return parameters_; }
 
   at::Tensor Forward(const at::Tensor& x_TD, const Cell& cell, BlockSaved* saved) const;
   at::Tensor Backward(const at::Tensor& dy_TD, const Cell& cell, const BlockSaved& saved,
@@ -97,7 +97,7 @@ class Block {
   const double scale_;
   std::array<Norm, kNorms> norms_;  // the last two stay empty without query_key_norm
   std::array<std::unique_ptr<Linear>, kLinears> linears_;
-  TrainableList trainable_;
+  ParameterList parameters_;
 };
 
 }  // namespace anneal::trainer

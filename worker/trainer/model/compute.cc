@@ -7,6 +7,7 @@
 #include "common/base/status.h"
 #include "worker/trainer/kernels/philox.h"
 #include "worker/trainer/kernels/products.h"
+#include "worker/trainer/model/weight_loader.h"
 
 namespace anneal::trainer {
 namespace {
@@ -25,27 +26,50 @@ void FillUniform(PhiloxKey key, double bound, at::Tensor& value) {
   value.copy_(drawn);
 }
 
+absl::Status CopyWeight(const ModelWeights& weights, const std::string& name, at::Tensor& value) {
+  ANNEAL_ASSIGN_OR_RETURN(const at::Tensor stored,
+                          LoadWeight(weights, name, value.device(), value.scalar_type()));
+  value.copy_(stored);
+  return absl::OkStatus();
+}
+
 }  // namespace
 
-int TrainableList::Add(ParameterSpec spec, at::Tensor* tensor, Initial initial) {
+int ParameterList::Add(ParameterSpec spec, at::Tensor* tensor, Initial initial) {
   entries_.push_back({std::move(spec), tensor, initial});
   return static_cast<int>(entries_.size()) - 1;
 }
 
-std::vector<ParameterSpec> TrainableList::specs() const {
+void ParameterList::AddFrozen(ParameterSpec spec, at::Tensor* tensor) {
+  frozen_.push_back({std::move(spec), tensor, Initial::kLoaded});
+}
+
+std::vector<ParameterSpec> ParameterList::specs() const {
   std::vector<ParameterSpec> out;
   for (const Entry& entry : entries_) out.push_back(entry.spec);
   return out;
 }
 
-void TrainableList::FillInitial(uint64_t seed, std::span<at::Tensor> values) const {
+std::vector<ParameterSpec> ParameterList::frozen_specs() const {
+  std::vector<ParameterSpec> out;
+  for (const Entry& entry : frozen_) out.push_back(entry.spec);
+  return out;
+}
+
+absl::Status ParameterList::FillInitial(uint64_t seed, const ModelWeights* weights,
+                                        std::span<at::Tensor> values) const {
   ANNEAL_CHECK(values.size() == entries_.size());
   for (size_t i = 0; i < entries_.size(); ++i) {
     const ParameterSpec& spec = entries_[i].spec;
     ANNEAL_CHECK(values[i].sizes() == at::IntArrayRef(spec.shape));
     switch (entries_[i].initial) {
       case Initial::kLoaded:
-        values[i].copy_(*entries_[i].tensor);
+        if (entries_[i].tensor->defined()) {
+          values[i].copy_(*entries_[i].tensor);
+        } else {
+          ANNEAL_CHECK(weights != nullptr);
+          ANNEAL_RETURN_IF_ERROR(CopyWeight(*weights, spec.name, values[i]));
+        }
         break;
       case Initial::kUniform:
         FillUniform(MakePhiloxKey(seed, 0, spec.name),
@@ -56,13 +80,23 @@ void TrainableList::FillInitial(uint64_t seed, std::span<at::Tensor> values) con
         break;
     }
   }
+  return absl::OkStatus();
 }
 
-void TrainableList::Bind(std::span<const at::Tensor> values) {
-  ANNEAL_CHECK(values.size() == entries_.size());
-  for (size_t i = 0; i < entries_.size(); ++i) {
-    ANNEAL_CHECK(values[i].sizes() == at::IntArrayRef(entries_[i].spec.shape));
-    *entries_[i].tensor = values[i];
+absl::Status ParameterList::FillFrozen(const ModelWeights& weights,
+                                       std::span<at::Tensor> values) const {
+  ANNEAL_CHECK(values.size() == frozen_.size());
+  for (size_t i = 0; i < frozen_.size(); ++i)
+    ANNEAL_RETURN_IF_ERROR(CopyWeight(weights, frozen_[i].spec.name, values[i]));
+  return absl::OkStatus();
+}
+
+void ParameterList::BindTo(const std::vector<Entry>& entries, std::span<const at::Tensor> values) {
+  ANNEAL_CHECK(values.size() == entries.size());
+  for (size_t i = 0; i < entries.size(); ++i) {
+    ANNEAL_CHECK(!values[i].defined() ||
+                 values[i].sizes() == at::IntArrayRef(entries[i].spec.shape));
+    *entries[i].tensor = values[i];
   }
 }
 

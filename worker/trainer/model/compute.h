@@ -1,5 +1,5 @@
 #pragma once
-// What all parts of a decoder compute with, and the list of a unit's trainable tensors.
+// What all parts of a decoder compute with, and the list of a unit's tensors.
 
 #include <ATen/core/Tensor.h>
 
@@ -7,6 +7,8 @@
 #include <utility>
 #include <vector>
 
+#include "absl/status/status.h"
+#include "common/format/model_weights.h"
 #include "worker/trainer/kernels/kernels.h"
 #include "worker/trainer/model/decoder.h"
 
@@ -17,6 +19,7 @@ struct Compute {
   Kernels& kernels;
   at::Device device;
   at::ScalarType type;
+  bool lent = false;  // as DecoderOptions::lent
   double dropout_rate = 0;
   std::optional<std::pair<uint64_t, int64_t>> dropout_key;
 
@@ -26,22 +29,27 @@ struct Compute {
   at::Tensor Cast(const at::Tensor& weight) const { return weight.to(type); }
 };
 
-// The trainable tensors of one unit, in the order of its specifications; a tensor's place here is
-// its place among the unit's values and gradients. `tensor` points into the unit, which must not
-// move.
-class TrainableList {
+// The tensors of one unit: the trainable ones in the order of its specifications, where a tensor's
+// place is its place among the unit's values and gradients, and where weights are lent the frozen
+// ones. `tensor` points into the unit, which must not move.
+class ParameterList {
  public:
   enum class Initial { kLoaded, kUniform, kZero };
 
   // Returns the place.
   int Add(ParameterSpec spec, at::Tensor* tensor, Initial initial);
+  void AddFrozen(ParameterSpec spec, at::Tensor* tensor);
 
   std::vector<ParameterSpec> specs() const;
+  std::vector<ParameterSpec> frozen_specs() const;
   // Fills `values`, one for each entry. kUniform: PEFT's initial lora_A, Kaiming-uniform with a =
-  // sqrt(5), which is uniform in
-  // +-1/sqrt(in_features).
-  void FillInitial(uint64_t seed, std::span<at::Tensor> values) const;
-  void Bind(std::span<const at::Tensor> values);
+  // sqrt(5), which is uniform in +-1/sqrt(in_features). What was not loaded is read from `weights`.
+  absl::Status FillInitial(uint64_t seed, const ModelWeights* weights,
+                           std::span<at::Tensor> values) const;
+  absl::Status FillFrozen(const ModelWeights& weights, std::span<at::Tensor> values) const;
+  // Undefined tensors take the values away.
+  void Bind(std::span<const at::Tensor> values) { BindTo(entries_, values); }
+  void BindFrozen(std::span<const at::Tensor> values) { BindTo(frozen_, values); }
 
  private:
   struct Entry {
@@ -49,7 +57,9 @@ class TrainableList {
     at::Tensor* tensor;
     Initial initial;
   };
-  std::vector<Entry> entries_;
+  static void BindTo(const std::vector<Entry>& entries, std::span<const at::Tensor> values);
+
+  std::vector<Entry> entries_, frozen_;
 };
 
 // gradient = (or +=) scale * dy^T x, for dy [T, out] and x [T, in].

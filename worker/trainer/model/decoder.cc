@@ -23,19 +23,27 @@ class BlockDecoder : public Decoder {
       : config_(std::move(config)),
         lora_(options.lora),
         frozen_(options.frozen),
-        compute_{kernels, options.device, options.compute_type,
+        compute_{kernels, options.device, options.compute_type, options.lent,
                  options.lora ? options.lora->dropout : 0, std::nullopt},
         rotary_frequencies_(RotaryFrequencies(config_)) {}
 
-  absl::Status LoadWeights(const ModelWeights& weights);
+  absl::Status LoadWeights(std::unique_ptr<ModelWeights> weights);
 
   const ModelConfig& config() const override { return config_; }
   const std::vector<ParameterUnit>& units() const override { return units_; }
+  const std::vector<ParameterUnit>& frozen_units() const override { return frozen_units_; }
   int lowest_trainable_unit() const override;
 
   absl::Status InitialValues(int unit, uint64_t seed, std::span<at::Tensor> values) override;
   void Bind(int unit, std::span<const at::Tensor> values) override {
-    TrainableOf(unit).Bind(values);
+    ParametersOf(unit).Bind(values);
+  }
+  absl::Status FrozenValues(int unit, std::span<at::Tensor> values) override {
+    if (values.empty()) return absl::OkStatus();
+    return ParametersOf(unit).FillFrozen(*weights_, values);
+  }
+  void BindFrozen(int unit, std::span<const at::Tensor> values) override {
+    ParametersOf(unit).BindFrozen(values);
   }
 
   Cell MakeCell(const MicroBatch& batch) const override;
@@ -64,7 +72,11 @@ class BlockDecoder : public Decoder {
   at::Tensor Logits(const MicroBatch& batch) override;
 
  private:
-  TrainableList& TrainableOf(int unit);
+  ParameterList& ParametersOf(int unit);
+  void AddUnit(const std::string& name, const ParameterList& parameters) {
+    units_.push_back({name, parameters.specs()});
+    frozen_units_.push_back({name, parameters.frozen_specs()});
+  }
 
   const ModelConfig config_;
   const std::optional<protocol::LoraOptions> lora_;
@@ -72,13 +84,15 @@ class BlockDecoder : public Decoder {
   Compute compute_;
   const at::Tensor rotary_frequencies_;  // fp32 [C / 2]
   at::Tensor embedding_VD_;
-  TrainableList embedding_trainable_;
+  ParameterList embedding_parameters_;
   std::vector<std::unique_ptr<Block>> blocks_;
   std::unique_ptr<OutputHead> head_;
-  std::vector<ParameterUnit> units_;
+  std::vector<ParameterUnit> units_, frozen_units_;
+  std::unique_ptr<ModelWeights> weights_;  // only where values are lent
 };
 
-absl::Status BlockDecoder::LoadWeights(const ModelWeights& weights) {
+absl::Status BlockDecoder::LoadWeights(std::unique_ptr<ModelWeights> opened) {
+  const ModelWeights& weights = *opened;
   std::optional<LoraPlan> plan;
   if (lora_) {
     ANNEAL_ASSIGN_OR_RETURN(plan, PlanLora(config_, *lora_));
@@ -89,19 +103,20 @@ absl::Status BlockDecoder::LoadWeights(const ModelWeights& weights) {
   const ExpectedTensor embedding = EmbeddingTensors(config_)[0];
   ANNEAL_RETURN_IF_ERROR(LoadParameter(compute_, weights, {embedding.name, embedding.shape},
                                        /*trainable=*/lora == nullptr || lora->embedding,
-                                       embedding_trainable_, &embedding_VD_)
+                                       embedding_parameters_, &embedding_VD_)
                              .status());
-  units_.push_back({"embed", embedding_trainable_.specs()});
+  AddUnit("embed", embedding_parameters_);
   for (int64_t layer = 0; layer < config_.layers; ++layer) {
     ANNEAL_ASSIGN_OR_RETURN(std::unique_ptr<Block> block,
                             Block::Load(compute_, config_, layer, weights, lora));
-    units_.push_back({"layers." + std::to_string(layer), block->trainable().specs()});
+    AddUnit("layers." + std::to_string(layer), block->parameters());
     blocks_.push_back(std::move(block));
   }
   ANNEAL_ASSIGN_OR_RETURN(head_,
                           OutputHead::Load(compute_, config_, weights, lora,
                                            config_.tie_word_embeddings ? &embedding_VD_ : nullptr));
-  units_.push_back({"head", head_->trainable().specs()});
+  AddUnit("head", head_->parameters());
+  if (compute_.lent) weights_ = std::move(opened);
   return absl::OkStatus();
 }
 
@@ -111,15 +126,14 @@ int BlockDecoder::lowest_trainable_unit() const {
   return unit;
 }
 
-TrainableList& BlockDecoder::TrainableOf(int unit) {
-  if (unit == 0) return embedding_trainable_;
-  if (unit == static_cast<int>(blocks_.size()) + 1) return head_->trainable();
-  return blocks_.at(unit - 1)->trainable();
+ParameterList& BlockDecoder::ParametersOf(int unit) {
+  if (unit == 0) return embedding_parameters_;
+  if (unit == static_cast<int>(blocks_.size()) + 1) return head_->parameters();
+  return blocks_.at(unit - 1)->parameters();
 }
 
 absl::Status BlockDecoder::InitialValues(int unit, uint64_t seed, std::span<at::Tensor> values) {
-  TrainableOf(unit).FillInitial(seed, values);
-  return absl::OkStatus();
+  return ParametersOf(unit).FillInitial(seed, weights_.get(), values);
 }
 
 Cell BlockDecoder::MakeCell(const MicroBatch& batch) const {
@@ -177,11 +191,10 @@ absl::StatusOr<std::unique_ptr<Decoder>> Decoder::Load(const std::string& model_
                                                        const DecoderOptions& options,
                                                        Kernels& kernels) {
   ANNEAL_ASSIGN_OR_RETURN(ModelConfig config, ReadModelConfig(model_dir));
-  ANNEAL_ASSIGN_OR_RETURN(const std::unique_ptr<ModelWeights> weights,
-                          ModelWeights::Open(model_dir));
+  ANNEAL_ASSIGN_OR_RETURN(std::unique_ptr<ModelWeights> weights, ModelWeights::Open(model_dir));
   ANNEAL_RETURN_IF_ERROR(weights->CheckAgainst(config));
   auto decoder = std::make_unique<BlockDecoder>(std::move(config), options, kernels);
-  ANNEAL_RETURN_IF_ERROR(decoder->LoadWeights(*weights));
+  ANNEAL_RETURN_IF_ERROR(decoder->LoadWeights(std::move(weights)));
   return decoder;
 }
 

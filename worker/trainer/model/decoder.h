@@ -6,7 +6,8 @@
 // are reduced; the decoder only computes. One cell (micro-batch) per call: no matrix multiply, norm gradient or loss sum spans
 // two cells.
 //
-// Trainable values live in flat buffers that the engine owns; Bind hands the decoder views of them. Frozen values live here.
+// Trainable values live in flat buffers that the engine owns; Bind hands the decoder views of them. Frozen values live here,
+// unless they are lent.
 // Owner: Trainer. Guarded by its caller, who holds c10::InferenceMode to spare autograd's bookkeeping. All errors of torch are caught by the engine's one wrapper.
 
 #include <ATen/core/Tensor.h>
@@ -64,6 +65,7 @@ struct DecoderOptions {
   at::ScalarType compute_type = at::kFloat;  // kDouble in tests
   std::optional<protocol::LoraOptions> lora;  // absent = full fine-tuning
   bool frozen = false;  // only to read answers from: no unit has parameters
+  bool lent = false;    // all values, frozen ones too, are the caller's, who binds each unit for as long as it is used
 };
 
 class Decoder {
@@ -86,6 +88,12 @@ class Decoder {
   // From now on the unit computes with these; they must stay alive and may change between calls.
   // Full fine-tuning: releases the loaded copy.
   virtual void Bind(int unit, std::span<const at::Tensor> values) = 0;
+
+  // Where values are lent, the frozen ones of each unit: in compute type, read from the files, and bound like the others.
+  // Otherwise no unit has any. Binding undefined tensors takes the values away.
+  virtual const std::vector<ParameterUnit>& frozen_units() const = 0;
+  virtual absl::Status FrozenValues(int unit, std::span<at::Tensor> values) = 0;
+  virtual void BindFrozen(int unit, std::span<const at::Tensor> values) = 0;
 
   virtual Cell MakeCell(const MicroBatch& batch) const = 0;
   // Key of the dropout masks of the calls that follow, forward and backward: (seed, step). Absent, as in evaluation: no dropout.

@@ -29,12 +29,12 @@ absl::StatusOr<std::unique_ptr<OutputHead>> OutputHead::Load(const Compute& comp
   ANNEAL_ASSIGN_OR_RETURN(
       head->norm_place_,
       LoadParameter(compute, weights, {tensors[0].name, tensors[0].shape, /*weight_decay=*/false},
-                    /*trainable=*/lora == nullptr, head->trainable_, &head->norm_D_));
+                    /*trainable=*/lora == nullptr, head->parameters_, &head->norm_D_));
   if (embedding == nullptr) {
     ANNEAL_ASSIGN_OR_RETURN(head->weight_place_,
                             LoadParameter(compute, weights, {tensors[1].name, tensors[1].shape},
                                           /*trainable=*/lora == nullptr || lora->head,
-                                          head->trainable_, &head->weight_VD_));
+                                          head->parameters_, &head->weight_VD_));
   }
   return head;
 }

@@ -26,8 +26,8 @@ class OutputHead {
                                                           const LoraPlan* lora,
                                                           const at::Tensor* embedding);
 
-  const TrainableList& trainable() const { return trainable_; }
-  TrainableList& trainable() { return trainable_; }
+  const ParameterList& parameters() const { return parameters_; }
+  ParameterList& parameters() { return parameters_; }
 
   // As Decoder::Head.
   HeadResult Run(const at::Tensor& x_TD, const Cell& cell, std::optional<double> loss_scale,
@@ -48,7 +48,7 @@ class OutputHead {
   const at::Tensor* const embedding_;
   at::Tensor norm_D_, weight_VD_;
   int norm_place_ = -1, weight_place_ = -1;  // -1: frozen
-  TrainableList trainable_;
+  ParameterList parameters_;
 };
 
 }  // namespace anneal::trainer

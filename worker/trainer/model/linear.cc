@@ -9,7 +9,7 @@ namespace anneal::trainer {
 absl::StatusOr<std::unique_ptr<Linear>> Linear::Load(const Compute& compute,
                                                      const LinearModule& module,
                                                      const ModelWeights& weights, bool trainable,
-                                                     TrainableList& list) {
+                                                     ParameterList& list) {
   std::unique_ptr<Linear> linear(new Linear(compute, module));
   ANNEAL_ASSIGN_OR_RETURN(
       linear->weight_place_,
@@ -26,12 +26,12 @@ absl::StatusOr<std::unique_ptr<Linear>> Linear::Load(const Compute& compute,
   return linear;
 }
 
-void Linear::AddLora(const LoraShape& shape, TrainableList& list) {
+void Linear::AddLora(const LoraShape& shape, ParameterList& list) {
   scale_ = shape.scale;
   a_place_ = list.Add({module_.name + ".lora_A.weight", {shape.rank, module_.in_features}}, &a_,
-                      TrainableList::Initial::kUniform);
+                      ParameterList::Initial::kUniform);
   b_place_ = list.Add({module_.name + ".lora_B.weight", {module_.out_features, shape.rank}}, &b_,
-                      TrainableList::Initial::kZero);
+                      ParameterList::Initial::kZero);
 }
 
 at::Tensor Linear::Dropout(const at::Tensor& x, const TokenPlaces& places) const {

@@ -18,11 +18,11 @@ class Linear {
   static absl::StatusOr<std::unique_ptr<Linear>> Load(const Compute& compute,
                                                       const LinearModule& module,
                                                       const ModelWeights& weights, bool trainable,
-                                                      TrainableList& list);
+                                                      ParameterList& list);
   Linear(const Linear&) = delete;
   Linear& operator=(const Linear&) = delete;
 
-  void AddLora(const LoraShape& shape, TrainableList& list);
+  void AddLora(const LoraShape& shape, ParameterList& list);
 
   // Whether Backward reads x: not for a frozen layer without adapter.
   bool backward_needs_input() const { return weight_place_ >= 0 || a_place_ >= 0; }

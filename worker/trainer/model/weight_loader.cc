@@ -37,11 +37,15 @@ absl::StatusOr<at::Tensor> LoadWeight(const ModelWeights& weights, const std::st
 }
 
 absl::StatusOr<int> LoadParameter(const Compute& compute, const ModelWeights& weights,
-                                  const ParameterSpec& spec, bool trainable, TrainableList& list,
+                                  const ParameterSpec& spec, bool trainable, ParameterList& list,
                                   at::Tensor* tensor) {
-  ANNEAL_ASSIGN_OR_RETURN(*tensor, LoadWeight(weights, spec.name, compute.device,
-                                              trainable ? compute.master_type() : compute.type));
-  return trainable ? list.Add(spec, tensor, TrainableList::Initial::kLoaded) : -1;
+  if (!compute.lent) {
+    ANNEAL_ASSIGN_OR_RETURN(*tensor, LoadWeight(weights, spec.name, compute.device,
+                                                trainable ? compute.master_type() : compute.type));
+  } else if (!trainable) {
+    list.AddFrozen(spec, tensor);
+  }
+  return trainable ? list.Add(spec, tensor, ParameterList::Initial::kLoaded) : -1;
 }
 
 }  // namespace anneal::trainer

@@ -17,9 +17,10 @@ absl::StatusOr<at::Tensor> LoadWeight(const ModelWeights& weights, const std::st
                                       at::Device device, at::ScalarType type);
 
 // Loads the parameter into `tensor`: a trainable one in the type of masters, entered in the list,
-// of which the place is returned; a frozen one in compute type, place -1.
+// of which the place is returned; a frozen one in compute type, place -1. Where weights are lent
+// nothing is loaded, and frozen ones are entered too.
 absl::StatusOr<int> LoadParameter(const Compute& compute, const ModelWeights& weights,
-                                  const ParameterSpec& spec, bool trainable, TrainableList& list,
+                                  const ParameterSpec& spec, bool trainable, ParameterList& list,
                                   at::Tensor* tensor);
 
 }  // namespace anneal::trainer

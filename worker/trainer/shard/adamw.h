@@ -1,5 +1,5 @@
 #pragma once
-// AdamW (Loshchilov and Hutter, arXiv:1711.05101) on flat buffers, with its two moments.
+// AdamW (Loshchilov and Hutter, arXiv:1711.05101) on parts of flat buffers, with its two moments.
 
 #include <cstdint>
 #include <vector>
@@ -15,30 +15,33 @@ struct AdamWOptions {
   double weight_decay = 0;  // decoupled; applied to the tensors that the layout marks
 };
 
-// Runs torch's fused kernel, which gives each element the same bits however the tensors are split. Owner: Trainer. Guarded by
-// its caller.
+// Of one rank's part of the values. Runs torch's fused kernel, which gives each element the same bits however the tensors are
+// split: so all ranks together do what one would. Owner: Trainer. Guarded by its caller.
 class AdamW {
  public:
-  AdamW(const FlatLayout& layout, const AdamWOptions& options, at::Device device);
+  AdamW(const FlatLayout& layout, const Part& part, const AdamWOptions& options, at::Device device);
 
-  // Update number `step`, counted from 1 (it sets the bias correction), of `values` by `gradient`.
-  void Step(int64_t step, double learning_rate, FlatBuffers& values, const FlatBuffers& gradient);
+  // Update number `step`, counted from 1 (it sets the bias correction), of `values` by `gradient`, both of the same part.
+  void Step(int64_t step, double learning_rate, const FlatParts& values, const FlatParts& gradient);
 
-  const FlatBuffers& first_moment() const { return first_moment_; }
-  const FlatBuffers& second_moment() const { return second_moment_; }
+  const FlatParts& first_moment() const { return first_moment_; }
+  const FlatParts& second_moment() const { return second_moment_; }
 
  private:
-  struct TensorIndex {
-    int unit, index_in_unit;
+  // What the part holds of one tensor.
+  struct Owned {
+    int unit;
+    Segment segment;
+    at::Tensor In(const FlatParts& parts) const { return parts[unit].narrow(0, segment.first, segment.elements); }
   };
-  static std::vector<TensorIndex> Select(const FlatLayout& layout, bool weight_decay);
-  void StepSome(const std::vector<TensorIndex>& tensors, double weight_decay, int64_t step, double learning_rate,
-                FlatBuffers& values, const FlatBuffers& gradient);
+  static std::vector<Owned> Select(const FlatLayout& layout, const Part& part, bool weight_decay);
+  void StepSome(const std::vector<Owned>& tensors, double weight_decay, int64_t step, double learning_rate,
+                const FlatParts& values, const FlatParts& gradient);
 
   const AdamWOptions options_;
-  const std::vector<TensorIndex> decayed_, not_decayed_;
-  FlatBuffers first_moment_;
-  FlatBuffers second_moment_;
+  const std::vector<Owned> decayed_, not_decayed_;
+  const FlatParts first_moment_;
+  const FlatParts second_moment_;
 };
 
 }  // namespace anneal::trainer

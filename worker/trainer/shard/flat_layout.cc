@@ -1,7 +1,9 @@
 #include "worker/trainer/shard/flat_layout.h"
 
+#include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
 
+#include <algorithm>
 #include <functional>
 #include <numeric>
 
@@ -29,23 +31,50 @@ FlatLayout::FlatLayout(const std::vector<ParameterUnit>& units, int logical_shar
   }
 }
 
-UnitBuffer ZeroUnitBuffer(const FlatUnit& unit, at::Device device) {
+UnitBuffer ZeroUnitBuffer(const FlatUnit& unit, at::Device device, at::ScalarType type) {
+  UnitBuffer buffer = EmptyUnitBuffer(unit, device, type);
+  if (buffer.flat.defined()) buffer.flat.zero_();
+  return buffer;
+}
+
+UnitBuffer EmptyUnitBuffer(const FlatUnit& unit, at::Device device, at::ScalarType type) {
   if (unit.elements == 0) return {};
-  UnitBuffer buffer{.flat = at::zeros({unit.elements}, at::device(device).dtype(at::kFloat))};
+  UnitBuffer buffer{.flat = at::empty({unit.elements}, at::device(device).dtype(type))};
   for (const FlatTensor& tensor : unit.tensors) {
     buffer.views.push_back(buffer.flat.narrow(0, tensor.offset, tensor.elements).view(tensor.shape));
   }
   return buffer;
 }
 
-FlatBuffers::FlatBuffers(const FlatLayout& layout, at::Device device) {
-  for (const FlatUnit& unit : layout.units()) units_.push_back(ZeroUnitBuffer(unit, device));
+at::Tensor Part::Of(const at::Tensor& flat) const {
+  const int64_t elements = flat.numel() / count;
+  return flat.narrow(0, index * elements, elements);
 }
 
-void FlatBuffers::ScaleInPlace(double factor) {
-  for (UnitBuffer& unit : units_) {
-    if (unit.flat.defined()) unit.flat.mul_(factor);
+FlatParts ZeroParts(const FlatLayout& layout, const Part& part, at::Device device, at::ScalarType type) {
+  FlatParts parts;
+  for (const FlatUnit& unit : layout.units()) {
+    parts.push_back(unit.elements == 0 ? at::Tensor()
+                                       : at::zeros({part.ElementsOf(unit)}, at::device(device).dtype(type)));
   }
+  return parts;
+}
+
+Segment SegmentOf(const FlatUnit& unit, const FlatTensor& tensor, const Part& part) {
+  const int64_t first = part.FirstOf(unit);
+  const int64_t begin = std::max(first, tensor.offset);
+  const int64_t end = std::min(first + part.ElementsOf(unit), tensor.offset + tensor.elements);
+  return begin < end ? Segment{begin - first, end - begin} : Segment{};
+}
+
+FlatBuffers::FlatBuffers(const FlatLayout& layout, at::Device device, at::ScalarType type) {
+  for (const FlatUnit& unit : layout.units()) units_.push_back(ZeroUnitBuffer(unit, device, type));
+}
+
+FlatParts FlatBuffers::Parts(const Part& part) const {
+  FlatParts parts;
+  for (const UnitBuffer& unit : units_) parts.push_back(unit.flat.defined() ? part.Of(unit.flat) : at::Tensor());
+  return parts;
 }
 
 }  // namespace anneal::trainer

@@ -1,5 +1,5 @@
 #pragma once
-// Where each trainable value lies: one flat fp32 buffer per unit, the same for every sharding mode and every number of ranks.
+// Where each value lies that the engine owns: one flat buffer per unit, the same for every sharding mode and every number of ranks.
 
 #include <ATen/core/Tensor.h>
 
@@ -38,7 +38,7 @@ class FlatLayout {
   FlatLayout(const std::vector<ParameterUnit>& units, int logical_shards, int64_t alignment_bytes);
 
   const std::vector<FlatUnit>& units() const { return units_; }
-  // Trainable values, without padding.
+  // Values, without padding.
   int64_t parameters() const { return parameters_; }
 
  private:
@@ -46,19 +46,43 @@ class FlatLayout {
   int64_t parameters_ = 0;
 };
 
-// One fp32 number for every trainable value of a unit. Padding is zero and stays so, as everything that writes here writes
+// One number for every value of a unit. Padding is zero and stays so, as everything that writes here writes
 // through the views or adds two of these.
 struct UnitBuffer {
   at::Tensor flat;                // all of it; undefined if the unit has no tensors
   std::vector<at::Tensor> views;  // its tensors, shaped, in the order of the layout
 };
-UnitBuffer ZeroUnitBuffer(const FlatUnit& unit, at::Device device);
+UnitBuffer ZeroUnitBuffer(const FlatUnit& unit, at::Device device, at::ScalarType type = at::kFloat);
+// With whatever is in memory, for what is filled wholly.
+UnitBuffer EmptyUnitBuffer(const FlatUnit& unit, at::Device device, at::ScalarType type);
 
-// The same for every unit: the values themselves, a gradient, or a moment. Movable. Guarded by its owner.
+// One of `count` equal contiguous parts of every unit's buffer: what one rank owns. Whole chunks, if `count` divides the
+// logical shards.
+struct Part {
+  int index = 0;
+  int count = 1;
+
+  int64_t ElementsOf(const FlatUnit& unit) const { return unit.elements / count; }
+  int64_t FirstOf(const FlatUnit& unit) const { return index * ElementsOf(unit); }
+  // As it lies in `flat`, a whole buffer.
+  at::Tensor Of(const at::Tensor& flat) const;
+};
+// The same part of every unit's buffer, by unit; undefined for a unit without tensors.
+using FlatParts = std::vector<at::Tensor>;
+FlatParts ZeroParts(const FlatLayout& layout, const Part& part, at::Device device, at::ScalarType type = at::kFloat);
+
+// Elements [first, first + elements) of a part of a unit's buffer that belong to `tensor`; none if `elements` is 0.
+struct Segment {
+  int64_t first = 0;
+  int64_t elements = 0;
+};
+Segment SegmentOf(const FlatUnit& unit, const FlatTensor& tensor, const Part& part);
+
+// The same for every unit. Movable. Guarded by its owner.
 class FlatBuffers {
  public:
   // Zeros. `layout` is not kept.
-  FlatBuffers(const FlatLayout& layout, at::Device device);
+  FlatBuffers(const FlatLayout& layout, at::Device device, at::ScalarType type = at::kFloat);
   // One buffer for each unit of a layout.
   explicit FlatBuffers(std::vector<UnitBuffer> units) : units_(std::move(units)) {}
 
@@ -69,7 +93,8 @@ class FlatBuffers {
   std::span<at::Tensor> views(int unit) { return units_[unit].views; }
   std::span<const at::Tensor> views(int unit) const { return units_[unit].views; }
 
-  void ScaleInPlace(double factor);
+  // Where `part` lies in these.
+  FlatParts Parts(const Part& part) const;
 
  private:
   std::vector<UnitBuffer> units_;

@@ -2,6 +2,7 @@
 
 #include <ATen/CPUGeneratorImpl.h>
 #include <ATen/Parallel.h>
+#include <ATen/ops/cat.h>
 #include <ATen/ops/equal.h>
 #include <ATen/ops/randn.h>
 #include <torch/optim/adamw.h>
@@ -10,7 +11,11 @@
 #include <limits>
 #include <memory>
 
+#include "common/base/status.h"
+#include "common/base/status_matchers.h"
 #include "gmock/gmock.h"
+#include "worker/trainer/collective/solo_communicator.h"
+#include "worker/trainer/collective/testing/in_process_communicator.h"
 #include "worker/trainer/kernels/kernels.h"
 #include "worker/trainer/shard/adamw.h"
 #include "worker/trainer/shard/flat_layout.h"
@@ -18,6 +23,9 @@
 
 namespace anneal::trainer {
 namespace {
+
+using ::anneal::testing::IsOk;
+using ::anneal::trainer::testing::RunOnRanks;
 
 std::vector<ParameterUnit> SomeUnits() {
   return {{.name = "embed"},
@@ -53,12 +61,63 @@ TEST(FlatBuffersTest, ViewsShareTheFlatMemoryAndPaddingStaysZero) {
   FlatBuffers a(layout, at::kCPU);
   FillWithNoise(a, 1);
   const at::Tensor expected = a.views(1)[2].mul(0.5);
-  a.ScaleInPlace(0.5);
+  a.flat(1).mul_(0.5);
   EXPECT_TRUE(at::equal(a.views(1)[2], expected));
   EXPECT_FALSE(a.flat(0).defined());
   const at::Tensor padding = a.flat(1).narrow(0, 32 + 20200, a.flat(1).numel() - 32 - 20200);
   EXPECT_EQ(padding.count_nonzero().item<int64_t>(), 0);
   EXPECT_EQ(reinterpret_cast<uintptr_t>(a.views(1)[1].data_ptr()) % 64, 0);
+}
+
+TEST(PartTest, PartsOfAllRanksAreTheWholeAndSegmentsLeavePaddingOut) {
+  const FlatLayout layout(SomeUnits(), 4, 64);
+  FlatBuffers values(layout, at::kCPU);
+  FillWithNoise(values, 1);
+  const FlatUnit& unit = layout.units()[1];
+  std::vector<at::Tensor> parts;
+  std::vector<int64_t> owned(unit.tensors.size(), 0);
+  for (int rank = 0; rank < 4; ++rank) {
+    const Part part{.index = rank, .count = 4};
+    parts.push_back(values.Parts(part)[1]);
+    EXPECT_FALSE(values.Parts(part)[0].defined());
+    EXPECT_EQ(part.FirstOf(unit), rank * kChunkElements);
+    for (size_t i = 0; i < unit.tensors.size(); ++i) {
+      const Segment segment = SegmentOf(unit, unit.tensors[i], part);
+      if (segment.elements == 0) continue;
+      const at::Tensor expected =
+          values.views(1)[i].flatten().narrow(0, owned[i], segment.elements);
+      EXPECT_TRUE(at::equal(parts[rank].narrow(0, segment.first, segment.elements), expected));
+      owned[i] += segment.elements;
+    }
+  }
+  EXPECT_TRUE(at::equal(at::cat(parts), values.flat(1)));
+  for (size_t i = 0; i < unit.tensors.size(); ++i) EXPECT_EQ(owned[i], unit.tensors[i].elements);
+}
+
+// Of the whole gradient, on one rank.
+double NormOf(Kernels& kernels, const FlatBuffers& gradient) {
+  const auto alone = MakeSoloCommunicator();
+  return *GradientNorm(kernels, gradient.Parts({}), {}, *alone, "norm");
+}
+
+TEST(GradientNormTest, HasTheSameBitsHoweverManyRanksHoldTheGradient) {
+  const auto kernels = MakeCpuKernels();
+  const FlatLayout layout(SomeUnits(), 4, 64);
+  FlatBuffers gradient(layout, at::kCPU);
+  FillWithNoise(gradient, 3);
+  const double expected = NormOf(*kernels, gradient);
+  for (int ranks : {2, 4}) {
+    EXPECT_THAT(RunOnRanks(ranks,
+                           [&](Communicator& communicator) -> absl::Status {
+                             const Part part{.index = communicator.rank(), .count = ranks};
+                             ANNEAL_ASSIGN_OR_RETURN(const double norm,
+                                                     GradientNorm(*kernels, gradient.Parts(part),
+                                                                  part, communicator, "norm"));
+                             EXPECT_EQ(norm, expected);
+                             return absl::OkStatus();
+                           }),
+                IsOk());
+  }
 }
 
 TEST(GradientNormTest, IsTheEuclideanNormForAnyNumberOfThreads) {
@@ -70,11 +129,11 @@ TEST(GradientNormTest, IsTheEuclideanNormForAnyNumberOfThreads) {
   for (int unit : {1, 2})
     squares += gradient.flat(unit).to(at::kDouble).square().sum().item<double>();
   at::set_num_threads(1);
-  const double norm = GradientNorm(*kernels, gradient);
+  const double norm = NormOf(*kernels, gradient);
   EXPECT_NEAR(norm, std::sqrt(squares),
               1e-10 * norm);  // both in double; only the order of 20,000 additions differs
   at::set_num_threads(2);
-  EXPECT_EQ(GradientNorm(*kernels, gradient), norm);
+  EXPECT_EQ(NormOf(*kernels, gradient), norm);
 }
 
 TEST(GradientNormTest, ShowsWhatIsNotFinite) {
@@ -84,7 +143,7 @@ TEST(GradientNormTest, ShowsWhatIsNotFinite) {
        {std::numeric_limits<float>::infinity(), std::numeric_limits<float>::quiet_NaN()}) {
     FlatBuffers gradient(layout, at::kCPU);
     gradient.views(2)[0].fill_(value);
-    EXPECT_FALSE(std::isfinite(GradientNorm(*kernels, gradient)));
+    EXPECT_FALSE(std::isfinite(NormOf(*kernels, gradient)));
   }
 }
 
@@ -142,12 +201,12 @@ TEST(AdamWTest, FollowsTorchStepByStep) {
   FlatBuffers values(layout, at::kCPU), gradient(layout, at::kCPU);
   FillWithNoise(values, 4);
   TorchAdamW expected(layout, values, options);
-  AdamW optimizer(layout, options, at::kCPU);
+  AdamW optimizer(layout, {}, options, at::kCPU);
   for (int64_t step = 1; step <= 40; ++step) {
     const double learning_rate = 1e-2 / static_cast<double>(step);
     FillWithNoise(gradient, 100 + step);
     expected.Step(learning_rate, gradient);
-    optimizer.Step(step, learning_rate, values, gradient);
+    optimizer.Step(step, learning_rate, values.Parts({}), gradient.Parts({}));
     size_t next = 0;
     for (int unit = 0; unit < values.units(); ++unit) {
       for (const at::Tensor& value : values.views(unit)) {
@@ -170,11 +229,30 @@ TEST(AdamWTest, GivesTheSameBitsForAnyNumberOfThreads) {
     FlatBuffers values(layout, at::kCPU), gradient(layout, at::kCPU);
     FillWithNoise(values, 4);
     FillWithNoise(gradient, 5);
-    AdamW optimizer(layout, {.weight_decay = 0.01}, at::kCPU);
-    for (int64_t step = 1; step <= 3; ++step) optimizer.Step(step, 1e-3, values, gradient);
+    AdamW optimizer(layout, {}, {.weight_decay = 0.01}, at::kCPU);
+    for (int64_t step = 1; step <= 3; ++step)
+      optimizer.Step(step, 1e-3, values.Parts({}), gradient.Parts({}));
     results.push_back(values.flat(1));
   }
   EXPECT_TRUE(at::equal(results[0], results[1]));
+}
+
+TEST(AdamWTest, GivesTheSameBitsForAnyNumberOfParts) {
+  const FlatLayout layout(SomeUnits(), 4, 64);
+  std::vector<at::Tensor> results;
+  for (int count : {1, 2, 4}) {
+    FlatBuffers values(layout, at::kCPU), gradient(layout, at::kCPU);
+    FillWithNoise(values, 4);
+    FillWithNoise(gradient, 5);
+    for (int rank = 0; rank < count; ++rank) {
+      const Part part{.index = rank, .count = count};
+      AdamW optimizer(layout, part, {.weight_decay = 0.01}, at::kCPU);
+      for (int64_t step = 1; step <= 3; ++step)
+        optimizer.Step(step, 1e-3, values.Parts(part), gradient.Parts(part));
+    }
+    results.push_back(values.flat(1));
+  }
+  for (const at::Tensor& result : results) EXPECT_TRUE(at::equal(result, results[0]));
 }
 
 }  // namespace

@@ -41,18 +41,18 @@ at::Tensor FakeDecoder::EmbedForward(const Cell&) { return at::zeros({1, 1}); }
 
 at::Tensor FakeDecoder::BlockForward(int, const at::Tensor& x_TD, const Cell&, BlockSaved* saved) {
   if (saved != nullptr) saved->tensors = {x_TD};
-  return x_TD;
+  return w_.clone();
 }
 
-at::Tensor FakeDecoder::Residuals(const Cell& cell) const {
-  at::Tensor residuals = w_.index_select(0, cell.targets_S).add(b_).sub(1);
+at::Tensor FakeDecoder::Residuals(const at::Tensor& w, const Cell& cell) const {
+  at::Tensor residuals = w.index_select(0, cell.targets_S).add(b_).sub(1);
   if (bad_step_ != 0 && step_ >= bad_step_) residuals.fill_(std::numeric_limits<float>::quiet_NaN());
   return residuals;
 }
 
 HeadResult FakeDecoder::Head(const at::Tensor& x_TD, const Cell& cell, std::optional<double> loss_scale,
                              std::span<at::Tensor> gradients, std::span<at::Tensor>, std::span<const int64_t> choices) {
-  const at::Tensor residuals = Residuals(cell);
+  const at::Tensor residuals = Residuals(x_TD, cell);
   HeadResult result{.losses_S = residuals.square().div(2), .correct_S = residuals.gt(-0.5)};
   if (loss_scale.has_value()) {
     result.dx_TD = residuals.mul(*loss_scale);
@@ -60,7 +60,7 @@ HeadResult FakeDecoder::Head(const at::Tensor& x_TD, const Cell& cell, std::opti
   }
   if (!choices.empty()) {
     const at::Tensor tokens = at::tensor(std::vector<int64_t>(choices.begin(), choices.end()), at::kLong);
-    result.choice_logits_SN = w_.index_select(0, tokens).add(b_).expand({residuals.numel(), -1});
+    result.choice_logits_SN = x_TD.index_select(0, tokens).add(b_).expand({residuals.numel(), -1});
   }
   return result;
 }

@@ -13,7 +13,7 @@ inline constexpr int64_t kFakeVocabulary = 32;
 
 // Units: "embed" without parameters, "layers.0" with w [kFakeVocabulary], "head" with b [1]. A supervised token t has the
 // logit w[t] + b and the loss (w[t] + b - 1)^2 / 2, counts as correct above 1/2, and a choice has its own logit. Initial values
-// are w[t] = t / 100 and b = 0.1.
+// are w[t] = t / 100 and b = 0.1. A unit's values are read in its own calls only: the block's output is w.
 class FakeDecoder : public Decoder {
  public:
   // From step `bad_step` on, if not 0, losses are not a number.
@@ -24,6 +24,9 @@ class FakeDecoder : public Decoder {
   int lowest_trainable_unit() const override { return 1; }
   absl::Status InitialValues(int unit, uint64_t seed, std::span<at::Tensor> values) override;
   void Bind(int unit, std::span<const at::Tensor> values) override;
+  const std::vector<ParameterUnit>& frozen_units() const override { return frozen_units_; }
+  absl::Status FrozenValues(int, std::span<at::Tensor>) override { return absl::OkStatus(); }
+  void BindFrozen(int, std::span<const at::Tensor>) override {}
   Cell MakeCell(const MicroBatch& batch) const override;
   void SetDropoutKey(std::optional<std::pair<uint64_t, int64_t>> seed_and_step) override;
   at::Tensor EmbedForward(const Cell& cell) override;
@@ -38,12 +41,13 @@ class FakeDecoder : public Decoder {
 
  private:
   // d loss / d logit of each supervised token.
-  at::Tensor Residuals(const Cell& cell) const;
+  at::Tensor Residuals(const at::Tensor& w, const Cell& cell) const;
 
   const int64_t bad_step_;
   int64_t step_ = 0;
   ModelConfig config_;
   std::vector<ParameterUnit> units_;
+  const std::vector<ParameterUnit> frozen_units_ = {{.name = "embed"}, {.name = "layers.0"}, {.name = "head"}};
   at::Tensor w_, b_;
 };
 
