@@ -293,10 +293,6 @@ class Resolver {
         training.sharding() == v1::TrainingSpec::SHARDING_AUTO) {
       fields_.Replace(&training, kPath, "sharding", int64_t{v1::TrainingSpec::SHARDING_NONE},
                       kOriginDefault);
-    } else if (training.sharding() != v1::TrainingSpec::SHARDING_NONE) {
-      issues_.AddError("UNSUPPORTED", "training.sharding",
-                       "this version keeps the whole state in every slot",
-                       "use NONE, or leave it out");
     }
     fields_.CheckEnum(training, kPath, "precision");
     if (training.precision() == v1::TrainingSpec::PRECISION_UNSPECIFIED ||

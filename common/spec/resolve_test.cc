@@ -3,7 +3,6 @@
 #include <limits>
 #include <string>
 
-#include "absl/strings/str_cat.h"
 #include "common/spec/issues.h"
 #include "common/spec/message_json.h"
 #include "common/spec/references.h"
@@ -254,26 +253,15 @@ TEST(ResolveTest, AnElasticJobRunsBetweenItsTwoNumbersOfSlots) {
               Contains("OUT_OF_RANGE training.batch_size"));
 }
 
-TEST(ResolveTest, ShardingThatTheTrainerDoesNotDoIsRefused) {
-  for (const char* mode : {"OPTIMIZER", "gradients", "full"}) {
-    EXPECT_THAT(Codes(Resolve(Spec(absl::StrCat("training: {sharding: ", mode, "}")))),
-                ElementsAre("UNSUPPORTED training.sharding"));
-  }
-  for (const char* mode : {"AUTO", "none"}) {
-    const Resolution good = Resolve(Spec(absl::StrCat("training: {sharding: ", mode, "}")));
-    EXPECT_TRUE(good.ok());
-    EXPECT_EQ(good.job.spec().training().sharding(), v1::TrainingSpec::SHARDING_NONE);
-  }
-}
-
 TEST(ResolveTest, CheckpointsLimitsAndRetriesAreBounded) {
   const Resolution good =
       Resolve(Spec("checkpoint: {every: 90s, keep_last: 5}\nlimits: {max_hours: 1.5}\n"
-                   "retry: {max_user_failures: 2}\npriority: HIGH"));
+                   "retry: {max_user_failures: 2}\npriority: HIGH\ntraining: {sharding: full}"));
   EXPECT_TRUE(good.ok());
   EXPECT_EQ(good.job.spec().checkpoint().every().seconds(), 90);
   EXPECT_EQ(good.job.origins().at("checkpoint.every"), "user");
   EXPECT_EQ(good.job.spec().priority(), v1::JobSpec::PRIORITY_HIGH);
+  EXPECT_EQ(good.job.spec().training().sharding(), v1::TrainingSpec::SHARDING_FULL);
   EXPECT_TRUE(Resolve(Spec("checkpoint: {every: 0s}")).ok()) << "none but when told";
   v1::JobSpec bad = Spec(
       "checkpoint: {every: 5000h, keep_last: 0}\nlimits: {max_hours: -1}\n"
@@ -307,11 +295,10 @@ TEST(TrainingDifferenceTest, NamesWhatWouldBeComputedOtherwise) {
   };
   const v1::ResolvedJob job = resolved("training: {epochs: 2}");
   EXPECT_EQ(TrainingDifference(job, job), "");
-  v1::ResolvedJob elsewhere = resolved(
-      "training: {epochs: 2}\nresources: {slots: 2}\n"
-      "priority: LOW\ncheckpoint: {every: 5s}\nlimits: {max_hours: 1}");
-  elsewhere.mutable_spec()->mutable_training()->set_sharding(v1::TrainingSpec::SHARDING_FULL);
-  EXPECT_EQ(TrainingDifference(job, elsewhere), "");
+  EXPECT_EQ(TrainingDifference(
+                job, resolved("training: {epochs: 2, sharding: FULL}\nresources: {slots: 2}\n"
+                              "priority: LOW\ncheckpoint: {every: 5s}\nlimits: {max_hours: 1}")),
+            "");
   EXPECT_EQ(TrainingDifference(job, resolved("training: {epochs: 3}")), "training.epochs");
   EXPECT_EQ(TrainingDifference(job, resolved("training: {epochs: 2}\nmethod: {full: {}}")),
             "method.full");

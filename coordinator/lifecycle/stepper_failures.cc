@@ -21,10 +21,12 @@ absl::Duration WaitBefore(int failures_in_a_row) {
 
 // What to change when a trainer did not fit.
 std::string MemoryAdvice(const v1::JobSpec& spec) {
-  return absl::StrCat("; it ran with training.microbatch_tokens ",
-                      spec.training().microbatch_tokens(), ", data.max_length ",
-                      spec.data().max_length(), " on ", spec.resources().slots(),
-                      " slots: lower the first two, or give slots more memory");
+  return absl::StrCat(
+      "; it ran with training.microbatch_tokens ", spec.training().microbatch_tokens(),
+      ", data.max_length ", spec.data().max_length(), ", training.sharding ",
+      v1::TrainingSpec::Sharding_Name(spec.training().sharding()), " on ", spec.resources().slots(),
+      " slots: lower the first two, spread the state (training.sharding: FULL) over more slots, or "
+      "give slots more memory");
 }
 
 }  // namespace

@@ -94,7 +94,8 @@ absl::Status ProcessWatch::Look(int64_t pid, bool heard, const protocol::Status&
                           name_, " took ", Mebibytes(look->own_memory_bytes), " of the ",
                           Mebibytes(memory_bytes_), " that its slot has, in ", Where(said),
                           ", and was ended before others on its machine lose theirs. A smaller "
-                          "microbatch_tokens or data.max_length needs less of it")),
+                          "microbatch_tokens, more slots or "
+                          "sharding need less of it")),
                       "OUT_OF_MEMORY");
   }
   return absl::OkStatus();

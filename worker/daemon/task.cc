@@ -133,7 +133,7 @@ void Task::LookAtFolder() {
   if (verdict_.ok() && killed_by_others && CountOutOfMemoryKills() > out_of_memory_kills_) {
     verdict_ = WithReason(
         absl::ResourceExhaustedError("the kernel killed it for want of memory. A smaller "
-                                     "microbatch_tokens or data.max_length needs less of it"),
+                                     "microbatch_tokens, more slots or sharding need less of it"),
         "OUT_OF_MEMORY");
   }
   internal::TaskExit exit = MakeTaskExit(*end, folder_->ReadExitRecord());
