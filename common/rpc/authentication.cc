@@ -6,6 +6,7 @@
 #include <iterator>
 #include <set>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
@@ -20,6 +21,7 @@ namespace {
 constexpr size_t kMinKeyBytes = 20;
 constexpr size_t kMaxKeyBytes = 256;
 constexpr size_t kMaxFileBytes = 1 << 20;
+constexpr size_t kMaxSubjectBytes = 512;
 
 struct NamedRole {
   Role role;
@@ -158,43 +160,84 @@ bool IsIdentityName(absl::string_view text) {
          text.find_first_not_of(kAllowed) == absl::string_view::npos;
 }
 
+std::string ProofOfKey(absl::string_view key) { return Sha256Hex(key); }
+
+std::string ProofOfCertificate(absl::string_view subject) { return absl::StrCat("x509:", subject); }
+
+bool IsCertificateSubject(absl::string_view text) {
+  if (text.empty() || text.size() > kMaxSubjectBytes || !absl::StrContains(text, '=')) return false;
+  for (const char c : text) {
+    if (absl::ascii_iscntrl(static_cast<unsigned char>(c))) return false;
+  }
+  return true;
+}
+
 absl::StatusOr<Caller> Authenticator::CallerOf(const grpc::ServerContextBase& context,
                                                Right right) const {
   ANNEAL_ASSIGN_OR_RETURN(Caller caller, Identify(context));
   if (!IsAllowed(caller.role, right)) {
     return WithReason(absl::PermissionDeniedError(absl::StrCat(
-                          WhatNeeds(right), "; this key's role is ", RoleName(caller.role))),
+                          WhatNeeds(right), "; this caller's role is ", RoleName(caller.role))),
                       "ROLE_TOO_WEAK");
   }
+  ANNEAL_RETURN_IF_ERROR(Admit(caller));
   return caller;
 }
 
 ApiKeyAuthenticator::ApiKeyAuthenticator(const std::vector<Credential>& credentials, Clock& clock)
     : clock_(clock) {
   for (const Credential& credential : credentials)
-    Add(Sha256Hex(credential.key), credential.caller, absl::InfiniteFuture());
+    Add(ProofOfKey(credential.key), credential.caller, absl::InfiniteFuture());
 }
 
-void ApiKeyAuthenticator::Add(const std::string& key_sha256, const Caller& caller,
-                              absl::Time expiry) {
+bool ApiKeyAuthenticator::Add(const std::string& proof, Caller caller, absl::Time expiry) {
+  caller.proof = proof;
   absl::MutexLock lock(&mu_);
-  entries_[key_sha256] = {caller, expiry};
+  return entries_.try_emplace(proof, Entry{std::move(caller), expiry}).second;
 }
 
-void ApiKeyAuthenticator::Remove(const std::string& key_sha256) {
+void ApiKeyAuthenticator::Remove(const std::string& proof) {
   absl::MutexLock lock(&mu_);
-  entries_.erase(key_sha256);
+  entries_.erase(proof);
+}
+
+std::optional<ApiKeyAuthenticator::Entry> ApiKeyAuthenticator::Find(
+    const std::string& proof) const {
+  absl::ReaderMutexLock lock(&mu_);
+  const auto found = entries_.find(proof);
+  if (found == entries_.end()) return std::nullopt;
+  return found->second;
 }
 
 absl::StatusOr<Caller> ApiKeyAuthenticator::Identify(const grpc::ServerContextBase& context) const {
   ANNEAL_ASSIGN_OR_RETURN(const absl::string_view key, KeyOf(context));
-  const std::string digest = Sha256Hex(key);
-  absl::ReaderMutexLock lock(&mu_);
-  const auto found = entries_.find(digest);
-  if (found == entries_.end()) return Unauthenticated("unknown API key", "API_KEY_UNKNOWN");
-  if (clock_.TimeNow() >= found->second.expiry)
+  const std::optional<Entry> found = Find(ProofOfKey(key));
+  if (!found.has_value()) return Unauthenticated("unknown API key", "API_KEY_UNKNOWN");
+  if (clock_.TimeNow() >= found->expiry)
     return Unauthenticated("this API key has expired; ask for a new one", "API_KEY_EXPIRED");
-  return found->second.caller;
+  return found->caller;
+}
+
+absl::StatusOr<Caller> ApiKeyAuthenticator::IdentifyCertificate(absl::string_view subject) const {
+  const std::string shown(subject.substr(0, kMaxSubjectBytes));
+  const std::optional<Entry> found = Find(ProofOfCertificate(subject));
+  if (!found.has_value()) {
+    return Unauthenticated(
+        absl::StrCat("nobody is known by a certificate of subject '", shown,
+                     "': send an API key, or ask an admin for `anneal keys create "
+                     "--certificate-subject`"),
+        "CERTIFICATE_UNKNOWN");
+  }
+  if (clock_.TimeNow() >= found->expiry) {
+    return Unauthenticated(absl::StrCat("what certificates of subject '", shown,
+                                        "' stand for has expired; ask an admin to renew it"),
+                           "CERTIFICATE_EXPIRED");
+  }
+  return found->caller;
+}
+
+bool ApiKeyAuthenticator::CarriesKey(const grpc::ServerContextBase& context) {
+  return context.client_metadata().count("authorization") > 0;
 }
 
 }  // namespace anneal

@@ -1,6 +1,6 @@
 #pragma once
-// Who calls, and what they may do: API keys in the `authorization: Bearer KEY` metadata, mapped to
-// project, creator and role.
+// Who calls, and what they may do: API keys in the `authorization: Bearer KEY` metadata, or client
+// certificates, mapped to project, creator and role.
 
 #include <optional>
 #include <string>
@@ -40,7 +40,17 @@ struct Caller {
   // Recorded with what the caller makes.
   std::string creator;
   Role role = Role::kUser;
+  // What the caller has shown (ProofOfKey, ProofOfCertificate): tells callers of one project apart.
+  std::string proof;
 };
+
+// How callers are known: by the SHA-256 of their key, in hexadecimal, ...
+std::string ProofOfKey(absl::string_view key);
+// ... or by the subject of their certificate in the form of RFC 2253, as `openssl x509 -noout
+// -subject -nameopt RFC2253` shows it. No key's SHA-256 looks like it.
+std::string ProofOfCertificate(absl::string_view subject);
+// Whether `text` can be a subject: 1 to 512 bytes with an `=`, without control characters.
+bool IsCertificateSubject(absl::string_view text);
 
 // Asked once by every handler of a public service, first of all. (gRPC's own AuthMetadataProcessor
 // works only with TLS, and server interceptors cannot refuse a call.) Thread-safe.
@@ -48,10 +58,14 @@ class Authenticator {
  public:
   virtual ~Authenticator() = default;
   // UNAUTHENTICATED if the call carries no credential that is known, PERMISSION_DENIED (reason
-  // "ROLE_TOO_WEAK") if its role does not have the right.
+  // "ROLE_TOO_WEAK") if its role does not have the right; else what Admit says.
   absl::StatusOr<Caller> CallerOf(const grpc::ServerContextBase& context, Right right) const;
   // Whoever it is, whatever they may.
   virtual absl::StatusOr<Caller> Identify(const grpc::ServerContextBase& context) const = 0;
+
+ private:
+  // Whether somebody who is known may make one more call now.
+  virtual absl::Status Admit(const Caller&) const { return absl::OkStatus(); }
 };
 
 // One line of a credentials file.
@@ -73,21 +87,28 @@ absl::StatusOr<std::vector<Credential>> ReadCredentialsFile(const std::string& p
 // Whether `text` can name a project or a creator.
 bool IsIdentityName(absl::string_view text);
 
-// Purpose: knows the callers of a table of keys. Keeps only SHA-256 digests, and looks keys up by
-// them, so that neither timing nor a core dump tells a key. Thread-safe.
+// Purpose: knows callers by their keys, and what certificates' subjects stand for. Keeps only
+// SHA-256 digests of keys, and looks keys up by them, so that neither timing nor a core dump tells
+// a key. Thread-safe.
 class ApiKeyAuthenticator : public Authenticator {
  public:
   // `clock` tells when keys expire.
   ApiKeyAuthenticator(const std::vector<Credential>& credentials, Clock& clock);
 
-  // From the next call on the key with this SHA-256 (hexadecimal) is known, until `expiry`
-  // (infinite = for ever).
-  void Add(const std::string& key_sha256, const Caller& caller, absl::Time expiry);
+  // From the next call on whoever shows `proof` is known as `caller` (whose own proof is ignored),
+  // until `expiry` (infinite = for ever). False, and nothing changes, if the proof is known
+  // already.
+  bool Add(const std::string& proof, Caller caller, absl::Time expiry);
   // From the next call on it is not.
-  void Remove(const std::string& key_sha256);
+  void Remove(const std::string& proof);
 
-  // UNAUTHENTICATED with reason "API_KEY_EXPIRED" for a key that has been known.
+  // By the key alone. UNAUTHENTICATED with reason "API_KEY_EXPIRED" for one that has been known.
   absl::StatusOr<Caller> Identify(const grpc::ServerContextBase& context) const override;
+  // Whom a certificate stands for that has been verified. UNAUTHENTICATED with reason
+  // "CERTIFICATE_UNKNOWN" or "CERTIFICATE_EXPIRED", the latter for what was agreed on with Add.
+  absl::StatusOr<Caller> IdentifyCertificate(absl::string_view subject) const;
+  // Whether the call carries anything that is meant as a key.
+  static bool CarriesKey(const grpc::ServerContextBase& context);
 
  private:
   struct Entry {
@@ -95,9 +116,12 @@ class ApiKeyAuthenticator : public Authenticator {
     absl::Time expiry;
   };
 
+  // Nothing if nobody is known by this proof.
+  std::optional<Entry> Find(const std::string& proof) const;
+
   Clock& clock_;
   mutable absl::Mutex mu_;
-  absl::flat_hash_map<std::string, Entry> entries_ ABSL_GUARDED_BY(mu_);  // by digest
+  absl::flat_hash_map<std::string, Entry> entries_ ABSL_GUARDED_BY(mu_);  // by proof
 };
 
 }  // namespace anneal

@@ -37,6 +37,9 @@ struct ServerOptions {
   std::string tls_key_file;
   // Only clients with a certificate of this authority are let in. Empty = any client.
   std::string tls_client_ca_file;
+  // Clients without a certificate are let in, too; one that is shown must still be of the
+  // authority.
+  bool tls_client_certificate_optional = false;
   unsigned tls_reload_seconds = 60;
   // Serve without TLS on an address that is not loopback, where the network itself is trusted.
   bool insecure_allow_remote = false;

@@ -124,7 +124,7 @@ absl::StatusOr<DownloadSource> OpenArtifact(const StorageRoot& root, const Catal
         absl::StrCat(path, " is no longer the file that the job has published"));
   }
   ANNEAL_ASSIGN_OR_RETURN(std::unique_ptr<ReadableFile> file, root.files().OpenForRead(path));
-  return DownloadSource{std::move(file), entry->size_bytes};
+  return DownloadSource{std::move(file), entry->size_bytes, {}};
 }
 
 }  // namespace
@@ -161,7 +161,12 @@ grpc::ServerWriteReactor<v1::DownloadArtifactResponse>* ArtifactServiceImpl::Dow
       [this, caller = parts_.authenticator.CallerOf(*context, Right::kRead),
        name = request->name()]() -> absl::StatusOr<DownloadSource> {
         ANNEAL_RETURN_IF_ERROR(caller.status());
-        return OpenArtifact(parts_.root, parts_.catalog, *caller, name);
+        ANNEAL_ASSIGN_OR_RETURN(ProjectLimits::Stream place,
+                                parts_.limits.OpenStream(caller->project));
+        ANNEAL_ASSIGN_OR_RETURN(DownloadSource source,
+                                OpenArtifact(parts_.root, parts_.catalog, *caller, name));
+        source.place = std::move(place);
+        return source;
       });
 }
 

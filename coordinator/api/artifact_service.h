@@ -4,6 +4,7 @@
 #include "anneal/v1/artifact_service.grpc.pb.h"
 #include "common/rpc/authentication.h"
 #include "common/storage/storage_root.h"
+#include "coordinator/api/project_limits.h"
 #include "coordinator/api/transfer_pool.h"
 #include "coordinator/catalog/catalog.h"
 
@@ -16,6 +17,7 @@ class ArtifactServiceImpl final : public v1::ArtifactService::CallbackService {
  public:
   struct Parts {
     const Authenticator& authenticator;
+    ProjectLimits& limits;
     const Catalog& catalog;
     StorageRoot& root;
     TransferPool& pool;

@@ -72,7 +72,7 @@ class ArtifactServiceTest : public testing::ApiFixture {
 
   const std::string kLedger = std::string(2'500'000, 'l');
   const std::string job_name_ = absl::StrCat("jobs/", kJob);
-  ArtifactServiceImpl service_{{authenticator_, catalog_, *root_, pool_}};
+  ArtifactServiceImpl service_{{authenticator_, *limits_, catalog_, *root_, pool_}};
   std::unique_ptr<v1::ArtifactService::Stub> stub_;
 };
 

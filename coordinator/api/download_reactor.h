@@ -14,6 +14,7 @@
 #include "common/rpc/server.h"
 #include "common/rpc/status.h"
 #include "common/storage/file_system.h"
+#include "coordinator/api/project_limits.h"
 #include "coordinator/api/transfer_pool.h"
 #include "grpcpp/support/server_callback.h"
 
@@ -22,6 +23,8 @@ namespace anneal {
 struct DownloadSource {
   std::unique_ptr<ReadableFile> file;
   int64_t size_bytes = 0;
+  // The project's right to this stream.
+  ProjectLimits::Stream place;
 };
 
 // One download. `Response` has `offset` and `data`. A chunk is read, on the pool, when gRPC has
@@ -76,9 +79,10 @@ class DownloadReactor final : public grpc::ServerWriteReactor<Response> {
   void EndIfNotOk(const absl::Status& status) {
     if (!status.ok()) End(status);
   }
-  // The client may come again as soon as it hears of the end, so the lease goes first. The reactor
+  // The client may come again as soon as it hears of the end, so its place goes first. The reactor
   // may be gone afterwards.
   void End(const absl::Status& status) {
+    source_ = DownloadSource();
     lease_ = TransferPool::Lease();
     this->Finish(ToGrpcStatus(status));
   }

@@ -8,17 +8,13 @@
 #include "common/config/units.h"
 #include "common/rpc/status.h"
 #include "common/storage/layout.h"
-#include "google/protobuf/util/time_util.h"
+#include "coordinator/lifecycle/proto_time.h"
 
 namespace anneal {
 namespace {
 
 constexpr size_t kMaxDisplayNameBytes = 256;
 constexpr size_t kMaxUploadIdBytes = 64;
-
-google::protobuf::Timestamp TimestampOf(absl::Time time) {
-  return google::protobuf::util::TimeUtil::NanosecondsToTimestamp(absl::ToUnixNanos(time));
-}
 
 bool IsUploadId(absl::string_view text) {
   constexpr absl::string_view kAllowed =
@@ -84,7 +80,7 @@ absl::Status FileLibrary::CheckDiskHolds(int64_t more_bytes) const {
                     "STORAGE_FULL");
 }
 
-absl::StatusOr<internal::UploadRecord> FileLibrary::FindOrRecordUpload(
+absl::StatusOr<internal::UploadRecord> FileLibrary::FindOrNewUpload(
     const std::string& project, const v1::UploadHeader& header) {
   absl::StatusOr<internal::UploadRecord> known =
       parts_.resources.GetUpload(project, header.upload_id());
@@ -106,9 +102,24 @@ absl::StatusOr<internal::UploadRecord> FileLibrary::FindOrRecordUpload(
   upload.set_display_name(header.display_name());
   upload.set_size_bytes(header.size_bytes());
   upload.set_sha256(header.sha256());
-  *upload.mutable_create_time() = TimestampOf(parts_.clock.TimeNow());
-  ANNEAL_RETURN_IF_ERROR(parts_.resources.PutUpload(upload));
   return upload;
+}
+
+absl::Status FileLibrary::Record(internal::UploadRecord& upload) {
+  *upload.mutable_create_time() = TimestampOf(parts_.clock.TimeNow());
+  return parts_.resources.PutUpload(upload);
+}
+
+absl::Status FileLibrary::Admit(internal::UploadRecord& upload) {
+  absl::MutexLock lock(&admitting_);
+  // One that has become a file does not: that has been deleted, and the upload starts over.
+  const bool counts_already = upload.has_create_time() && upload.file_id().empty() &&
+                              TimeOf(upload.create_time()) >
+                                  parts_.clock.TimeNow() - ProjectLimits::kUnfinishedUploadLifetime;
+  if (counts_already) return absl::OkStatus();
+  ANNEAL_RETURN_IF_ERROR(parts_.limits.AdmitUpload(upload.project(), upload.size_bytes()));
+  upload.clear_file_id();
+  return Record(upload);
 }
 
 absl::StatusOr<std::optional<internal::FileRecord>> FileLibrary::FindFinished(
@@ -126,13 +137,18 @@ absl::StatusOr<std::optional<internal::FileRecord>> FileLibrary::FindFinished(
 absl::StatusOr<FileLibrary::Begun> FileLibrary::BeginUpload(const std::string& project,
                                                             const v1::UploadHeader& header) {
   ANNEAL_RETURN_IF_ERROR(CheckHeader(header));
-  ANNEAL_ASSIGN_OR_RETURN(internal::UploadRecord upload, FindOrRecordUpload(project, header));
+  ANNEAL_ASSIGN_OR_RETURN(internal::UploadRecord upload, FindOrNewUpload(project, header));
   ANNEAL_ASSIGN_OR_RETURN(const std::optional<internal::FileRecord> file, FindFinished(upload));
   Begun begun;
   if (file.has_value()) {
+    if (upload.file_id() != file->id()) {
+      upload.set_file_id(file->id());
+      ANNEAL_RETURN_IF_ERROR(Record(upload));
+    }
     begun.file = FileFrom(*file);
     return begun;
   }
+  ANNEAL_RETURN_IF_ERROR(Admit(upload));
   ANNEAL_ASSIGN_OR_RETURN(
       std::unique_ptr<BlobWriter> writer,
       contents_.OpenWriter(ContentKey(upload), {upload.size_bytes(), upload.sha256()},

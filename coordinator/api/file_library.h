@@ -7,14 +7,17 @@
 #include <string>
 #include <utility>
 
+#include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "absl/synchronization/mutex.h"
 #include "anneal/internal/catalog.pb.h"
 #include "anneal/v1/file_service.pb.h"
 #include "common/base/clock.h"
 #include "common/base/random.h"
 #include "common/storage/content_store.h"
+#include "coordinator/api/project_limits.h"
 #include "coordinator/catalog/resource_store.h"
 
 namespace anneal {
@@ -34,6 +37,7 @@ class FileLibrary {
   };
   struct Parts {
     ResourceStore& resources;
+    ProjectLimits& limits;
     StorageRoot& root;
     Clock& clock;
     Random& random;
@@ -67,8 +71,8 @@ class FileLibrary {
       : parts_(parts), options_(options), contents_(parts.root) {}
 
   // INVALID_ARGUMENT lists everything wrong with the header; ALREADY_EXISTS if the upload id names
-  // another file; RESOURCE_EXHAUSTED (reason STORAGE_FULL) if the disk is too small; else as
-  // ContentStore::OpenWriter.
+  // another file; RESOURCE_EXHAUSTED (reason STORAGE_FULL) if the disk is too small, or as
+  // ProjectLimits; else as ContentStore::OpenWriter.
   absl::StatusOr<Begun> BeginUpload(const std::string& project, const v1::UploadHeader& header);
   absl::StatusOr<v1::Upload> GetUpload(const std::string& project, const std::string& upload_id);
 
@@ -77,9 +81,13 @@ class FileLibrary {
  private:
   absl::Status CheckHeader(const v1::UploadHeader& header) const;
   absl::Status CheckDiskHolds(int64_t more_bytes) const;
-  // The record of this upload, made if it is new. Without file id unless that file is still there.
-  absl::StatusOr<internal::UploadRecord> FindOrRecordUpload(const std::string& project,
-                                                            const v1::UploadHeader& header);
+  // The record of this upload, made if it is new.
+  absl::StatusOr<internal::UploadRecord> FindOrNewUpload(const std::string& project,
+                                                         const v1::UploadHeader& header);
+  // Records an upload whose bytes may come, unless the project may not have so many.
+  absl::Status Admit(internal::UploadRecord& upload) ABSL_LOCKS_EXCLUDED(admitting_);
+  // Records the upload as of now.
+  absl::Status Record(internal::UploadRecord& upload);
   // The file that this upload has become, or one with the same content and name.
   absl::StatusOr<std::optional<internal::FileRecord>> FindFinished(
       const internal::UploadRecord& upload);
@@ -88,6 +96,8 @@ class FileLibrary {
   const Parts parts_;
   const Options options_;
   ContentStore contents_;
+  // Held from the question whether an upload fits until it counts itself.
+  absl::Mutex admitting_;
 };
 
 }  // namespace anneal

@@ -32,9 +32,9 @@ absl::StatusOr<std::string> FileIdOf(absl::string_view name) {
 // One upload stream. Deletes itself when the call is over.
 class UploadReactor final : public grpc::ServerReadReactor<v1::UploadFileRequest> {
  public:
-  static UploadReactor* Start(FileLibrary& library, TransferPool& pool,
-                              absl::StatusOr<Caller> caller, v1::File* response) {
-    auto* reactor = new UploadReactor(library, pool, response);
+  static UploadReactor* Start(const FileServiceImpl::Parts& parts, absl::StatusOr<Caller> caller,
+                              v1::File* response) {
+    auto* reactor = new UploadReactor(parts, response);
     const absl::Status status = reactor->Begin(std::move(caller));
     if (status.ok()) {
       reactor->StartRead(&reactor->request_);
@@ -45,18 +45,19 @@ class UploadReactor final : public grpc::ServerReadReactor<v1::UploadFileRequest
   }
 
   void OnReadDone(bool ok) override {
-    pool_.Post([this, ok] { Handle(ok); });
+    parts_.pool.Post([this, ok] { Handle(ok); });
   }
   void OnDone() override { delete this; }
 
  private:
-  UploadReactor(FileLibrary& library, TransferPool& pool, v1::File* response)
-      : library_(library), pool_(pool), response_(response) {}
+  UploadReactor(const FileServiceImpl::Parts& parts, v1::File* response)
+      : parts_(parts), response_(response) {}
 
   absl::Status Begin(absl::StatusOr<Caller> caller) {
     ANNEAL_ASSIGN_OR_RETURN(const Caller who, std::move(caller));
     project_ = who.project;
-    ANNEAL_ASSIGN_OR_RETURN(lease_, pool_.Acquire());
+    ANNEAL_ASSIGN_OR_RETURN(place_, parts_.limits.OpenStream(project_));
+    ANNEAL_ASSIGN_OR_RETURN(lease_, parts_.pool.Acquire());
     return absl::OkStatus();
   }
 
@@ -70,6 +71,7 @@ class UploadReactor final : public grpc::ServerReadReactor<v1::UploadFileRequest
     // the way.
     upload_.reset();
     lease_ = TransferPool::Lease();
+    place_ = ProjectLimits::Stream();
     Finish(ToGrpcStatus(status));
   }
 
@@ -77,7 +79,7 @@ class UploadReactor final : public grpc::ServerReadReactor<v1::UploadFileRequest
     if (request.has_header()) {
       if (upload_ != nullptr) return InvalidField("header", "comes once, first");
       ANNEAL_ASSIGN_OR_RETURN(FileLibrary::Begun begun,
-                              library_.BeginUpload(project_, request.header()));
+                              parts_.library.BeginUpload(project_, request.header()));
       upload_ = std::move(begun.upload);
       if (begun.file.has_value()) {
         *response_ = *std::move(begun.file);
@@ -100,10 +102,10 @@ class UploadReactor final : public grpc::ServerReadReactor<v1::UploadFileRequest
     return absl::OkStatus();
   }
 
-  FileLibrary& library_;
-  TransferPool& pool_;
+  const FileServiceImpl::Parts& parts_;  // the service's own
   v1::File* const response_;
   std::string project_;
+  ProjectLimits::Stream place_;
   TransferPool::Lease lease_;
   v1::UploadFileRequest request_;
   std::unique_ptr<FileLibrary::Upload> upload_;
@@ -115,8 +117,8 @@ class UploadReactor final : public grpc::ServerReadReactor<v1::UploadFileRequest
 
 grpc::ServerReadReactor<v1::UploadFileRequest>* FileServiceImpl::UploadFile(
     grpc::CallbackServerContext* context, v1::File* response) {
-  return UploadReactor::Start(parts_.library, parts_.pool,
-                              parts_.authenticator.CallerOf(*context, Right::kWrite), response);
+  return UploadReactor::Start(parts_, parts_.authenticator.CallerOf(*context, Right::kWrite),
+                              response);
 }
 
 grpc::ServerUnaryReactor* FileServiceImpl::GetUpload(grpc::CallbackServerContext* context,
@@ -193,9 +195,11 @@ grpc::ServerWriteReactor<v1::DownloadFileResponse>* FileServiceImpl::DownloadFil
         ANNEAL_ASSIGN_OR_RETURN(const std::string id, FileIdOf(name));
         ANNEAL_ASSIGN_OR_RETURN(const internal::FileRecord record,
                                 parts_.resources.GetFile(caller->project, id));
+        ANNEAL_ASSIGN_OR_RETURN(ProjectLimits::Stream place,
+                                parts_.limits.OpenStream(caller->project));
         ANNEAL_ASSIGN_OR_RETURN(std::unique_ptr<ReadableFile> file,
                                 parts_.library.OpenContent(record));
-        return DownloadSource{std::move(file), record.size_bytes()};
+        return DownloadSource{std::move(file), record.size_bytes(), std::move(place)};
       });
 }
 

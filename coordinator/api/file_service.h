@@ -4,6 +4,7 @@
 #include "anneal/v1/file_service.grpc.pb.h"
 #include "common/rpc/authentication.h"
 #include "coordinator/api/file_library.h"
+#include "coordinator/api/project_limits.h"
 #include "coordinator/api/transfer_pool.h"
 #include "coordinator/catalog/resource_store.h"
 
@@ -15,6 +16,7 @@ class FileServiceImpl final : public v1::FileService::CallbackService {
  public:
   struct Parts {
     const Authenticator& authenticator;
+    ProjectLimits& limits;
     ResourceStore& resources;
     FileLibrary& library;
     TransferPool& pool;

@@ -94,8 +94,9 @@ class FileServiceTest : public testing::ApiFixture {
   }
 
   using Stub_ = v1::FileService::Stub;
-  FileLibrary library_{{*resources_, *root_, clock_, random_}, {.max_file_bytes = 64 << 20}};
-  FileServiceImpl service_{{authenticator_, *resources_, library_, pool_}};
+  FileLibrary library_{{*resources_, *limits_, *root_, clock_, random_},
+                       {.max_file_bytes = 64 << 20}};
+  FileServiceImpl service_{{authenticator_, *limits_, *resources_, library_, pool_}};
   std::unique_ptr<v1::FileService::Stub> stub_;
 };
 

@@ -82,8 +82,13 @@ absl::StatusOr<FineTuningServiceImpl::Record> FineTuningServiceImpl::Find(
     const grpc::ServerContextBase& context, const std::string& name) const {
   ANNEAL_ASSIGN_OR_RETURN(const Caller caller,
                           parts_.authenticator.CallerOf(context, Right::kRead));
+  return FindIn(caller.project, name);
+}
+
+absl::StatusOr<FineTuningServiceImpl::Record> FineTuningServiceImpl::FindIn(
+    const std::string& project, const std::string& name) const {
   ANNEAL_ASSIGN_OR_RETURN(const std::string id, JobIdOf(name));
-  Record record = parts_.catalog.FindJob(caller.project, id);
+  Record record = parts_.catalog.FindJob(project, id);
   if (record == nullptr)
     return WithReason(absl::NotFoundError(absl::StrCat("no ", name)), "NOT_FOUND");
   return record;
@@ -128,6 +133,7 @@ absl::Status FineTuningServiceImpl::Create(const grpc::ServerContext& context,
     return absl::OkStatus();
   }
   ANNEAL_RETURN_IF_ERROR(CheckRoom());
+  ANNEAL_RETURN_IF_ERROR(parts_.limits.AdmitStorage(caller.project, 0));
   const absl::Time now = parts_.clock.TimeNow();
   ANNEAL_ASSIGN_OR_RETURN(SpecResolver::Result result,
                           parts_.resolver.Resolve(caller.project, request.spec(), now));
@@ -142,8 +148,7 @@ absl::Status FineTuningServiceImpl::Create(const grpc::ServerContext& context,
   job.set_creator(caller.creator);
   *job.mutable_spec() = request.spec();
   *job.mutable_resolved() = std::move(result.resolution.job);
-  if (!request.parent().empty())
-    ANNEAL_RETURN_IF_ERROR(CarryOn(context, request.parent(), &record));
+  if (!request.parent().empty()) ANNEAL_RETURN_IF_ERROR(CarryOn(request.parent(), &record));
   ANNEAL_ASSIGN_OR_RETURN(const Record created, Await([&](EventSink::JobReply reply) {
                             parts_.sink.CreateJob(record, std::move(reply));
                           }));
@@ -164,10 +169,9 @@ absl::Status FineTuningServiceImpl::CheckRoom() const {
   return absl::OkStatus();
 }
 
-absl::Status FineTuningServiceImpl::CarryOn(const grpc::ServerContext& context,
-                                            const std::string& parent_name,
+absl::Status FineTuningServiceImpl::CarryOn(const std::string& parent_name,
                                             internal::JobRecord* record) const {
-  ANNEAL_ASSIGN_OR_RETURN(const Record parent, Find(context, parent_name));
+  ANNEAL_ASSIGN_OR_RETURN(const Record parent, FindIn(record->job().project(), parent_name));
   record->mutable_job()->set_parent(parent->job().name());
   // From the output of a job that has ended well one goes on by naming it as the model.
   if (parent->job().state() == v1::JOB_STATE_SUCCEEDED) return absl::OkStatus();
@@ -295,7 +299,10 @@ absl::StatusOr<std::shared_ptr<PumpedWriter<v1::WatchJobResponse>>> FineTuningSe
   if (request.after_sequence() < 0) return InvalidField("after_sequence", "is negative");
   if (request.after_step() < 0) return InvalidField("after_step", "is negative");
   const WatchJobStream::Parts parts{parts_.pump, parts_.catalog, parts_.history, parts_.clock};
-  return std::make_shared<WatchJobStream>(parts, record->job().project(), record->id(), request);
+  ANNEAL_ASSIGN_OR_RETURN(ProjectLimits::Stream place,
+                          parts_.limits.OpenStream(record->job().project()));
+  return std::make_shared<WatchJobStream>(parts, std::move(place), record->job().project(),
+                                          record->id(), request);
 }
 
 absl::StatusOr<std::shared_ptr<PumpedWriter<v1::LogChunk>>> FineTuningServiceImpl::ReadLog(
@@ -312,8 +319,10 @@ absl::StatusOr<std::shared_ptr<PumpedWriter<v1::LogChunk>>> FineTuningServiceImp
         "NOT_FOUND");
   }
   const ReadJobLogStream::Parts parts{parts_.pump, parts_.catalog, parts_.storage};
-  return std::make_shared<ReadJobLogStream>(parts, record->job().project(), record->id(),
-                                            generation, request);
+  ANNEAL_ASSIGN_OR_RETURN(ProjectLimits::Stream place,
+                          parts_.limits.OpenStream(record->job().project()));
+  return std::make_shared<ReadJobLogStream>(parts, std::move(place), record->job().project(),
+                                            record->id(), generation, request);
 }
 
 grpc::Status FineTuningServiceImpl::CheckJob(grpc::ServerContext* context,

@@ -10,6 +10,7 @@
 #include "common/base/random.h"
 #include "common/rpc/authentication.h"
 #include "common/storage/storage_root.h"
+#include "coordinator/api/project_limits.h"
 #include "coordinator/api/pumped_writer.h"
 #include "coordinator/api/spec_resolver.h"
 #include "coordinator/api/stream_pump.h"
@@ -29,6 +30,7 @@ class FineTuningServiceImpl
   // All outlive the server that serves it.
   struct Parts {
     const Authenticator& authenticator;
+    ProjectLimits& limits;
     EventSink& sink;
     const Catalog& catalog;
     JobHistory& history;
@@ -85,8 +87,7 @@ class FineTuningServiceImpl
   // Refuses what a full disk could not hold; what is there goes on and can be read.
   absl::Status CheckRoom() const;
   // Makes the new job carry on the training of `parent`, from its checkpoints if it has any.
-  absl::Status CarryOn(const grpc::ServerContext& context, const std::string& parent,
-                       internal::JobRecord* record) const;
+  absl::Status CarryOn(const std::string& parent, internal::JobRecord* record) const;
   absl::Status List(const grpc::ServerContext& context, const v1::ListJobsRequest& request,
                     v1::ListJobsResponse* response);
   absl::Status Delete(const grpc::ServerContext& context, const v1::DeleteJobRequest& request);
@@ -106,6 +107,7 @@ class FineTuningServiceImpl
   // The job of that name in the caller's project.
   absl::StatusOr<Record> Find(const grpc::ServerContextBase& context,
                               const std::string& name) const;
+  absl::StatusOr<Record> FindIn(const std::string& project, const std::string& name) const;
   // The first job of a repeated CreateJob, or null.
   Record FindByRequest(const std::string& project, const std::string& request_id) const;
 

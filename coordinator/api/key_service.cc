@@ -9,7 +9,6 @@
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "common/base/log.h"
-#include "common/base/sha256.h"
 #include "common/base/status.h"
 #include "common/rpc/paging.h"
 #include "common/rpc/status.h"
@@ -59,6 +58,7 @@ v1::Key KeyFrom(const internal::KeyRecord& record) {
   *key.mutable_create_time() = record.create_time();
   if (record.has_expire_time()) *key.mutable_expire_time() = record.expire_time();
   if (record.has_revoke_time()) *key.mutable_revoke_time() = record.revoke_time();
+  key.set_certificate_subject(record.certificate_subject());
   return key;
 }
 
@@ -71,13 +71,25 @@ absl::Status CheckRequest(const v1::CreateKeyRequest& request, absl::Time now) {
     wrong.push_back({"role", "is viewer, user, admin or worker"});
   if (request.has_expire_time() && TimeOf(request.expire_time()) <= now)
     wrong.push_back({"expire_time", "lies in the past"});
+  if (!request.certificate_subject().empty() &&
+      !IsCertificateSubject(request.certificate_subject()))
+    wrong.push_back({"certificate_subject", "is not of the form CN=name,O=organisation"});
+  if (!request.certificate_subject().empty() && request.role() == v1::Key::ROLE_WORKER)
+    wrong.push_back({"certificate_subject", "is for clients; a worker sends a key"});
   return wrong.empty() ? absl::OkStatus() : InvalidFields(wrong);
 }
 
-void LetIn(const internal::KeyRecord& record, ApiKeyAuthenticator& known) {
-  known.Add(record.key_sha256(),
-            {record.project(), record.creator(), RoleFrom(record.role()).value_or(Role::kViewer)},
-            record.has_expire_time() ? TimeOf(record.expire_time()) : absl::InfiniteFuture());
+std::string ProofOf(const internal::KeyRecord& record) {
+  return record.certificate_subject().empty() ? record.key_sha256()
+                                              : ProofOfCertificate(record.certificate_subject());
+}
+
+// False if somebody is known by the same proof.
+bool LetIn(const internal::KeyRecord& record, ApiKeyAuthenticator& known) {
+  return known.Add(
+      ProofOf(record),
+      {record.project(), record.creator(), RoleFrom(record.role()).value_or(Role::kViewer)},
+      record.has_expire_time() ? TimeOf(record.expire_time()) : absl::InfiniteFuture());
 }
 
 }  // namespace
@@ -88,22 +100,34 @@ absl::Status KeyServiceImpl::Create(const grpc::ServerContext& context,
   ANNEAL_ASSIGN_OR_RETURN(const Caller caller, parts_.gate.CallerOf(context, Right::kOperate));
   const absl::Time now = parts_.clock.TimeNow();
   ANNEAL_RETURN_IF_ERROR(CheckRequest(request, now));
-  const std::string secret = RandomHex(kKeyBytes, parts_.random);
   internal::KeyRecord record;
   record.set_id(NewUlid(now, parts_.random));
-  record.set_key_sha256(Sha256Hex(secret));
+  if (request.certificate_subject().empty()) {
+    response->set_secret(RandomHex(kKeyBytes, parts_.random));
+    record.set_key_sha256(ProofOfKey(response->secret()));
+  } else {
+    record.set_certificate_subject(request.certificate_subject());
+  }
   record.set_project(request.project());
   record.set_creator(request.creator());
   record.set_role(std::string(RoleName(RoleOf(request.role()))));
   *record.mutable_create_time() = TimestampOf(now);
   if (request.has_expire_time()) *record.mutable_expire_time() = request.expire_time();
-  ANNEAL_RETURN_IF_ERROR(parts_.store.Put(record));
-  LetIn(record, parts_.known);
+  // Before it is on disk: of two requests for one subject only one may get there.
+  if (!LetIn(record, parts_.known)) {
+    return WithReason(absl::AlreadyExistsError(
+                          absl::StrCat("a key stands for certificates of subject '",
+                                       record.certificate_subject(), "' already; revoke it first")),
+                      "CERTIFICATE_SUBJECT_TAKEN");
+  }
+  if (absl::Status status = parts_.store.Put(record); !status.ok()) {
+    parts_.known.Remove(ProofOf(record));
+    return status;
+  }
   ANNEAL_LOG(INFO) << "API key made" << Field("key", record.id())
                    << Field("project", record.project()) << Field("creator", record.creator())
                    << Field("role", record.role()) << Field("by", caller.creator);
   *response->mutable_key() = KeyFrom(record);
-  response->set_secret(secret);
   return absl::OkStatus();
 }
 
@@ -132,7 +156,7 @@ absl::Status KeyServiceImpl::Revoke(const grpc::ServerContext& context,
   if (!record.has_revoke_time()) {
     *record.mutable_revoke_time() = TimestampOf(parts_.clock.TimeNow());
     ANNEAL_RETURN_IF_ERROR(parts_.store.Put(record));
-    parts_.known.Remove(record.key_sha256());
+    parts_.known.Remove(ProofOf(record));
     ANNEAL_LOG(INFO) << "API key revoked" << Field("key", id) << Field("by", caller.creator);
   }
   *response = KeyFrom(record);

@@ -87,6 +87,7 @@ absl::StatusOr<v1::Model> ModelLibrary::Import(const std::string& project,
     return ModelFrom(*known);
   }
   if (!absl::IsNotFound(known.status())) return known.status();
+  ANNEAL_RETURN_IF_ERROR(parts_.limits.AdmitStorage(project, source.size_bytes));
 
   absl::ReaderMutexLock publishing(&parts_.root.publishing());
   ANNEAL_ASSIGN_OR_RETURN(const std::string temporary, parts_.root.NewTemporary("import"));

@@ -11,6 +11,7 @@
 #include "common/format/model_directory.h"
 #include "common/storage/storage_root.h"
 #include "coordinator/api/allowed_roots.h"
+#include "coordinator/api/project_limits.h"
 #include "coordinator/catalog/resource_store.h"
 
 namespace anneal {
@@ -26,6 +27,7 @@ class ModelLibrary {
  public:
   struct Parts {
     ResourceStore& resources;
+    ProjectLimits& limits;
     StorageRoot& root;
     const AllowedRoots& allowed_roots;
     // Of directories that users name, shared with whoever else reads them.
@@ -36,7 +38,8 @@ class ModelLibrary {
 
   // INVALID_ARGUMENT for a bad request or a directory that is no model we can train, with what to
   // do; PERMISSION_DENIED outside the allowed roots; ALREADY_EXISTS if the id names a model of
-  // other content or source. Importing the same again returns the first.
+  // other content or source; RESOURCE_EXHAUSTED if the disk or the project's limit is too small.
+  // Importing the same again returns the first.
   absl::StatusOr<v1::Model> Import(const std::string& project,
                                    const v1::ImportModelRequest& request);
 

@@ -92,7 +92,7 @@ class ModelServiceTest : public testing::ApiFixture {
 
   const AllowedRoots allowed_roots_{{folder_ + "/shared"}};
   FileHashCache hashes_{clock_};
-  ModelLibrary library_{{*resources_, *root_, allowed_roots_, hashes_, clock_}};
+  ModelLibrary library_{{*resources_, *limits_, *root_, allowed_roots_, hashes_, clock_}};
   ModelServiceImpl service_{{authenticator_, *resources_, library_, pool_}};
   std::unique_ptr<Stub> stub_;
 };
@@ -180,8 +180,9 @@ TEST_F(ModelServiceTest, RefusesByNameWhatCannotBeTrained) {
               StatusIs(kBad, AllOf(HasSubstr("k_proj.weight"), HasSubstr("[4, 8]"),
                                    HasSubstr("config.json asks for [2, 8]"))));
   config["model_type"] = "gpt2";
-  EXPECT_THAT(import_with(DumpJson(config)),
-              StatusIs(kBad, HasSubstr("model_type = \"gpt2\" is not supported; supported: llama")));
+  EXPECT_THAT(
+      import_with(DumpJson(config)),
+      StatusIs(kBad, HasSubstr("model_type = \"gpt2\" is not supported; supported: llama")));
 }
 
 TEST_F(ModelServiceTest, LinksMayNotLeadOutside) {

@@ -9,6 +9,7 @@
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
 #include "common/rpc/status.h"
+#include "coordinator/api/project_limits.h"
 #include "coordinator/api/stream_pump.h"
 #include "grpcpp/support/server_callback.h"
 
@@ -66,7 +67,8 @@ class PumpedWriter : public grpc::ServerWriteReactor<Response>, public PumpedStr
   }
 
  protected:
-  explicit PumpedWriter(StreamPump& pump) : pump_(pump) {}
+  PumpedWriter(StreamPump& pump, ProjectLimits::Stream place)
+      : pump_(pump), place_(std::move(place)) {}
 
   // What to send now. An error ends the call with it. Called by one thread at a time.
   virtual absl::StatusOr<Due> Next(Response* message) = 0;
@@ -74,6 +76,8 @@ class PumpedWriter : public grpc::ServerWriteReactor<Response>, public PumpedStr
  private:
   void End(const absl::Status& status) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
     if (std::exchange(finished_, true)) return;
+    // The client may come again as soon as it hears of the end.
+    place_ = ProjectLimits::Stream();
     this->Finish(ToGrpcStatus(status));
   }
 
@@ -81,6 +85,7 @@ class PumpedWriter : public grpc::ServerWriteReactor<Response>, public PumpedStr
   // Written before the first callback and in OnDone, the last.
   std::shared_ptr<PumpedWriter> self_;
   absl::Mutex mu_;
+  ProjectLimits::Stream place_ ABSL_GUARDED_BY(mu_);
   Response message_ ABSL_GUARDED_BY(mu_);
   bool writing_ ABSL_GUARDED_BY(mu_) = false;
   bool finished_ ABSL_GUARDED_BY(mu_) = false;

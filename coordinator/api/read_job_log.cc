@@ -21,9 +21,10 @@ std::string JobLogPath(const std::string& job, int64_t generation, int32_t rank)
   return absl::StrCat(folder, "g", generation, "/rank", rank, ".log");
 }
 
-ReadJobLogStream::ReadJobLogStream(const Parts& parts, std::string project, std::string job,
-                                   int64_t generation, const v1::ReadJobLogRequest& request)
-    : PumpedWriter(parts.pump),
+ReadJobLogStream::ReadJobLogStream(const Parts& parts, ProjectLimits::Stream place,
+                                   std::string project, std::string job, int64_t generation,
+                                   const v1::ReadJobLogRequest& request)
+    : PumpedWriter(parts.pump, std::move(place)),
       parts_(parts),
       project_(std::move(project)),
       job_(std::move(job)),

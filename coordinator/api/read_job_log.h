@@ -21,8 +21,8 @@ class ReadJobLogStream : public PumpedWriter<v1::LogChunk> {
     const StorageRoot& storage;
   };
   // `generation` is not 0 unless rank is -1.
-  ReadJobLogStream(const Parts& parts, std::string project, std::string job, int64_t generation,
-                   const v1::ReadJobLogRequest& request);
+  ReadJobLogStream(const Parts& parts, ProjectLimits::Stream place, std::string project,
+                   std::string job, int64_t generation, const v1::ReadJobLogRequest& request);
 
  private:
   absl::StatusOr<Due> Next(v1::LogChunk* message) override;

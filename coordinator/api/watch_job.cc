@@ -17,9 +17,9 @@ constexpr int kPage = 200;
 
 }  // namespace
 
-WatchJobStream::WatchJobStream(const Parts& parts, std::string project, std::string job,
-                               const v1::WatchJobRequest& request)
-    : PumpedWriter(parts.pump),
+WatchJobStream::WatchJobStream(const Parts& parts, ProjectLimits::Stream place, std::string project,
+                               std::string job, const v1::WatchJobRequest& request)
+    : PumpedWriter(parts.pump, std::move(place)),
       parts_(parts),
       project_(std::move(project)),
       job_(std::move(job)),

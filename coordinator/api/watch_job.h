@@ -25,8 +25,8 @@ class WatchJobStream : public PumpedWriter<v1::WatchJobResponse> {
     JobHistory& history;
     Clock& clock;
   };
-  WatchJobStream(const Parts& parts, std::string project, std::string job,
-                 const v1::WatchJobRequest& request);
+  WatchJobStream(const Parts& parts, ProjectLimits::Stream place, std::string project,
+                 std::string job, const v1::WatchJobRequest& request);
 
  private:
   absl::StatusOr<Due> Next(v1::WatchJobResponse* message) override;

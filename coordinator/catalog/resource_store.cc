@@ -7,6 +7,7 @@
 #include "common/storage/layout.h"
 #include "coordinator/catalog/records.h"
 #include "coordinator/catalog/schema.h"
+#include "coordinator/lifecycle/proto_time.h"
 
 namespace anneal {
 
@@ -126,6 +127,31 @@ absl::Status ResourceStore::DeleteModel(absl::string_view project, absl::string_
   if (database_.changes() == 0)
     return WithReason(absl::NotFoundError(absl::StrCat("no ", name)), "NOT_FOUND");
   return transaction.Commit();
+}
+
+absl::StatusOr<ResourceStore::StoredBytes> ResourceStore::CountBytes(absl::string_view project,
+                                                                     absl::Time since) {
+  absl::MutexLock lock(&mu_);
+  StoredBytes bytes;
+  ANNEAL_ASSIGN_OR_RETURN(Statement files,
+                          database_.Prepare("SELECT record FROM files WHERE project = ?"));
+  ANNEAL_ASSIGN_OR_RETURN(const std::vector<internal::FileRecord> file_records,
+                          AllRecords<internal::FileRecord>(files.Bind(project)));
+  for (const internal::FileRecord& file : file_records) bytes.files += file.size_bytes();
+  ANNEAL_ASSIGN_OR_RETURN(Statement uploads,
+                          database_.Prepare("SELECT record FROM uploads WHERE project = ?"));
+  ANNEAL_ASSIGN_OR_RETURN(const std::vector<internal::UploadRecord> upload_records,
+                          AllRecords<internal::UploadRecord>(uploads.Bind(project)));
+  for (const internal::UploadRecord& upload : upload_records) {
+    if (upload.file_id().empty() && TimeOf(upload.create_time()) > since)
+      bytes.files += upload.size_bytes();
+  }
+  ANNEAL_ASSIGN_OR_RETURN(Statement models,
+                          database_.Prepare("SELECT record FROM models WHERE project = ?"));
+  ANNEAL_ASSIGN_OR_RETURN(const std::vector<internal::ModelRecord> model_records,
+                          AllRecords<internal::ModelRecord>(models.Bind(project)));
+  for (const internal::ModelRecord& model : model_records) bytes.models += model.size_bytes();
+  return bytes;
 }
 
 absl::StatusOr<std::set<std::string>> ResourceStore::ReferencedPaths() {

@@ -1,6 +1,7 @@
 #pragma once
 // Files, models and uploads in the catalog.
 
+#include <cstdint>
 #include <memory>
 #include <optional>
 #include <set>
@@ -12,6 +13,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
 #include "anneal/internal/catalog.pb.h"
 #include "coordinator/catalog/sqlite.h"
 
@@ -53,6 +55,15 @@ class ResourceStore {
                                                                 absl::string_view after_id,
                                                                 int limit);
   absl::Status DeleteModel(absl::string_view project, absl::string_view id);
+
+  struct StoredBytes {
+    int64_t files = 0;
+    int64_t models = 0;
+  };
+  // Sizes of all files and models of the project, as they were handed in: what is stored once for
+  // several of them counts for each. Uploads begun after `since` that have not become a file count
+  // as files of their full size.
+  absl::StatusOr<StoredBytes> CountBytes(absl::string_view project, absl::Time since);
 
   // Where in the storage root the files and models of all projects lie.
   absl::StatusOr<std::set<std::string>> ReferencedPaths();

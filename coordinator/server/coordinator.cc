@@ -45,6 +45,7 @@ Coordinator::Coordinator(CoordinatorOptions options, Clock& clock, Random& rando
       rpc_metrics_(registry_),
       host_metrics_(registry_),
       certificate_metrics_(registry_),
+      limit_metrics_(registry_),
       allowed_roots_(options_.allowed_roots),
       hashes_(clock),
       catalog_(clock) {}
@@ -95,6 +96,9 @@ absl::Status Coordinator::OpenStores() {
   ANNEAL_ASSIGN_OR_RETURN(
       storage_, StorageRoot::Open(options_.storage_root, FileSystem::Posix(), clock_, random_));
   ANNEAL_ASSIGN_OR_RETURN(resources_, ResourceStore::Open(options_.data_dir));
+  limits_ = std::make_unique<ProjectLimits>(
+      ProjectLimits::Parts{*resources_, catalog_, clock_, limit_metrics_}, options_.limits);
+  clients_ = std::make_unique<ClientAuthenticator>(*authenticator_, *limits_);
   ANNEAL_ASSIGN_OR_RETURN(history_, JobHistory::Open(options_.data_dir));
   ANNEAL_ASSIGN_OR_RETURN(store_, CatalogStore::Open(options_.data_dir));
   ANNEAL_ASSIGN_OR_RETURN(steps_, StepMetricsWriter::Open(options_.data_dir));
@@ -119,30 +123,32 @@ absl::Status Coordinator::StartServing() {
       *resources_, catalog_, roster_, allowed_roots_, hashes_, storage_->path()});
   pump_ = std::make_unique<StreamPump>(catalog_);
   fine_tuning_service_ = std::make_unique<FineTuningServiceImpl>(FineTuningServiceImpl::Parts{
-      *authenticator_, *loop_, catalog_, *history_, *resolver_, *storage_, *pump_, clock_, random_,
-      options_.data_dir, options_.min_free_bytes});
+      *clients_, *limits_, *loop_, catalog_, *history_, *resolver_, *storage_, *pump_, clock_,
+      random_, options_.data_dir, options_.min_free_bytes});
   collector_ = std::make_unique<StorageCollector>(*storage_, catalog_, *resources_, clock_,
                                                   StorageCollector::Options());
-  cluster_service_ =
-      std::make_unique<ClusterServiceImpl>(*authenticator_, roster_, *loop_, *collector_);
+  cluster_service_ = std::make_unique<ClusterServiceImpl>(*clients_, roster_, *loop_, *collector_);
   files_ = std::make_unique<FileLibrary>(
-      FileLibrary::Parts{*resources_, *storage_, clock_, random_}, FileLibrary::Options());
+      FileLibrary::Parts{*resources_, *limits_, *storage_, clock_, random_},
+      FileLibrary::Options());
   file_service_ = std::make_unique<FileServiceImpl>(
-      FileServiceImpl::Parts{*authenticator_, *resources_, *files_, transfers_});
+      FileServiceImpl::Parts{*clients_, *limits_, *resources_, *files_, transfers_});
   artifact_service_ = std::make_unique<ArtifactServiceImpl>(
-      ArtifactServiceImpl::Parts{*authenticator_, catalog_, *storage_, transfers_});
+      ArtifactServiceImpl::Parts{*clients_, *limits_, catalog_, *storage_, transfers_});
   models_ = std::make_unique<ModelLibrary>(
-      ModelLibrary::Parts{*resources_, *storage_, allowed_roots_, hashes_, clock_});
+      ModelLibrary::Parts{*resources_, *limits_, *storage_, allowed_roots_, hashes_, clock_});
   model_service_ = std::make_unique<ModelServiceImpl>(
-      ModelServiceImpl::Parts{*authenticator_, *resources_, *models_, transfers_});
+      ModelServiceImpl::Parts{*clients_, *resources_, *models_, transfers_});
   key_service_ = std::make_unique<KeyServiceImpl>(
-      KeyServiceImpl::Parts{*authenticator_, *authenticator_, *keys_, clock_, random_});
+      KeyServiceImpl::Parts{*clients_, *authenticator_, *keys_, clock_, random_});
   fleet_service_ = std::make_unique<FleetServiceImpl>(*authenticator_, *loop_);
   loop_->Start();
   collector_->Start();
 
   ServerOptions server{.tls_certificate_file = options_.tls_certificate_file,
                        .tls_key_file = options_.tls_key_file,
+                       .tls_client_ca_file = options_.client_ca_file,
+                       .tls_client_certificate_optional = true,
                        .insecure_allow_remote = options_.insecure_allow_remote};
   const std::vector<grpc::Service*> services = {fine_tuning_service_.get(), file_service_.get(),
                                                 artifact_service_.get(),    model_service_.get(),
@@ -151,11 +157,12 @@ absl::Status Coordinator::StartServing() {
     server.address = address;
     ANNEAL_ASSIGN_OR_RETURN(
         std::unique_ptr<RpcServer> started,
-        RpcServer::Start(server, services, rpc_metrics_, clock_, Audited(*authenticator_)));
+        RpcServer::Start(server, services, rpc_metrics_, clock_, Audited(*clients_)));
     api_servers_.push_back(std::move(started));
   }
   server.address = options_.fleet_listen;
   server.tls_client_ca_file = options_.fleet_client_ca_file;
+  server.tls_client_certificate_optional = false;
   ANNEAL_ASSIGN_OR_RETURN(fleet_server_,
                           RpcServer::Start(server, {fleet_service_.get()}, rpc_metrics_, clock_));
   if (!options_.admin_listen.empty()) {

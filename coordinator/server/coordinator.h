@@ -20,6 +20,7 @@
 #include "coordinator/api/allowed_roots.h"
 #include "coordinator/api/artifact_service.h"
 #include "coordinator/api/audit_log.h"
+#include "coordinator/api/client_authenticator.h"
 #include "coordinator/api/cluster_service.h"
 #include "coordinator/api/file_library.h"
 #include "coordinator/api/file_service.h"
@@ -27,6 +28,7 @@
 #include "coordinator/api/key_service.h"
 #include "coordinator/api/model_library.h"
 #include "coordinator/api/model_service.h"
+#include "coordinator/api/project_limits.h"
 #include "coordinator/api/spec_resolver.h"
 #include "coordinator/api/stream_pump.h"
 #include "coordinator/api/transfer_pool.h"
@@ -83,6 +85,7 @@ class Coordinator {
   RpcMetrics rpc_metrics_;
   HostMetrics host_metrics_;
   CertificateMetrics certificate_metrics_;
+  LimitMetrics limit_metrics_;
   AllowedRoots allowed_roots_;
   FileHashCache hashes_;
   FleetRoster roster_;
@@ -91,6 +94,8 @@ class Coordinator {
   const LocalAdminAuthenticator local_admin_;
   std::unique_ptr<StorageRoot> storage_;
   std::unique_ptr<ResourceStore> resources_;
+  std::unique_ptr<ProjectLimits> limits_;
+  std::unique_ptr<ClientAuthenticator> clients_;
   std::unique_ptr<KeyStore> keys_;
   std::unique_ptr<AuditLog> audit_;
   std::unique_ptr<JobHistory> history_;

@@ -25,6 +25,25 @@ absl::Status MakeAbsolute(absl::string_view flag, std::string* path) {
   return absl::OkStatus();
 }
 
+constexpr int kMaxRate = 1'000'000;
+
+void AddLimits(Flags& flags, LimitOptions* limits) {
+  flags.Integer("max-key-request-rate", &limits->key_request_rate,
+                "Calls a second that one API key or certificate may keep up; five seconds' worth "
+                "may come at once. 0: no limit.",
+                0, kMaxRate);
+  flags.Integer("max-project-request-rate", &limits->project_request_rate,
+                "The same for all callers of a project together. 0: no limit.", 0, kMaxRate);
+  flags.Integer("max-project-streams", &limits->project_streams,
+                "Jobs watched, logs followed, uploads and downloads that a project may have open "
+                "at a time. 0: no limit.",
+                0, kMaxRate);
+  flags.Bytes("max-project-uploads", &limits->project_upload_bytes,
+              "Files that a project may have, unfinished uploads included. 0: no limit.");
+  flags.Bytes("max-project-storage", &limits->project_storage_bytes,
+              "Files, models and checkpoints that a project may have. 0: no limit.");
+}
+
 bool IsWithin(const fs::path& path, const fs::path& folder) {
   return std::mismatch(folder.begin(), folder.end(), path.begin(), path.end()).first ==
          folder.end();
@@ -78,6 +97,9 @@ absl::StatusOr<std::optional<CoordinatorOptions>> ParseCoordinatorOptions(int ar
   flags.Text("tls-key-file", &options.tls_key_file, "PEM key of the certificate.");
   flags.Text("fleet-client-ca-file", &options.fleet_client_ca_file,
              "PEM authority whose certificates workers must show.");
+  flags.Text("client-ca-file", &options.client_ca_file,
+             "PEM authority whose certificates API clients may show instead of a key (`anneal keys "
+             "create --certificate-subject`). Empty: keys only.");
   flags.Switch("insecure-allow-remote", &options.insecure_allow_remote,
                "Serve without TLS on addresses that are not loopback.");
   flags.Text("address-file", &options.address_file,
@@ -85,6 +107,7 @@ absl::StatusOr<std::optional<CoordinatorOptions>> ParseCoordinatorOptions(int ar
   flags.Bytes(
       "min-free", &options.min_free_bytes,
       "With less than this free on the disk of --data-dir or --storage-root no job is taken.");
+  AddLimits(flags, &options.limits);
   flags.Duration("worker-lease", &options.fleet.lease,
                  "A worker not heard from for so long is lost.", absl::Seconds(1));
   flags.Duration("start-grace", &options.fleet.start_grace,

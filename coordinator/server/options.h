@@ -7,6 +7,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "coordinator/api/project_limits.h"
 #include "coordinator/fleet/fleet.h"
 
 namespace anneal {
@@ -31,6 +32,8 @@ struct CoordinatorOptions {
   std::string tls_key_file;
   // Workers must show a certificate of this authority. Empty = their API key is enough.
   std::string fleet_client_ca_file;
+  // API clients may show a certificate of this authority instead of a key. Empty = they may not.
+  std::string client_ca_file;
   // Serve without TLS also where other machines reach it.
   bool insecure_allow_remote = false;
   // Gets the bound addresses as JSON: {"api": "host:port", "fleet": ..., "admin": ...}, the first
@@ -38,6 +41,7 @@ struct CoordinatorOptions {
   std::string address_file;
   // With less than this free on the disk of the catalog or of the storage root no job is taken.
   int64_t min_free_bytes = int64_t{256} << 20;
+  LimitOptions limits;
   FleetOptions fleet;
   // "text" or "json"; see common/base/log_format.h.
   std::string log_format = "text";

@@ -8,6 +8,7 @@
 #include "common/metrics/host_metrics.h"
 #include "common/rpc/certificate_metrics.h"
 #include "common/rpc/server.h"
+#include "coordinator/api/project_limits.h"
 #include "coordinator/server/coordinator_metrics.h"
 #include "worker/daemon/gpu_metrics.h"
 #include "worker/daemon/worker_metrics.h"
@@ -32,6 +33,7 @@ Json DescribeCoordinator() {
   const RpcMetrics rpc(registry);
   const HostMetrics host(registry);
   const CertificateMetrics certificates(registry);
+  const LimitMetrics limits(registry);
   return Describe(registry);
 }
 

@@ -8,10 +8,12 @@
 namespace anneal::cli {
 
 absl::StatusOr<std::unique_ptr<Client>> Client::Connect(const Context& context) {
-  ANNEAL_ASSIGN_OR_RETURN(
-      std::shared_ptr<grpc::Channel> channel,
-      MakeChannel(
-          {.target = context.server, .tls = context.tls, .tls_ca_file = context.tls_ca_file}));
+  ANNEAL_ASSIGN_OR_RETURN(std::shared_ptr<grpc::Channel> channel,
+                          MakeChannel({.target = context.server,
+                                       .tls = context.tls,
+                                       .tls_ca_file = context.tls_ca_file,
+                                       .tls_certificate_file = context.tls_certificate_file,
+                                       .tls_key_file = context.tls_key_file}));
   return std::unique_ptr<Client>(new Client(context, channel));
 }
 

@@ -44,6 +44,9 @@ CommandLine::CommandLine()
   app_.add_flag("--tls", context_options_.tls, "Use TLS");
   app_.add_option("--tls-ca-file", context_options_.tls_ca_file,
                   "Authorities to trust instead of the system's (PEM)");
+  app_.add_option("--tls-certificate-file", context_options_.tls_certificate_file,
+                  "Certificate to be known by instead of an API key (PEM)");
+  app_.add_option("--tls-key-file", context_options_.tls_key_file, "Key of that certificate (PEM)");
   app_.add_option("-o,--output", output_, "table for people, json for programs")
       ->check(CLI::IsMember({"table", "json"}))
       ->default_str("table");

@@ -41,6 +41,8 @@ absl::StatusOr<Context> FromFile(const internal::CliContext& found, const std::s
   Context context{.server = found.server(),
                   .tls = found.tls(),
                   .tls_ca_file = BesideFile(file, found.tls_ca_file()),
+                  .tls_certificate_file = BesideFile(file, found.tls_certificate_file()),
+                  .tls_key_file = BesideFile(file, found.tls_key_file()),
                   .shares_disk = found.shares_disk(),
                   .source = file};
   if (!found.api_key_file().empty()) {
@@ -103,8 +105,13 @@ absl::StatusOr<Context> FindContext(const ContextOptions& options, const std::st
   if (!options.api_key_file.empty()) {
     ANNEAL_ASSIGN_OR_RETURN(context.api_key, ReadApiKey(options.api_key_file));
   }
-  if (options.tls || !options.tls_ca_file.empty()) context.tls = true;
   if (!options.tls_ca_file.empty()) context.tls_ca_file = options.tls_ca_file;
+  if (!options.tls_certificate_file.empty() || !options.tls_key_file.empty()) {
+    context.tls_certificate_file = options.tls_certificate_file;
+    context.tls_key_file = options.tls_key_file;
+  }
+  if (options.tls || !options.tls_ca_file.empty() || !options.tls_certificate_file.empty())
+    context.tls = true;
   return context;
 }
 

@@ -15,6 +15,8 @@ struct ContextOptions {
   std::string server;
   std::string api_key_file;
   std::string tls_ca_file;
+  std::string tls_certificate_file;
+  std::string tls_key_file;
   bool tls = false;
   // A context of the configuration file.
   std::string context;
@@ -26,6 +28,8 @@ struct Context {
   std::string api_key;
   bool tls = false;
   std::string tls_ca_file;
+  std::string tls_certificate_file;
+  std::string tls_key_file;
   // The coordinator sees this machine's files under the same paths.
   bool shares_disk = false;
   // Where the server's address was found, for error messages: "--server", a file.

@@ -20,7 +20,7 @@ using Keys = v1::KeyService::StubInterface;
 using google::protobuf::util::TimeUtil;
 
 struct NewKey {
-  std::string role, project, creator;
+  std::string role, project, creator, certificate_subject;
   int days = 0;
 };
 
@@ -44,6 +44,7 @@ absl::StatusOr<ExitCode> CreateKey(CommandLine& line, const NewKey& options) {
   request.set_role(role);
   request.set_project(options.project);
   request.set_creator(options.creator);
+  request.set_certificate_subject(options.certificate_subject);
   if (options.days > 0) {
     const absl::Time end = Clock::Real().TimeNow() + absl::Hours(24 * options.days);
     *request.mutable_expire_time() = TimeUtil::SecondsToTimestamp(absl::ToUnixSeconds(end));
@@ -52,6 +53,11 @@ absl::StatusOr<ExitCode> CreateKey(CommandLine& line, const NewKey& options) {
                           client->Call(&Keys::CreateKey, request));
   if (line.json()) {
     line.PrintJson(made);
+    return kOk;
+  }
+  if (!options.certificate_subject.empty()) {
+    std::cout << made.key().name() << " stands for certificates of subject "
+              << Printable(options.certificate_subject) << "\n";
     return kOk;
   }
   // A line of a credentials file, so that it can go straight into one.
@@ -72,11 +78,12 @@ absl::StatusOr<ExitCode> ListKeys(CommandLine& line) {
     line.PrintJson(response);
     return kOk;
   }
-  Table table({"KEY", "PROJECT", "CREATOR", "ROLE", "MADE", "STATE"});
+  Table table({"KEY", "PROJECT", "CREATOR", "ROLE", "MADE", "STATE", "CERTIFICATE"});
   const absl::Time now = Clock::Real().TimeNow();
   for (const v1::Key& key : response.keys()) {
     table.AddRow({std::string(IdOf(key.name())), key.project(), key.creator(), RoleText(key.role()),
-                  FormatAgo(key.has_create_time(), key.create_time(), now), ValidityOf(key, now)});
+                  FormatAgo(key.has_create_time(), key.create_time(), now), ValidityOf(key, now),
+                  Printable(key.certificate_subject())});
   }
   std::cout << table.Format();
   return kOk;
@@ -111,6 +118,9 @@ void AddKeyCommands(CommandLine& line) {
   create->add_option("--creator", options->creator, "Who holds it")->required();
   create->add_option("--days", options->days, "It expires after so many days (default: never)")
       ->check(CLI::Range(1, 3650));
+  create->add_option("--certificate-subject", options->certificate_subject,
+                     "Without a secret: for clients that show a certificate of this subject, as "
+                     "`openssl x509 -noout -subject -nameopt RFC2253` writes it");
   auto key = std::make_shared<std::string>();
   line.AddCommand(keys, "revoke", "Make a key unknown from the next call on",
                   [&line, key] { return RevokeKey(line, *key); })

@@ -16,6 +16,7 @@
 #include "common/rpc/status.h"
 #include "common/storage/storage_root.h"
 #include "common/storage/testing/faulty_file_system.h"
+#include "coordinator/api/project_limits.h"
 #include "coordinator/api/transfer_pool.h"
 #include "coordinator/catalog/catalog.h"
 #include "coordinator/catalog/resource_store.h"
@@ -34,6 +35,8 @@ class ApiFixture : public ::testing::Test {
     root_ = *StorageRoot::Open(folder_ + "/storage", files_, clock_, random_);
     ANNEAL_CHECK_OK(FileSystem::Posix().MakeFolders(folder_ + "/catalog"));
     resources_ = *ResourceStore::Open(folder_ + "/catalog");
+    limits_ = std::make_unique<ProjectLimits>(
+        ProjectLimits::Parts{*resources_, catalog_, clock_, limit_metrics_}, LimitOptions());
   }
   ~ApiFixture() override {
     server_.reset();
@@ -96,6 +99,8 @@ class ApiFixture : public ::testing::Test {
   Catalog catalog_{clock_};
   std::unique_ptr<StorageRoot> root_;
   std::unique_ptr<ResourceStore> resources_;
+  LimitMetrics limit_metrics_{registry_};
+  std::unique_ptr<ProjectLimits> limits_;
   TransferPool pool_{{.threads = 2, .max_streams = 2}};
   std::unique_ptr<RpcServer> server_;
   std::shared_ptr<grpc::Channel> channel_;

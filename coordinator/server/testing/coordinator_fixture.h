@@ -47,6 +47,9 @@ class CoordinatorFixture : public ::testing::Test {
     options_.allowed_roots = {folder_ + "/shared"};
     options_.credentials_file = folder_ + "/credentials";
     options_.admin_socket = folder_ + "/admin.sock";
+    // Tests call as fast as they can.
+    options_.limits.key_request_rate = 0;
+    options_.limits.project_request_rate = 0;
     StartCoordinator();
   }
   void TearDown() override {
