@@ -81,9 +81,10 @@ absl::Status Migrate(Database& database, absl::Span<const char* const> migration
   }
   const int64_t newest = static_cast<int64_t>(migrations.size());
   if (version > newest) {
-    return absl::FailedPreconditionError(absl::StrCat("schema version ", version,
-                                                      " is newer than this program's ", newest,
-                                                      ": start a newer anneal-coordinator"));
+    return absl::FailedPreconditionError(
+        absl::StrCat("schema version ", version, " is newer than this program's ", newest,
+                     ": start a newer anneal-coordinator, or restore "
+                     "the backup from before the upgrade"));
   }
   for (int64_t i = version; i < newest; ++i)
     ANNEAL_RETURN_IF_ERROR(database.Execute(migrations[i]));
