@@ -3,6 +3,7 @@
 import hashlib
 import os
 import signal
+import time
 
 import grpc
 import psutil
@@ -112,6 +113,35 @@ def test_a_lost_trainer_is_replaced_and_changes_no_bit(cluster, make_spec):
     assert len(ends) == 1 and "killed by signal 9" in ends[0].message and "w1" in ends[0].message, ends
     assert weights_digest(cluster, job.name) == weights_digest(cluster, reference.name)
     assert ledger(cluster, job.name) == ledger(cluster, reference.name)
+
+
+def test_the_next_generation_runs_in_spares_that_were_there_before_the_fault(cluster, make_spec):
+    def await_spares():
+        return wait_until(lambda: (s := cluster.spare_processes()) and len(s) == 2 and s, 30, "a spare for each slot")
+
+    first_spares = await_spares()
+    for spare in first_spares:  # loaded, and nothing called: no threads, no port, no lock, no file of the storage
+        assert spare.num_threads() == 1 and spare.memory_info().rss < 200 << 20
+        assert not spare.net_connections(kind="inet")
+        assert not [f.path for f in spare.open_files() if not f.path.endswith(".log") or str(cluster.storage) in f.path]
+    job = create(cluster, make_spec(epochs=30))
+    wait_for_step(cluster, job.name, 2)
+    assert {p.pid for p in cluster.trainer_processes()} == {p.pid for p in first_spares}
+    spares = await_spares()
+    struck = time.time()
+    cluster.trainer_processes()[0].kill()
+    pids = {p.pid for p in spares}
+    wait_until(lambda: {p.pid for p in cluster.trainer_processes()} == pids, 30, "the spares to train")
+    trainers = cluster.trainer_processes()
+    assert cluster.get_job(job.name).generation == 2
+    assert all(p.create_time() < struck for p in trainers)
+    # As if they had been started for it: named so, with their own logs, and in the environment of their slot.
+    assert {p.name() for p in trainers} == {"anneal-trainer"}
+    logs = cluster.storage / job.name / "logs" / "g2"
+    assert {f.path for p in trainers for f in p.open_files() if f.path.endswith(".log")} == {
+        str(logs / "rank0.log"), str(logs / "rank1.log")}
+    assert all(p.environ()["OMP_NUM_THREADS"] == "1" and p.environ()["MKL_CBWR"] == "AUTO" for p in trainers)
+    assert cluster.wait_for_state(job.name, {"SUCCEEDED"}).generation == 2
 
 
 def test_pause_and_resume_with_fewer_slots_change_no_bit(cluster, make_spec):

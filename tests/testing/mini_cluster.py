@@ -7,6 +7,7 @@ Programs are found through ANNEAL_BIN_DIR. Stubs are made from proto/ by grpcio-
 starts ends with it, and `close` fails if a process stays behind.
 """
 
+import contextlib
 import importlib
 import json
 import os
@@ -89,7 +90,8 @@ class Process:
 
 
 class MiniCluster:
-    def __init__(self, folder, workers=2, slots_per_worker=1, threads_per_slot=1, allowed_roots=()):
+    def __init__(self, folder, workers=2, slots_per_worker=1, threads_per_slot=1, allowed_roots=(), coordinator_flags=(),
+                 worker_flags=()):
         self.folder = Path(folder)
         self.storage = self.folder / "storage"
         # Unix socket paths are short: run folders lie in their own short folder.
@@ -100,6 +102,7 @@ class MiniCluster:
         self.coordinator_ports = {}
         self.coordinator = None
         self.worker_count, self.slots, self.threads = workers, slots_per_worker, threads_per_slot
+        self.coordinator_flags, self.worker_flags = coordinator_flags, worker_flags
         self.workers = []
         self.channel = None
 
@@ -125,7 +128,7 @@ class MiniCluster:
             "--fleet-listen", ports.get("fleet", "127.0.0.1:0"), "--admin-listen", ports.get("admin", "127.0.0.1:0"),
             "--data-dir", self.folder / "catalog", "--storage-root", self.storage,
             "--credentials-file", self.folder / "credentials",
-            *(argument for root in self.allowed_roots for argument in ("--allowed-root", root))])
+            *(argument for root in self.allowed_roots for argument in ("--allowed-root", root)), *self.coordinator_flags])
         self.coordinator.start()
         self.coordinator_ports = self.coordinator.addresses()
         if self.channel is not None:
@@ -136,12 +139,13 @@ class MiniCluster:
         call_credentials = _BearerKey(KEY)
         return grpc.intercept_channel(grpc.insecure_channel(self.coordinator_ports["api"]), call_credentials)
 
-    def start_worker(self, index):
+    def start_worker(self, index, coordinator=None):
+        """`coordinator`: "host:port" of its fleet service, if not where it listens itself."""
         worker = Process(f"worker{index}", self.folder, [
-            BIN_DIR / "anneal-worker", "--coordinator", self.coordinator_ports["fleet"], "--name", f"w{index}",
+            BIN_DIR / "anneal-worker", "--coordinator", coordinator or self.coordinator_ports["fleet"], "--name", f"w{index}",
             "--state-dir", Path(self.short.name) / f"w{index}", "--storage-root", self.storage, "--cpu-slots", self.slots,
             "--threads-per-slot", self.threads, "--prepare-slots", 1, "--data-address", "127.0.0.1",
-            "--admin-listen", "127.0.0.1:0", "--credentials-file", self.folder / "credentials"])
+            "--admin-listen", "127.0.0.1:0", "--credentials-file", self.folder / "credentials", *self.worker_flags])
         worker.start()
         self.workers[index:index + 1] = [worker]
 
@@ -195,10 +199,23 @@ class MiniCluster:
     def output_dir(self, name):
         return self.storage / "outputs" / name.removeprefix("jobs/")
 
+    def trainers(self):
+        """(name of the worker, process) of each that has a task, as run folders tell: one that waits as a spare has none."""
+        found = []
+        for path in Path(self.short.name).glob("*/runs/*-train*/process.json"):
+            with contextlib.suppress(psutil.NoSuchProcess, FileNotFoundError):
+                process = psutil.Process(json.loads(path.read_text())["pid"])
+                if process.status() != psutil.STATUS_ZOMBIE and "anneal-trainer" in " ".join(process.cmdline()[:1]):
+                    found.append((path.relative_to(self.short.name).parts[0], process))
+        return found
+
     def trainer_processes(self):
-        return [p for p in psutil.process_iter(["cmdline"])
-                if p.info["cmdline"] and p.info["cmdline"][0].endswith("anneal-trainer")
-                and self.short.name in " ".join(p.info["cmdline"])]
+        return [process for _, process in self.trainers()]
+
+    def spare_processes(self):
+        """Trainers that have loaded and wait for a task."""
+        return [p for p in psutil.process_iter(["name", "cmdline"])
+                if p.info["name"] == "anneal-spare" and self.short.name in " ".join(p.info["cmdline"])]
 
     def close(self):
         if self.channel is not None:

@@ -173,13 +173,14 @@ def summarise(faults):
         print()
 
 
-def run(folder, faults, seed):
+def run(folder, faults, seed, spares=True):
     """Returns the faults; asserts that every job has ended as the undisturbed one."""
     folder = Path(folder)
     tiny_model.make_llama(folder / "model")
     tiny_model.write_chat_rows(folder / "train.jsonl", 96, seed=1)
     (folder / "cluster").mkdir()
-    with MiniCluster(folder / "cluster", workers=WORKERS, allowed_roots=[folder]) as cluster:
+    with MiniCluster(folder / "cluster", workers=WORKERS, allowed_roots=[folder],
+                     worker_flags=[f"--spares={str(spares).lower()}"]) as cluster:
         chaos = Chaos(cluster, seed)
         reference = chaos.create(make_spec(folder))
         cluster.wait_for_state(reference, {"SUCCEEDED"})
@@ -193,11 +194,11 @@ def run(folder, faults, seed):
     return done
 
 
-def main(faults, seed):
+def main(faults, seed, spares):
     with tempfile.TemporaryDirectory(prefix="anneal-chaos-") as folder:
-        run(folder, faults, seed)
+        run(folder, faults, seed, spares)
     print(f"{faults} faults, seed {seed}: every job ended with the bytes of the undisturbed one; {os.cpu_count()} cores")
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]))
+    main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "true")

@@ -46,6 +46,23 @@ absl::Status CheckTask(const absl::StatusOr<T>& task, const TaskKey& key) {
   return absl::OkStatus();
 }
 
+// `slot`: null for a process that takes none.
+ProcessImage MakeImage(absl::string_view program, int64_t threads, const v1::Slot* slot,
+                       const WorkerOptions& options) {
+  ProcessImage image{.program = absl::StrCat(options.bin_dir, "/", program)};
+  // Libraries read these before main, so the child cannot set them itself. MKL_CBWR keeps matrix
+  // products the same whatever the alignment of their arguments, CUBLAS_WORKSPACE_CONFIG the same
+  // on every call.
+  const std::string count = absl::StrCat(std::max<int64_t>(1, threads));
+  image.environment = {
+      {"MKL_CBWR", "AUTO"}, {"OMP_NUM_THREADS", count}, {"MKL_NUM_THREADS", count}};
+  if (slot == nullptr || slot->device_uuid().empty()) return image;
+  image.environment["CUDA_VISIBLE_DEVICES"] = slot->device_uuid();
+  image.environment["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8";
+  image.cpu_list = slot->cpu_list();
+  return image;
+}
+
 }  // namespace
 
 absl::StatusOr<TaskKey> TaskKeyFromProto(const TaskId& id) {
@@ -100,29 +117,30 @@ SpawnRequest MakeSpawnRequest(const RunFolder& folder, const TaskFile& task,
                               const std::vector<v1::Slot>& slots, const WorkerOptions& options) {
   const bool prepares = folder.key().kind == TaskKind::kPrepare;
   SpawnRequest request{
-      .run_dir = folder.path(),
-      .program = absl::StrCat(options.bin_dir, prepares ? "/anneal-prepare" : "/anneal-trainer"),
-      .arguments = {"--socket", folder.FilePath(protocol::kSocketName)},
-      .log_path = LogPath(folder.key(), task.storage_root)};
-  // Libraries read these before main, so the child cannot set them itself. MKL_CBWR keeps matrix
-  // products the same whatever the alignment of their arguments, CUBLAS_WORKSPACE_CONFIG the same
-  // on every call.
-  const std::string threads =
-      absl::StrCat(std::max<int64_t>(1, task.task.value("threads", int64_t{1})));
-  request.environment = {
-      {"MKL_CBWR", "AUTO"}, {"OMP_NUM_THREADS", threads}, {"MKL_NUM_THREADS", threads}};
+      .start = {.run_dir = folder.path(),
+                .log_path = LogPath(folder.key(), task.storage_root),
+                .arguments = {"--socket", folder.FilePath(protocol::kSocketName)}}};
+  const auto threads = task.task.value("threads", int64_t{1});
+  const v1::Slot* slot = nullptr;
   for (const std::string& id : task.slots) {
-    request.lock_paths.push_back(absl::StrCat(options.state_dir, "/slots/", id, ".lock"));
-    const v1::Slot* slot = FindSlot(slots, id);
+    request.slot = id;
+    request.start.lock_paths.push_back(absl::StrCat(options.state_dir, "/slots/", id, ".lock"));
+    slot = FindSlot(slots, id);
     if (slot == nullptr || slot->device_uuid().empty()) continue;
     // By device and machine, not by worker: two workers on one node must not lend the same GPU.
-    request.lock_paths.push_back(
+    request.start.lock_paths.push_back(
         absl::StrCat(options.device_lock_dir, "/anneal-", slot->device_uuid(), ".lock"));
-    request.environment["CUDA_VISIBLE_DEVICES"] = slot->device_uuid();
-    request.cpu_list = slot->cpu_list();
-    request.environment["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8";
   }
+  request.image = MakeImage(prepares ? "anneal-prepare" : "anneal-trainer", threads, slot, options);
   return request;
+}
+
+std::vector<SpareRequest> MakeFirstSpares(const std::vector<v1::Slot>& slots,
+                                          const WorkerOptions& options) {
+  std::vector<SpareRequest> spares;
+  for (const v1::Slot& slot : slots)
+    spares.push_back({slot.id(), MakeImage("anneal-trainer", slot.threads(), &slot, options)});
+  return spares;
 }
 
 }  // namespace anneal

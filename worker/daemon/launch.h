@@ -31,6 +31,11 @@ absl::StatusOr<TaskFile> MakeTaskFile(const internal::DesiredTask& desired,
 SpawnRequest MakeSpawnRequest(const RunFolder& folder, const TaskFile& task,
                               const std::vector<v1::Slot>& slots, const WorkerOptions& options);
 
+// The spares of a worker that has not run anything yet: made for a trainer that uses all threads of
+// its slot.
+std::vector<SpareRequest> MakeFirstSpares(const std::vector<v1::Slot>& slots,
+                                          const WorkerOptions& options);
+
 // <storage root>/jobs/<job>/logs/g<generation>/rank<rank>.log, or .../logs/prepare.log
 std::string LogPath(const protocol::TaskKey& key, const std::string& storage_root);
 

@@ -106,25 +106,25 @@ TEST_F(LaunchTest, ATaskBecomesAProcess) {
       TaskFile file, MakeTaskFile(Desired(train_json_, "GPU-1"), train_, slots_, options_));
   ANNEAL_ASSERT_OK_AND_ASSIGN(RunFolder folder, RunFolder::Create(temp_.path(), train_, file));
   const SpawnRequest request = MakeSpawnRequest(folder, file, slots_, options_);
-  EXPECT_EQ(request.program, "/opt/bin/anneal-trainer");
-  EXPECT_THAT(request.arguments, ElementsAre("--socket", folder.path() + "/s"));
-  EXPECT_EQ(request.log_path, "/srv/jobs/01hf7yat00abcdefghjkmnpqrs/logs/g3/rank1.log");
-  EXPECT_THAT(request.environment, Contains(Pair("MKL_CBWR", "AUTO")));
-  EXPECT_THAT(request.environment, Contains(Pair("OMP_NUM_THREADS", "2")));
-  EXPECT_THAT(request.environment, Contains(Pair("CUDA_VISIBLE_DEVICES", "GPU-1")));
-  EXPECT_EQ(request.cpu_list, "0-7");
-  EXPECT_THAT(request.lock_paths,
+  EXPECT_EQ(request.image.program, "/opt/bin/anneal-trainer");
+  EXPECT_THAT(request.start.arguments, ElementsAre("--socket", folder.path() + "/s"));
+  EXPECT_EQ(request.start.log_path, "/srv/jobs/01hf7yat00abcdefghjkmnpqrs/logs/g3/rank1.log");
+  EXPECT_THAT(request.image.environment, Contains(Pair("MKL_CBWR", "AUTO")));
+  EXPECT_THAT(request.image.environment, Contains(Pair("OMP_NUM_THREADS", "2")));
+  EXPECT_THAT(request.image.environment, Contains(Pair("CUDA_VISIBLE_DEVICES", "GPU-1")));
+  EXPECT_EQ(request.image.cpu_list, "0-7");
+  EXPECT_THAT(request.start.lock_paths,
               ElementsAre(temp_.path() + "/slots/GPU-1.lock", "/locks/anneal-GPU-1.lock"));
 
   ANNEAL_ASSERT_OK_AND_ASSIGN(file,
                               MakeTaskFile(Desired(prepare_json_, ""), prepare_, slots_, options_));
   ANNEAL_ASSERT_OK_AND_ASSIGN(folder, RunFolder::Create(temp_.path(), prepare_, file));
   const SpawnRequest prepare = MakeSpawnRequest(folder, file, slots_, options_);
-  EXPECT_EQ(prepare.program, "/opt/bin/anneal-prepare");
-  EXPECT_EQ(prepare.log_path, "/srv/jobs/01hf7yat00abcdefghjkmnpqrs/logs/prepare.log");
-  EXPECT_TRUE(prepare.lock_paths.empty());
-  EXPECT_EQ(prepare.cpu_list, "");
-  EXPECT_THAT(prepare.environment, Not(Contains(Key("CUDA_VISIBLE_DEVICES"))));
+  EXPECT_EQ(prepare.image.program, "/opt/bin/anneal-prepare");
+  EXPECT_EQ(prepare.start.log_path, "/srv/jobs/01hf7yat00abcdefghjkmnpqrs/logs/prepare.log");
+  EXPECT_TRUE(prepare.start.lock_paths.empty());
+  EXPECT_EQ(prepare.image.cpu_list, "");
+  EXPECT_THAT(prepare.image.environment, Not(Contains(Key("CUDA_VISIBLE_DEVICES"))));
 }
 
 }  // namespace

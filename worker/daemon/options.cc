@@ -123,6 +123,9 @@ absl::StatusOr<std::optional<WorkerOptions>> ParseWorkerOptions(int argc, const 
              "Folder for lock files of GPUs, shared by all workers here.");
   flags.Integer("prepare-slots", &options.prepare_slots, "Data sets to prepare at the same time.",
                 0, kMany);
+  flags.Switch(
+      "spares", &options.spares,
+      "Keep a loaded trainer waiting for each slot, so that jobs go on sooner after a fault.");
   flags.Text("data-address", &options.data_address,
              "IP address for collectives between nodes. Default: the first that is not loopback.");
   flags.Text("admin-listen", &options.admin_listen,

@@ -27,6 +27,8 @@ struct WorkerOptions {
   // Lock files of GPUs, shared by all workers of the machine.
   std::string device_lock_dir = "/run/lock";
   int prepare_slots = 1;
+  // Keep a loaded trainer waiting for each slot (docs/adr/0007-warm-spares.md).
+  bool spares = true;
   // Address that collectives of this node bind to and others reach. Default: the first that is not
   // loopback, else 127.0.0.1.
   std::string data_address;

@@ -50,7 +50,7 @@ Task::Task(const Context& context, const RunFolder& folder, TaskFile file)
   Attach(folder);
   // The daemon before us may have ended between writing task.json and asking; the keeper ignores
   // what it has done already.
-  context_.keeper.Spawn(MakeSpawnRequest(folder, file_, context_.slots, context_.options));
+  AskForProcess();
 }
 
 void Task::Attach(const RunFolder& folder) {
@@ -65,6 +65,12 @@ void Task::Attach(const RunFolder& folder) {
                  HostMemoryOf(file_.slots, context_.slots), context_.clock);
 }
 
+void Task::AskForProcess() {
+  const SpawnRequest request = MakeSpawnRequest(*folder_, file_, context_.slots, context_.options);
+  context_.keeper.Spawn(request);
+  if (!request.slot.empty()) context_.spares.Started(request.slot, request.image);
+}
+
 void Task::Start() {
   absl::StatusOr<RunFolder> folder =
       RunFolder::Create(context_.options.state_dir + "/runs", key_, file_);
@@ -75,7 +81,7 @@ void Task::Start() {
   }
   state_ = State::kStarting;
   Attach(*folder);
-  context_.keeper.Spawn(MakeSpawnRequest(*folder, file_, context_.slots, context_.options));
+  AskForProcess();
   ANNEAL_LOG(INFO) << "task started" << Field("task", TaskName(key_));
 }
 
@@ -116,7 +122,7 @@ bool Task::Advance() {
   bool changed = channel_->Serve();
   if (channel_->greeted()) state_ = State::kRunning;
   LookAtFolder();
-  if (watched() && state_ == State::kRunning && process_.pid != 0) Watch(changed);
+  if (watched() && process_.pid != 0) Watch(changed);
   if (stopping() && holds_slots()) Escalate();
   // After the look for the end, so that nothing is written after the last poll.
   absl::StatusOr<bool> read = reports_->Poll();
@@ -146,6 +152,8 @@ void Task::LookAtFolder() {
 
 void Task::Watch(bool heard) {
   if (!verdict_.ok() || stopping()) return;
+  // Nothing is expected of one that has not said hello yet.
+  heard = heard || state_ == State::kStarting;
   verdict_ = watch_->Look(process_.pid, heard, channel_->status());
   if (verdict_.ok()) return;
   ANNEAL_LOG(ERROR) << "a trainer is killed" << Field("task", TaskName(key_))
@@ -220,6 +228,11 @@ TaskObservation Task::Observe() const {
       *observation.mutable_exit() = exit_;
   }
   return observation;
+}
+
+bool Task::in_transition() const {
+  return key_.kind == protocol::TaskKind::kTrain && holds_slots() &&
+         channel_->status().phase != "train";
 }
 
 const protocol::RankReport* Task::rank_report() const {

@@ -14,6 +14,7 @@
 #include "common/base/clock.h"
 #include "worker/daemon/options.h"
 #include "worker/daemon/process_watch.h"
+#include "worker/daemon/spare_policy.h"
 #include "worker/supervisor/keeper_client.h"
 #include "worker/supervisor/rank_channel.h"
 #include "worker/supervisor/report_reader.h"
@@ -36,6 +37,7 @@ class Task {
     const WorkerOptions& options;
     const std::vector<v1::Slot>& slots;
     KeeperClient& keeper;
+    SparePolicy& spares;
     Clock& clock;
   };
 
@@ -76,6 +78,9 @@ class Task {
   // a grace to pass.
   bool needs_tick() const { return state_ == State::kStarting || (stopping() && holds_slots()); }
 
+  // Whether it is a trainer on its way to its first step, or from its last one to its end.
+  bool in_transition() const;
+
   // Whether Advance has to be called a few times a second: the process is watched.
   bool watched() const { return watch_.has_value() && holds_slots(); }
 
@@ -88,6 +93,7 @@ class Task {
  private:
   // Makes the parts that follow the run folder.
   void Attach(const RunFolder& folder);
+  void AskForProcess();
   // Kills a trainer that stands still or takes too much.
   void Watch(bool heard);
   void LookAtFolder();

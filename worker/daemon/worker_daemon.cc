@@ -76,7 +76,8 @@ WorkerDaemon::WorkerDaemon(const WorkerOptions& options, std::vector<v1::Slot> s
       wake_fd_(wake_fd),
       metrics_(metrics),
       clock_(clock),
-      context_{options_, slots_, keeper_, clock_},
+      spares_(MakeFirstSpares(slots_, options_)),
+      context_{options_, slots_, keeper_, spares_, clock_},
       start_time_(clock.MonotonicNow()),
       last_heard_(start_time_) {}
 
@@ -132,6 +133,7 @@ absl::Status WorkerDaemon::Run() {
     AdvanceTasks();
     ForgetUndesired();
     StartWaitingTasks();
+    AskForSpares();
     if (Drain()) return absl::OkStatus();
     SendObserved();
     UpdateMetrics();
@@ -272,6 +274,16 @@ void WorkerDaemon::ForgetUndesired() {
   }
 }
 
+void WorkerDaemon::AskForSpares() {
+  if (!options_.spares || drain_start_.has_value()) return;
+  const bool in_transition = std::any_of(tasks_.begin(), tasks_.end(), [](const auto& entry) {
+    return entry.second->in_transition();
+  });
+  for (const SpareRequest& request :
+       spares_.Due(keeper_.spares(), in_transition, clock_.MonotonicNow()))
+    keeper_.KeepSpare(request);
+}
+
 void WorkerDaemon::StopOrphans() {
   if (clock_.MonotonicNow() - last_heard_ < options_.orphan_timeout) return;
   for (const auto& [key, task] : tasks_) task->Stop();
@@ -351,6 +363,7 @@ void WorkerDaemon::UpdateMetrics() {
     if (const protocol::RankReport* report = task->rank_report()) metrics_.Count(key, *report);
   }
   for (const auto& [state, count] : by_state) metrics_.tasks.Set(count, {StateName(state)});
+  metrics_.spares.Set(static_cast<double>(keeper_.spares().size()));
   metrics_.slots.Set(static_cast<double>(busy), {"busy"});
   metrics_.slots.Set(static_cast<double>(slots_.size() - busy), {"free"});
   const bool connected = link_.connected();

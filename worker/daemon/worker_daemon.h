@@ -19,6 +19,7 @@
 #include "common/base/file.h"
 #include "worker/daemon/coordinator_link.h"
 #include "worker/daemon/options.h"
+#include "worker/daemon/spare_policy.h"
 #include "worker/daemon/task.h"
 #include "worker/daemon/worker_metrics.h"
 #include "worker/supervisor/keeper_client.h"
@@ -68,6 +69,7 @@ class WorkerDaemon {
   bool MayStart(const Task& task) const;
   void AdvanceTasks();
   void ForgetUndesired();
+  void AskForSpares();
   void StopOrphans();
   // Whether draining is over and the daemon may leave.
   bool Drain();
@@ -85,6 +87,7 @@ class WorkerDaemon {
   const int wake_fd_;
   WorkerMetrics& metrics_;
   Clock& clock_;
+  SparePolicy spares_;
   const Task::Context context_;
 
   int64_t incarnation_ = 0;

@@ -24,6 +24,9 @@ WorkerMetrics::WorkerMetrics(MetricRegistry& registry, Clock& clock)
     : tasks(registry, {"anneal_worker_tasks", "Tasks on this worker, by state.", {"state"}}),
       slots(registry,
             {"anneal_worker_slots", "Slots of this worker, by use: busy or free.", {"use"}}),
+      spares(
+          registry,
+          {"anneal_worker_spares", "Loaded trainers that wait for a task, one for each slot.", {}}),
       connected(
           registry,
           {"anneal_worker_coordinator_connected", "1 while the coordinator is heard, else 0.", {}}),

@@ -32,6 +32,7 @@ class WorkerMetrics {
 
   Gauge tasks;  // by state
   Gauge slots;  // by use
+  Gauge spares;
   Gauge connected;
   Gauge incarnation;
 

@@ -39,7 +39,10 @@ absl::Status MakeFolder(const std::string& path) {
 }  // namespace
 
 Keeper::Keeper(Options options, Clock& clock)
-    : options_(std::move(options)), clock_(clock), daemon_delay_(kFirstDelay) {}
+    : options_(std::move(options)),
+      clock_(clock),
+      daemon_delay_(kFirstDelay),
+      spares_(options_.self, options_.state_dir, options_.environment) {}
 
 int Keeper::Run() {
   if (absl::Status status = SetUp(); !status.ok()) {
@@ -179,6 +182,8 @@ void Keeper::DaemonEnded(const ProcessEnd& end) {
   ServeDaemon();  // what it asked for last
   const absl::Duration life = clock_.MonotonicNow() - daemon_->start_time;
   daemon_.reset();
+  // The next one may be of a newer version, and has its own mind about them.
+  spares_.KillAll();
   if (life > kHealthyLife) daemon_delay_ = std::min(daemon_delay_, kFirstDelay);
   daemon_due_ = clock_.MonotonicNow() + daemon_delay_;
   ANNEAL_LOG(INFO) << "daemon ended" << Field("exit_code", end.exit_code)
@@ -214,6 +219,12 @@ absl::Status Keeper::ReadRequests() {
 absl::Status Keeper::HandleLine(absl::string_view text) {
   ANNEAL_ASSIGN_OR_RETURN(KeeperLine line, ParseKeeperLine(text));
   if (line.spawn.has_value()) return StartChild(*line.spawn);
+  if (line.spare.has_value()) {
+    if (stopping_) return absl::CancelledError("the worker is stopping");
+    const absl::Status status = spares_.Start(*line.spare);
+    TellSpares();
+    return status;
+  }
   if (line.kill.has_value()) {
     for (const auto& [pid, folder] : children_) {
       if (folder.path() == line.kill->run_dir) ::kill(-pid, line.kill->signal);
@@ -225,22 +236,10 @@ absl::Status Keeper::HandleLine(absl::string_view text) {
 
 absl::Status Keeper::StartChild(const SpawnRequest& request) {
   if (stopping_) return absl::CancelledError("the worker is stopping");
-  ANNEAL_ASSIGN_OR_RETURN(RunFolder folder, RunFolder::FromPath(request.run_dir));
+  ANNEAL_ASSIGN_OR_RETURN(RunFolder folder, RunFolder::FromPath(request.start.run_dir));
   // A new daemon repeats what an old one may have asked for.
   if (folder.ReadProcess().ok() || folder.ReadEnd().ok()) return absl::OkStatus();
-  SpawnOptions spawn{.program = options_.self, .environment = options_.environment};
-  for (const auto& [name, value] : request.environment) spawn.environment[name] = value;
-  spawn.arguments = {options_.self, kExecChildMode,  "--keeper-pid", absl::StrCat(::getpid()),
-                     "--run-dir",   request.run_dir, "--log",        request.log_path};
-  for (const std::string& path : request.lock_paths) {
-    spawn.arguments.insert(spawn.arguments.end(), {"--lock", path});
-  }
-  if (!request.cpu_list.empty())
-    spawn.arguments.insert(spawn.arguments.end(), {"--cpus", request.cpu_list});
-  spawn.arguments.insert(spawn.arguments.end(), {"--", request.program});
-  spawn.arguments.insert(spawn.arguments.end(), request.arguments.begin(), request.arguments.end());
-
-  const absl::StatusOr<pid_t> pid = Spawn(spawn);
+  const absl::StatusOr<pid_t> pid = StartProcess(request);
   if (!pid.ok()) {
     ANNEAL_RETURN_IF_ERROR(protocol::WriteExitRecord(
         folder.path(), {.status_code = static_cast<int>(pid.status().code()),
@@ -260,6 +259,18 @@ absl::Status Keeper::StartChild(const SpawnRequest& request) {
   return absl::OkStatus();
 }
 
+absl::StatusOr<pid_t> Keeper::StartProcess(const SpawnRequest& request) {
+  if (const std::optional<pid_t> spare = spares_.Use(request)) {
+    TellSpares();
+    return *spare;
+  }
+  SpawnOptions spawn{.program = options_.self,
+                     .arguments = ChildExecArguments(options_.self, request.image, &request.start),
+                     .environment = options_.environment};
+  for (const auto& [name, value] : request.image.environment) spawn.environment[name] = value;
+  return Spawn(spawn);
+}
+
 void Keeper::Reap() {
   while (true) {
     siginfo_t info = {};
@@ -275,6 +286,8 @@ void Keeper::Reap() {
     if (child != children_.end()) {
       ChildEnded(pid, child->second, end);
       children_.erase(child);
+    } else if (spares_.Ended(pid)) {
+      TellSpares();
     } else if (daemon_.has_value() && daemon_->pid == pid) {
       DaemonEnded(end);
     }
@@ -291,6 +304,8 @@ void Keeper::ChildEnded(pid_t pid, const RunFolder& folder, const ProcessEnd& en
   Tell({.changed = ChangedNotice{}});
 }
 
+void Keeper::TellSpares() { Tell({.spares = SparesNotice{spares_.slots()}}); }
+
 void Keeper::Tell(const KeeperLine& line) {
   if (!daemon_.has_value() || !daemon_->connection.has_value()) return;
   daemon_->connection->Queue(FormatKeeperLine(line));
@@ -301,7 +316,8 @@ void Keeper::Tell(const KeeperLine& line) {
 void Keeper::StopNow() {
   if (daemon_.has_value()) ::kill(daemon_->pid, SIGKILL);
   for (const auto& [pid, folder] : children_) ::kill(-pid, SIGKILL);
-  while (daemon_.has_value() || !children_.empty()) {
+  spares_.KillAll();
+  while (daemon_.has_value() || !children_.empty() || !spares_.empty()) {
     pollfd polled = {signals_.get(), POLLIN, 0};
     ::poll(&polled, 1, -1);
     HandleSignals();

@@ -14,6 +14,7 @@
 #include "common/base/service_manager.h"
 #include "common/protocol/line_socket.h"
 #include "worker/keeper/liveness_listener.h"
+#include "worker/keeper/spare_pool.h"
 #include "worker/supervisor/keeper_link.h"
 #include "worker/supervisor/run_folder.h"
 
@@ -73,7 +74,10 @@ class Keeper {
   void DaemonEnded(const ProcessEnd& end);
   absl::Status StartChild(const SpawnRequest& request);
   void ChildEnded(pid_t pid, const RunFolder& folder, const ProcessEnd& end);
+  absl::StatusOr<pid_t> StartProcess(const SpawnRequest& request);
   void Reap();
+  // Which slots have a spare.
+  void TellSpares();
   // Tells the daemon, if there is one; what is lost with a daemon the next one finds in the run
   // folders.
   void Tell(const KeeperLine& line);
@@ -89,6 +93,7 @@ class Keeper {
   absl::Duration daemon_due_ = absl::ZeroDuration();
   absl::Duration daemon_delay_;
   std::map<pid_t, RunFolder> children_;
+  SparePool spares_;  // of the daemon that asked for them
   bool draining_ = false;
   bool stopping_ = false;
   int exit_code_ = 0;

@@ -9,6 +9,7 @@
 
 #include "common/protocol/run_folder_layout.h"
 #include "worker/keeper/testing/worker_process_test_base.h"
+#include "worker/supervisor/run_folder.h"
 
 namespace anneal {
 namespace {
@@ -17,7 +18,6 @@ using ::anneal::testing::Await;
 using ::anneal::testing::ExpectWhole;
 using ::anneal::testing::HasExited;
 using ::anneal::testing::IsRunning;
-using ::anneal::testing::ProcessesWith;
 using ::anneal::testing::Rank;
 using ::anneal::testing::Want;
 using internal::DesiredTask;
@@ -193,9 +193,9 @@ TEST_F(WorkerRestartTest, TasksWithoutACoordinatorEndAtTheOrphanTimeout) {
   // Long enough for a coordinator that is there to be heard on a busy machine.
   StartWorker({{"--orphan-timeout", "4s"}});
   coordinator_.Want({Want(Rank(0), "run")});
-  coordinator_.AwaitTask("a running task", Rank(0), IsRunning);
+  const TaskObservation task = coordinator_.AwaitTask("a running task", Rank(0), IsRunning);
   coordinator_.Stop();
-  EXPECT_TRUE(Await([&] { return ProcessesWith(state_dir_, "anneal-trainer").empty(); }));
+  EXPECT_TRUE(Await([&] { return !IdentifyProcess(task.pid()).ok(); }));
   coordinator_.Start();
   EXPECT_EQ(coordinator_.AwaitTask("the end", Rank(0), HasExited).exit().reason(), "STOPPED");
 }

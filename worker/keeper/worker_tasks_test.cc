@@ -16,6 +16,7 @@
 #include "common/format/json.h"
 #include "common/metrics/testing/http_get.h"
 #include "worker/keeper/testing/worker_process_test_base.h"
+#include "worker/supervisor/run_folder.h"
 #include "worker/supervisor/cpu_list.h"
 
 namespace anneal {
@@ -27,7 +28,6 @@ using ::anneal::testing::HasExited;
 using ::anneal::testing::HttpGet;
 using ::anneal::testing::IsRunning;
 using ::anneal::testing::Prepare;
-using ::anneal::testing::ProcessesWith;
 using ::anneal::testing::Rank;
 using ::anneal::testing::Want;
 using internal::DesiredTask;
@@ -127,14 +127,15 @@ TEST_F(WorkerTasksTest, RanksFindEachOtherThroughTheCoordinator) {
 TEST_F(WorkerTasksTest, WhatIsNotWantedIsAskedThenTerminatedThenKilled) {
   StartWorker();
   coordinator_.Want({Want(Rank(0), "run", "cpu0"), Want(Rank(1), "stubborn", "cpu1")});
-  coordinator_.AwaitTask("the polite", Rank(0), IsRunning);
-  coordinator_.AwaitTask("the stubborn", Rank(1), IsRunning);
+  const TaskObservation polite = coordinator_.AwaitTask("the polite", Rank(0), IsRunning);
+  const TaskObservation stubborn = coordinator_.AwaitTask("the stubborn", Rank(1), IsRunning);
   coordinator_.AwaitReports(Rank(1), 1);
   coordinator_.Want({});
   AwaitNoTasks();
   EXPECT_TRUE(IsForgotten(Rank(0)));
   EXPECT_TRUE(IsForgotten(Rank(1)));
-  EXPECT_TRUE(ProcessesWith(state_dir_, "anneal-trainer").empty());
+  EXPECT_FALSE(IdentifyProcess(polite.pid()).ok());
+  EXPECT_FALSE(IdentifyProcess(stubborn.pid()).ok());
 }
 
 TEST_F(WorkerTasksTest, AStoppedTrainerIsNamedAndKilled) {
@@ -153,7 +154,7 @@ TEST_F(WorkerTasksTest, AStoppedTrainerIsNamedAndKilled) {
 TEST_F(WorkerTasksTest, ASlotIsNeverLentTwice) {
   StartWorker();
   coordinator_.Want({Want(Rank(0), "stubborn")});
-  coordinator_.AwaitTask("the first", Rank(0), IsRunning);
+  const TaskObservation first = coordinator_.AwaitTask("the first", Rank(0), IsRunning);
   coordinator_.AwaitReports(Rank(0), 1);
   // The next generation wants the slot at once; it starts only when the process before has been
   // killed.
@@ -166,7 +167,7 @@ TEST_F(WorkerTasksTest, ASlotIsNeverLentTwice) {
     return observed.tasks_size() == 1 && observed.tasks(0).id().generation() == 2 &&
            IsRunning(observed.tasks(0));
   });
-  EXPECT_TRUE(ProcessesWith(RunFolderOf(Rank(0)) + "/", "anneal-trainer").empty());
+  EXPECT_FALSE(IdentifyProcess(first.pid()).ok());
 }
 
 TEST_F(WorkerTasksTest, ASlotThatSomebodyElseHoldsIsSaid) {

@@ -13,6 +13,7 @@ absl::Status KeeperClient::Serve() {
   for (const std::string& text : lines) {
     ANNEAL_ASSIGN_OR_RETURN(KeeperLine line, ParseKeeperLine(text));
     draining_ = draining_ || line.drain.has_value();
+    if (line.spares.has_value()) spares_ = {line.spares->slots.begin(), line.spares->slots.end()};
   }
   return connection_.Flush();
 }

@@ -7,18 +7,35 @@
 
 namespace anneal {
 
+namespace {
+
+Json ToJson(const ProcessImage& image) {
+  return {
+      {"program", image.program}, {"environment", image.environment}, {"cpu_list", image.cpu_list}};
+}
+
+ProcessImage ImageFromJson(const Json& json) {
+  return {.program = json.at("program"),
+          .environment = json.at("environment").get<std::map<std::string, std::string>>(),
+          .cpu_list = json.at("cpu_list")};
+}
+
+}  // namespace
+
 std::string FormatKeeperLine(const KeeperLine& line) {
   Json json = Json::object();
   if (line.spawn.has_value()) {
-    json["spawn"] = {{"run_dir", line.spawn->run_dir},     {"program", line.spawn->program},
-                     {"arguments", line.spawn->arguments}, {"environment", line.spawn->environment},
-                     {"log_path", line.spawn->log_path},   {"lock_paths", line.spawn->lock_paths},
-                     {"cpu_list", line.spawn->cpu_list}};
+    json["spawn"] = {{"slot", line.spawn->slot},
+                     {"image", ToJson(line.spawn->image)},
+                     {"start", protocol::ToJson(line.spawn->start)}};
   }
+  if (line.spare.has_value())
+    json["spare"] = {{"slot", line.spare->slot}, {"image", ToJson(line.spare->image)}};
   if (line.kill.has_value())
     json["kill"] = {{"run_dir", line.kill->run_dir}, {"signal", line.kill->signal}};
   if (line.changed.has_value()) json["changed"] = Json::object();
   if (line.drain.has_value()) json["drain"] = Json::object();
+  if (line.spares.has_value()) json["spares"] = {{"slots", line.spares->slots}};
   return DumpJson(json);
 }
 
@@ -31,14 +48,12 @@ absl::StatusOr<KeeperLine> ParseKeeperLine(absl::string_view text) {
     KeeperLine line;
     if (json.contains("spawn")) {
       const Json& spawn = json["spawn"];
-      line.spawn = SpawnRequest{
-          .run_dir = spawn.at("run_dir"),
-          .program = spawn.at("program"),
-          .arguments = spawn.at("arguments").get<std::vector<std::string>>(),
-          .environment = spawn.at("environment").get<std::map<std::string, std::string>>(),
-          .log_path = spawn.at("log_path"),
-          .lock_paths = spawn.at("lock_paths").get<std::vector<std::string>>(),
-          .cpu_list = spawn.at("cpu_list")};
+      line.spawn =
+          SpawnRequest{.slot = spawn.at("slot"), .image = ImageFromJson(spawn.at("image"))};
+      ANNEAL_ASSIGN_OR_RETURN(line.spawn->start, protocol::ChildStartFromJson(spawn.at("start")));
+    } else if (json.contains("spare")) {
+      line.spare = SpareRequest{.slot = json["spare"].at("slot"),
+                                .image = ImageFromJson(json["spare"].at("image"))};
     } else if (json.contains("kill")) {
       line.kill = KillRequest{.run_dir = json["kill"].at("run_dir"),
                               .signal = json["kill"].at("signal").get<int>()};
@@ -46,6 +61,8 @@ absl::StatusOr<KeeperLine> ParseKeeperLine(absl::string_view text) {
       line.changed = ChangedNotice{};
     } else if (json.contains("drain")) {
       line.drain = DrainNotice{};
+    } else if (json.contains("spares")) {
+      line.spares = SparesNotice{json["spares"].at("slots").get<std::vector<std::string>>()};
     } else {
       return absl::InvalidArgumentError(
           absl::StrCat("not a line between keeper and daemon: ", text.substr(0, 100)));

@@ -10,20 +10,30 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "common/protocol/child_start.h"
 #include "common/protocol/line_socket.h"
 
 namespace anneal {
 
-// Daemon -> keeper: start the child of a run folder. Ignored if the folder has a process.json.
-struct SpawnRequest {
-  std::string run_dir;
+// What a process has from exec on and keeps.
+struct ProcessImage {
   std::string program;                             // absolute path
-  std::vector<std::string> arguments;              // without argv[0]
   std::map<std::string, std::string> environment;  // added to the keeper's own
-  std::string log_path;                            // gets standard output and error, appended
-  std::vector<std::string>
-      lock_paths;  // locked for as long as the child lives; one that is taken refuses the start
   std::string cpu_list;  // processors to run on (see cpu_list.h); empty = all
+  bool operator==(const ProcessImage&) const = default;
+};
+
+// Daemon -> keeper: start the child of a run folder. Ignored if the folder has a process.json. The
+// spare of `slot` becomes the child if its image is the same; else a new process does.
+struct SpawnRequest {
+  std::string slot;  // empty = none
+  ProcessImage image;
+  protocol::ChildStart start;
+};
+// Daemon -> keeper: have a spare wait for `slot`, in place of one with another image.
+struct SpareRequest {
+  std::string slot;
+  ProcessImage image;
 };
 // Daemon -> keeper: signal the process group of a run folder's child. Ignored if it has ended.
 struct KillRequest {
@@ -34,13 +44,19 @@ struct KillRequest {
 struct ChangedNotice {};
 // Keeper -> daemon: leave once the tasks have ended.
 struct DrainNotice {};
+// Keeper -> daemon: the slots that have a spare, whenever they change. A new daemon has none.
+struct SparesNotice {
+  std::vector<std::string> slots;
+};
 
 // Exactly one member is set.
 struct KeeperLine {
   std::optional<SpawnRequest> spawn;
+  std::optional<SpareRequest> spare;
   std::optional<KillRequest> kill;
   std::optional<ChangedNotice> changed;
   std::optional<DrainNotice> drain;
+  std::optional<SparesNotice> spares;
 };
 std::string FormatKeeperLine(const KeeperLine& line);
 absl::StatusOr<KeeperLine> ParseKeeperLine(absl::string_view text);

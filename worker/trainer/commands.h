@@ -6,6 +6,8 @@ namespace anneal::trainer {
 
 // Trains one rank of one job: for a worker (--socket), or by itself (--task).
 int RunCommand(int argc, char** argv);
+// Waits, with everything loaded and nothing called, for a worker's task, then does as RunCommand (docs/adr/0007-warm-spares.md).
+int SpareCommand(int argc, char** argv);
 // A model's logits for rows of token ids, into a file.
 int LogitsCommand(int argc, char** argv);
 // A model's answer to a prompt.

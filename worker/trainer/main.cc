@@ -32,6 +32,7 @@ struct Command {
 };
 constexpr Command kCommands[] = {
     {"run", anneal::trainer::RunCommand, "train one rank of a job (the default)"},
+    {"spare", anneal::trainer::SpareCommand, "wait for a worker's task, then train"},
     {"logits", anneal::trainer::LogitsCommand, "write a model's logits for rows of token ids"},
     {"generate", anneal::trainer::GenerateCommand, "answer a prompt with a model and an adapter"},
 };

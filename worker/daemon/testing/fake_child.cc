@@ -1,5 +1,5 @@
-// Stands for anneal-prepare and anneal-trainer: speaks the protocol and does nothing. The task's
-// model_dir says how it behaves:
+// Stands for anneal-prepare and anneal-trainer, also as a spare: speaks the protocol and does
+// nothing. The task's model_dir says how it behaves:
 //
 //   succeed    10 step reports, a result, exit 0
 //   crash      writes "about to crash" to its log, exits with status 3 and no record
@@ -16,16 +16,20 @@
 #include <cstdio>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "common/base/clock.h"
 #include "common/base/log.h"
 #include "common/base/status.h"
 #include "common/protocol/child_channel.h"
+#include "common/protocol/child_start.h"
 
 namespace {
 
 using anneal::Clock;
+using anneal::UniqueFd;
 using anneal::protocol::ChildChannel;
+using anneal::protocol::ChildStart;
 using anneal::protocol::StopMode;
 
 constexpr absl::Duration kPatience = absl::Minutes(1);
@@ -90,8 +94,17 @@ int Behave(ChildChannel& channel, const std::string& mode) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  ANNEAL_CHECK(argc == 3 && std::string(argv[1]) == "--socket");
-  absl::StatusOr<std::unique_ptr<ChildChannel>> channel = ChildChannel::Listen(argv[2]);
+  std::vector<std::string> arguments(argv + 1, argv + argc);
+  if (arguments[0] == "spare") {
+    const absl::StatusOr<ChildStart> start =
+        anneal::protocol::AwaitChildStart(UniqueFd(anneal::protocol::kSpareFd));
+    if (!start.ok()) return 0;
+    const absl::Status entered = anneal::protocol::EnterRun(*start);
+    if (!entered.ok()) return anneal::protocol::LeaveUnstarted(start->run_dir, entered);
+    arguments = start->arguments;
+  }
+  ANNEAL_CHECK(arguments.size() == 2 && arguments[0] == "--socket");
+  absl::StatusOr<std::unique_ptr<ChildChannel>> channel = ChildChannel::Listen(arguments[1]);
   ANNEAL_CHECK_OK(channel.status());
   const absl::StatusOr<anneal::protocol::Start> start = (*channel)->WaitForStart(kPatience);
   if (!start.ok()) return Leave(**channel, {.status_code = 1, .reason = "STOPPED"});

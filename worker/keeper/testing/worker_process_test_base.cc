@@ -119,9 +119,7 @@ void WorkerProcessTestBase::StartWorker(FlagMap flags) {
                       {"--stop-grace", "200ms"}});
   SpawnOptions spawn{.program = own_dir_ + "/anneal-worker", .environment = ReadEnvironment()};
   spawn.arguments = {spawn.program};
-  for (const auto& [flag, value] : flags) {
-    spawn.arguments.insert(spawn.arguments.end(), {flag, value});
-  }
+  for (const auto& [flag, value] : flags) spawn.arguments.push_back(flag + "=" + value);
   ANNEAL_ASSERT_OK_AND_ASSIGN(keeper_, Spawn(spawn));
 }
 
