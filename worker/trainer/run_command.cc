@@ -223,19 +223,12 @@ absl::StatusOr<std::unique_ptr<Decoder>> LoadModel(const protocol::TrainTask& ta
   return Decoder::Load(task.model_dir, options, accelerator.kernels());
 }
 
-absl::StatusOr<Exported> ExportValues(const protocol::TrainTask& task, Accelerator& accelerator,
-                                      Decoder& decoder, const FlatBuffers& values,
-                                      const std::string& output_dir) {
-  UnitValues by_unit;
-  for (int unit = 0; unit < values.units(); ++unit) {
-    by_unit.emplace_back(values.views(unit).begin(), values.views(unit).end());
-  }
-  const auto load_plain = [&](const std::string& model_dir) {
-    DecoderOptions options = OptionsOf(task, accelerator);
-    options.frozen = true;
+absl::StatusOr<Exported> ExportValues(const protocol::TrainTask& task, Accelerator& accelerator, Communicator& communicator,
+                                      Decoder& decoder, ShardedValues& values, const std::string& output_dir) {
+  const auto load = [&](const std::string& model_dir, const DecoderOptions& options) {
     return Decoder::Load(model_dir, options, accelerator.kernels());
   };
-  return ExportTrained(task, decoder, by_unit, load_plain, output_dir);
+  return ExportTrained({task, decoder, values, communicator, OptionsOf(task, accelerator), load}, output_dir);
 }
 
 absl::StatusOr<RunEnd> RunTask(const protocol::TrainTask& task, const std::string& storage_root, Host& host,

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "common/base/status.h"
+#include "worker/trainer/shard/forward.h"
 
 namespace anneal::trainer {
 namespace {
@@ -109,28 +110,14 @@ absl::StatusOr<std::optional<HeadResult>> EvaluateCell(Decoder& decoder, Sharded
                                                        const MicroBatch* batch,
                                                        std::span<const int64_t> choices) {
   decoder.SetDropoutKey(std::nullopt);
-  const bool is_tied = decoder.config().tie_word_embeddings;
-  const int layers = static_cast<int>(decoder.config().layers);
-  Cell cell;
-  at::Tensor x_TD;
-  ANNEAL_RETURN_IF_ERROR(values.Acquire(0, /*next=*/1));
-  if (batch != nullptr) {
-    cell = decoder.MakeCell(*batch);
-    x_TD = decoder.EmbedForward(cell);
-  }
-  values.Release(0);
-  for (int unit = 1; unit <= layers; ++unit) {
-    ANNEAL_RETURN_IF_ERROR(values.Acquire(unit, /*next=*/unit + 1));
-    if (batch != nullptr) x_TD = decoder.BlockForward(unit - 1, x_TD, cell, nullptr);
-    values.Release(unit);
-  }
-  const int head_unit = layers + 1;
-  ANNEAL_RETURN_IF_ERROR(values.Acquire(head_unit, is_tied ? 0 : -1));
-  if (is_tied) ANNEAL_RETURN_IF_ERROR(values.Acquire(0, /*next=*/-1));
+  std::optional<Cell> cell;
+  if (batch != nullptr) cell = decoder.MakeCell(*batch);
+  ANNEAL_ASSIGN_OR_RETURN(const at::Tensor x_TD,
+                          ForwardBlocks(decoder, values, cell ? &*cell : nullptr));
   std::optional<HeadResult> result;
-  if (batch != nullptr) result = decoder.Head(x_TD, cell, std::nullopt, {}, {}, choices);
-  values.Release(head_unit);
-  if (is_tied) values.Release(0);
+  ANNEAL_RETURN_IF_ERROR(WithHead(decoder, values, [&] {
+    if (cell) result = decoder.Head(x_TD, *cell, std::nullopt, {}, {}, choices);
+  }));
   return result;
 }
 

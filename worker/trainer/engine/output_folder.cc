@@ -65,8 +65,12 @@ absl::StatusOr<std::string> ManifestText(const std::string& root, const std::vec
 
 }  // namespace
 
+std::string OutputFolder::PathOf(const std::string& final_dir, int64_t generation) {
+  return absl::StrCat(final_dir, ".partial-g", generation);
+}
+
 absl::StatusOr<std::unique_ptr<OutputFolder>> OutputFolder::Create(const std::string& final_dir, int64_t generation) {
-  const std::string path = absl::StrCat(final_dir, ".partial-g", generation);
+  const std::string path = PathOf(final_dir, generation);
   ANNEAL_RETURN_IF_ERROR(Try("make output folder", path, [&] {
     fs::remove_all(path);
     fs::create_directories(path);

@@ -20,6 +20,8 @@ class OutputFolder {
   OutputFolder(const OutputFolder&) = delete;
   OutputFolder& operator=(const OutputFolder&) = delete;
 
+  // Where it lies until it is published.
+  static std::string PathOf(const std::string& final_dir, int64_t generation);
   const std::string& path() const { return path_; }
 
   // Writes manifest.json, makes everything durable, renames; returns the SHA-256 of the manifest. A folder that an earlier

@@ -312,11 +312,16 @@ absl::Status Trainer::Evaluate(int64_t step) {
 
 absl::Status Trainer::PublishOutputs() {
   EnterPhase("export");
-  ANNEAL_ASSIGN_OR_RETURN(const FlatBuffers values, values_->GatherForExport());
+  // The memory of what only training needs is there for the export.
+  checkpointer_.reset();
+  evaluator_.reset();
+  train_step_.reset();
+  optimizer_.reset();
+  const std::string dir = OutputFolder::PathOf(task_.output_dir, task_.generation);
+  ANNEAL_ASSIGN_OR_RETURN(const Exported exported, around_.export_values(task_, around_.accelerator, around_.communicator,
+                                                                         *decoder_, *values_, dir));
   if (!is_first_rank()) return absl::OkStatus();
-  const std::string& dir = outputs_->path();
   protocol::ResultReport result = record_.Result();
-  ANNEAL_ASSIGN_OR_RETURN(const Exported exported, around_.export_values(task_, around_.accelerator, *decoder_, values, dir));
   result.primary = exported.primary;
   result.merged_logit_difference = exported.merged_logit_difference;
   ANNEAL_RETURN_IF_ERROR(WriteFileAtomically(dir + "/metrics.csv", record_.MetricsCsv()));

@@ -32,9 +32,9 @@
 namespace anneal::trainer {
 
 using LoadDecoder = std::function<absl::StatusOr<std::unique_ptr<Decoder>>(const protocol::TrainTask&, Accelerator&)>;
-// Writes the trained values below `output_dir` in Hugging Face form.
-using ExportValues = std::function<absl::StatusOr<Exported>(
-    const protocol::TrainTask&, Accelerator&, Decoder&, const FlatBuffers&, const std::string& output_dir)>;
+// Writes the trained values below `output_dir` in Hugging Face form. All ranks call it together; rank 0 writes.
+using ExportValues = std::function<absl::StatusOr<Exported>(const protocol::TrainTask&, Accelerator&, Communicator&, Decoder&,
+                                                            ShardedValues&, const std::string& output_dir)>;
 
 enum class RunEnd {
   kPublished,

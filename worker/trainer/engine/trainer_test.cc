@@ -73,14 +73,18 @@ class FakeHost : public TrainerHost {
   const size_t stop_after_;
 };
 
-absl::StatusOr<Exported> ExportBytes(const protocol::TrainTask&, Accelerator&, Decoder&, const FlatBuffers& values,
-                                        const std::string& output_dir) {
-  fs::create_directory(output_dir + "/model");
-  std::ofstream file(output_dir + "/model/values", std::ios::binary);
-  for (int unit = 0; unit < values.units(); ++unit) {
-    for (const at::Tensor& view : values.views(unit)) {
-      file.write(reinterpret_cast<const char*>(view.const_data_ptr()), static_cast<std::streamsize>(view.nbytes()));
+absl::StatusOr<Exported> ExportBytes(const protocol::TrainTask& task, Accelerator&, Communicator&, Decoder& decoder,
+                                     ShardedValues& values, const std::string& output_dir) {
+  std::string bytes;
+  for (int unit = 0; unit < static_cast<int>(decoder.units().size()); ++unit) {
+    ANNEAL_ASSIGN_OR_RETURN(const UnitBuffer masters, values.GatherMasters(unit));
+    for (const at::Tensor& view : masters.views) {
+      bytes.append(static_cast<const char*>(view.const_data_ptr()), view.nbytes());
     }
+  }
+  if (task.rank == 0) {
+    fs::create_directory(output_dir + "/model");
+    std::ofstream(output_dir + "/model/values", std::ios::binary) << bytes;
   }
   return Exported{.primary = "model"};
 }

@@ -4,6 +4,7 @@
 
 #include <cmath>
 #include <map>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
@@ -15,6 +16,7 @@
 #include "worker/trainer/model/compute.h"
 #include "worker/trainer/model/lora_plan.h"
 #include "worker/trainer/model/weight_loader.h"
+#include "worker/trainer/shard/forward.h"
 
 namespace anneal::trainer {
 namespace {
@@ -25,6 +27,7 @@ constexpr double kSameTolerance = 0;
 constexpr double kMergedTolerance = 1e-3;
 // Storing fp32 sums of weights as bfloat16 (8 bits) adds the rounding of every weight.
 constexpr double kMergedBf16Tolerance = 5e-2;
+constexpr int64_t kProofAlignmentBytes = 256;  // what GPUs ask for
 
 // Two rows of arbitrary tokens.
 MicroBatch ProbeBatch(const ModelConfig& config) {
@@ -96,76 +99,146 @@ class MergedWeights {
   std::map<std::string, double> scales_;  // of the adapted modules
 };
 
-absl::Status ExportAdapter(const protocol::TrainTask& task, Decoder& decoder,
-                           const UnitValues& values, const MicroBatch& probe,
-                           const at::Tensor& expected, const std::string& dir) {
-  const std::string& base_id = task.model_source_id.empty() ? task.model_dir : task.model_source_id;
-  ANNEAL_RETURN_IF_ERROR(WriteAdapter(*task.lora, base_id, decoder, values, dir));
-  ANNEAL_ASSIGN_OR_RETURN(const UnitValues stored, ReadAdapterValues(dir, decoder));
-  const auto bind = [&decoder](const UnitValues& to) {
-    for (size_t u = 0; u < to.size(); ++u) decoder.Bind(static_cast<int>(u), to[u]);
-  };
-  UnitValues on_device;
-  for (size_t u = 0; u < stored.size(); ++u) {
-    std::vector<at::Tensor>& unit = on_device.emplace_back();
-    for (size_t i = 0; i < stored[u].size(); ++i)
-      unit.push_back(stored[u][i].to(values[u][i].device()));
+// The trained values by name, gathered one unit at a time: names are asked for in the order of
+// units, and on all ranks.
+class GatheredValues {
+ public:
+  GatheredValues(const Decoder& decoder, ShardedValues& values) : values_(values) {
+    for (size_t unit = 0; unit < decoder.units().size(); ++unit) {
+      const std::vector<ParameterSpec>& parameters = decoder.units()[unit].parameters;
+      for (size_t i = 0; i < parameters.size(); ++i) {
+        places_[parameters[i].name] = {static_cast<int>(unit), i};
+      }
+    }
   }
-  bind(on_device);
-  const at::Tensor actual = decoder.Logits(probe);
-  bind(values);
-  return CompareLogits(actual, expected, kSameTolerance, dir).status();
+
+  absl::StatusOr<at::Tensor> operator()(const std::string& name) {
+    const Place place = places_.at(name);
+    if (place.unit != gathered_unit_) {
+      gathered_ = {};
+      ANNEAL_ASSIGN_OR_RETURN(gathered_, values_.GatherMasters(place.unit));
+      gathered_unit_ = place.unit;
+    }
+    return gathered_.views[place.index];
+  }
+
+ private:
+  struct Place {
+    int unit;
+    size_t index;
+  };
+
+  ShardedValues& values_;
+  std::map<std::string, Place> places_;
+  int gathered_unit_ = -1;
+  UnitBuffer gathered_;
+};
+
+absl::StatusOr<UnitValues> GatherAll(const Decoder& decoder, ShardedValues& values) {
+  UnitValues all;
+  for (size_t unit = 0; unit < decoder.units().size(); ++unit) {
+    ANNEAL_ASSIGN_OR_RETURN(UnitBuffer gathered, values.GatherMasters(static_cast<int>(unit)));
+    all.push_back(std::move(gathered.views));
+  }
+  return all;
+}
+
+absl::Status ExportAdapter(const ExportSource& source, const UnitValues& values,
+                           const std::string& dir) {
+  const protocol::TrainTask& task = source.task;
+  const std::string& base_id = task.model_source_id.empty() ? task.model_dir : task.model_source_id;
+  ANNEAL_RETURN_IF_ERROR(WriteAdapter(*task.lora, base_id, source.decoder, values, dir));
+  ANNEAL_ASSIGN_OR_RETURN(const UnitValues stored, ReadAdapterValues(dir, source.decoder));
+  for (size_t u = 0; u < stored.size(); ++u) {
+    for (size_t i = 0; i < stored[u].size(); ++i) {
+      if (stored[u][i].equal(values[u][i].to(at::kCPU))) continue;
+      return absl::DataLossError(absl::StrCat(
+          dir, ": ", source.decoder.units()[u].parameters[i].name, " is not what was trained"));
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status WriteModel(const ExportSource& source, const WeightSource& weights,
+                        const std::string& dir) {
+  ModelWriterOptions options;
+  options.dtype = source.task.precision == "BF16" ? at::kBFloat16 : at::kFloat;
+  return WriteModelDirectory(source.task.model_dir, source.decoder.config(), weights, options, dir);
+}
+
+// The logits of the model that rank 0 has written, whose weights are spread over the ranks.
+absl::StatusOr<at::Tensor> StoredLogits(const ExportSource& source, const std::string& dir,
+                                        const MicroBatch& probe) {
+  ANNEAL_RETURN_IF_ERROR(source.communicator.Barrier("wait for the exported model"));
+  const int ranks = source.communicator.world_size();
+  DecoderOptions options = source.arithmetic;
+  options.frozen = true;
+  options.lent = ranks > 1;
+  ANNEAL_ASSIGN_OR_RETURN(const std::unique_ptr<Decoder> stored, source.load(dir, options));
+  const FlatLayout layout(stored->units(), ranks, kProofAlignmentBytes);
+  const FlatLayout frozen_layout(stored->frozen_units(), ranks, kProofAlignmentBytes);
+  ShardedValues values(
+      layout, frozen_layout,
+      {.sharding = Sharding::kFull, .compute_type = options.compute_type, .device = options.device},
+      *stored, source.communicator);
+  ANNEAL_RETURN_IF_ERROR(values.Initialise(/*seed=*/0));
+  return ForwardLogits(*stored, values, probe);
+}
+
+absl::StatusOr<Exported> ExportFull(const ExportSource& source, const MicroBatch& probe,
+                                    const std::string& dir) {
+  ANNEAL_ASSIGN_OR_RETURN(const at::Tensor expected,
+                          ForwardLogits(source.decoder, source.values, probe));
+  {
+    GatheredValues values(source.decoder, source.values);
+    const auto weights = [&](const std::string& name) { return values(name); };
+    if (source.communicator.rank() == 0) {
+      ANNEAL_RETURN_IF_ERROR(WriteModel(source, weights, dir));
+    } else {
+      for (const ExpectedTensor& tensor : AllTensors(source.decoder.config())) {
+        ANNEAL_RETURN_IF_ERROR(weights(tensor.name).status());
+      }
+    }
+  }
+  ANNEAL_ASSIGN_OR_RETURN(const at::Tensor actual, StoredLogits(source, dir, probe));
+  ANNEAL_RETURN_IF_ERROR(CompareLogits(actual, expected, kSameTolerance, dir).status());
+  return Exported{.primary = "model"};
 }
 
 // Returns the largest difference of logits.
-absl::StatusOr<double> ExportModel(const WeightSource& weights, const protocol::TrainTask& task,
-                                   const ModelConfig& config, const LoadPlainDecoder& load,
-                                   const MicroBatch& probe, const at::Tensor& expected,
-                                   double tolerance, const std::string& dir) {
-  ModelWriterOptions options;
-  options.dtype = task.precision == "BF16" ? at::kBFloat16 : at::kFloat;
-  ANNEAL_RETURN_IF_ERROR(WriteModelDirectory(task.model_dir, config, weights, options, dir));
-  ANNEAL_ASSIGN_OR_RETURN(const std::unique_ptr<Decoder> stored, load(dir));
-  return CompareLogits(stored->Logits(probe), expected, tolerance, dir);
+absl::StatusOr<double> ExportMerged(const ExportSource& source, const UnitValues& trained,
+                                    const MicroBatch& probe, const std::string& dir) {
+  const protocol::TrainTask& task = source.task;
+  ANNEAL_ASSIGN_OR_RETURN(const at::Tensor expected,
+                          ForwardLogits(source.decoder, source.values, probe));
+  if (source.communicator.rank() == 0) {
+    ANNEAL_ASSIGN_OR_RETURN(const std::unique_ptr<ModelWeights> base,
+                            ModelWeights::Open(task.model_dir));
+    ANNEAL_RETURN_IF_ERROR(base->CheckAgainst(source.decoder.config()));
+    ANNEAL_ASSIGN_OR_RETURN(const MergedWeights merged,
+                            MergedWeights::Create(*base, *task.lora, source.decoder, trained));
+    ANNEAL_RETURN_IF_ERROR(WriteModel(source, merged, dir));
+  }
+  ANNEAL_ASSIGN_OR_RETURN(const at::Tensor actual, StoredLogits(source, dir, probe));
+  return CompareLogits(actual, expected,
+                       task.precision == "BF16" ? kMergedBf16Tolerance : kMergedTolerance, dir);
 }
 
 }  // namespace
 
-absl::StatusOr<Exported> ExportTrained(const protocol::TrainTask& task, Decoder& decoder,
-                                       const UnitValues& values, const LoadPlainDecoder& load,
-                                       const std::string& output_dir) {
-  const MicroBatch probe = ProbeBatch(decoder.config());
-  decoder.SetDropoutKey(std::nullopt);
-  const at::Tensor expected = decoder.Logits(probe);
+absl::StatusOr<Exported> ExportTrained(const ExportSource& source, const std::string& output_dir) {
+  const MicroBatch probe = ProbeBatch(source.decoder.config());
+  if (!source.task.lora) return ExportFull(source, probe, absl::StrCat(output_dir, "/model"));
 
-  if (!task.lora) {
-    std::map<std::string, at::Tensor> by_name;
-    for (size_t u = 0; u < values.size(); ++u) {
-      for (size_t i = 0; i < values[u].size(); ++i)
-        by_name[decoder.units()[u].parameters[i].name] = values[u][i];
-    }
-    const auto weights = [&](const std::string& name) -> absl::StatusOr<at::Tensor> {
-      return by_name.at(name);
-    };
-    ANNEAL_RETURN_IF_ERROR(ExportModel(weights, task, decoder.config(), load, probe, expected,
-                                       kSameTolerance, absl::StrCat(output_dir, "/model"))
-                               .status());
-    return Exported{.primary = "model"};
+  ANNEAL_ASSIGN_OR_RETURN(const UnitValues trained, GatherAll(source.decoder, source.values));
+  if (source.communicator.rank() == 0) {
+    ANNEAL_RETURN_IF_ERROR(ExportAdapter(source, trained, absl::StrCat(output_dir, "/adapter")));
   }
-  ANNEAL_RETURN_IF_ERROR(
-      ExportAdapter(task, decoder, values, probe, expected, absl::StrCat(output_dir, "/adapter")));
   Exported exported = {.primary = "adapter"};
-  if (task.export_merged) {
-    ANNEAL_ASSIGN_OR_RETURN(const std::unique_ptr<ModelWeights> base,
-                            ModelWeights::Open(task.model_dir));
-    ANNEAL_RETURN_IF_ERROR(base->CheckAgainst(decoder.config()));
-    ANNEAL_ASSIGN_OR_RETURN(const MergedWeights merged,
-                            MergedWeights::Create(*base, *task.lora, decoder, values));
+  if (source.task.export_merged) {
     ANNEAL_ASSIGN_OR_RETURN(
         exported.merged_logit_difference,
-        ExportModel(merged, task, decoder.config(), load, probe, expected,
-                    task.precision == "BF16" ? kMergedBf16Tolerance : kMergedTolerance,
-                    absl::StrCat(output_dir, "/merged")));
+        ExportMerged(source, trained, probe, absl::StrCat(output_dir, "/merged")));
   }
   return exported;
 }

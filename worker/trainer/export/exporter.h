@@ -13,14 +13,26 @@
 
 #include "absl/status/statusor.h"
 #include "common/protocol/messages.h"
+#include "worker/trainer/collective/communicator.h"
 #include "worker/trainer/export/adapter.h"
 #include "worker/trainer/model/decoder.h"
+#include "worker/trainer/shard/sharded_values.h"
 
 namespace anneal::trainer {
 
-// Loads a model directory without adapter, to compute as the training decoder does.
-using LoadPlainDecoder =
-    std::function<absl::StatusOr<std::unique_ptr<Decoder>>(const std::string& model_dir)>;
+// Loads a model directory, as Decoder::Load.
+using LoadModelDirectory = std::function<absl::StatusOr<std::unique_ptr<Decoder>>(
+    const std::string& model_dir, const DecoderOptions& options)>;
+
+// What was trained, and how to compute. All references must outlive the call.
+struct ExportSource {
+  const protocol::TrainTask& task;
+  Decoder& decoder;
+  ShardedValues& values;  // the decoder's
+  Communicator& communicator;
+  DecoderOptions arithmetic;  // device and compute type, as trained with
+  LoadModelDirectory load;
+};
 
 struct Exported {
   std::string primary;  // "adapter" or "model": the folder to use
@@ -28,12 +40,13 @@ struct Exported {
   std::optional<double> merged_logit_difference;
 };
 
-// Rank 0 only. `values` are what `decoder` is bound to. Writes below `output_dir`, which exists and
-// is published by the caller. Everything is read back and compared byte for byte; then the exported
-// files are loaded and their logits on a probe batch compared with the training decoder's.
+// All ranks call it together. Rank 0 writes below `output_dir`, which exists, which all ranks see
+// and which the caller publishes. Everything is read back and compared byte for byte; then a model
+// that was written is loaded and its logits on a probe batch compared with the trained one's.
 // DATA_LOSS if a check fails.
-absl::StatusOr<Exported> ExportTrained(const protocol::TrainTask& task, Decoder& decoder,
-                                       const UnitValues& values, const LoadPlainDecoder& load,
-                                       const std::string& output_dir);
+//
+// No rank holds more of the model than one unit besides what it holds of the values and, while a
+// written model is compared, an equal part of that: so what could be trained can be exported.
+absl::StatusOr<Exported> ExportTrained(const ExportSource& source, const std::string& output_dir);
 
 }  // namespace anneal::trainer

@@ -1,8 +1,7 @@
 #include "worker/trainer/export/exporter.h"
 
 #include <ATen/TensorOperators.h>
-#include <ATen/ops/empty.h>
-#include <ATen/ops/randn.h>
+#include <ATen/ops/arange.h>
 
 #include <filesystem>
 #include <fstream>
@@ -14,15 +13,19 @@
 #include "common/format/json.h"
 #include "common/format/model_tensors.h"
 #include "common/format/model_weights.h"
+#include "worker/trainer/collective/solo_communicator.h"
+#include "worker/trainer/collective/testing/in_process_communicator.h"
 #include "worker/trainer/export/model_writer.h"
 #include "worker/trainer/export/tensor_file.h"
 #include "worker/trainer/model/testing/tiny_model.h"
+#include "worker/trainer/shard/sharded_values.h"
 
 namespace anneal::trainer {
 namespace {
 
 using ::anneal::testing::StatusIs;
 using ::anneal::testing::TempDir;
+using ::anneal::trainer::testing::RunOnRanks;
 using ::anneal::trainer::testing::TinyBatch;
 using ::anneal::trainer::testing::TinyModel;
 using ::anneal::trainer::testing::WriteTinyModel;
@@ -37,6 +40,44 @@ std::string ReadText(const std::string& path) {
   return out.str();
 }
 
+// A rank's decoder, with values that were moved away from where they began.
+struct Trained {
+  Trained(const std::string& base, const protocol::TrainTask& task, Kernels& kernels,
+          Communicator& communicator, Sharding sharding, at::ScalarType type)
+      : compute_type(type) {
+    absl::StatusOr<std::unique_ptr<Decoder>> loaded = Decoder::Load(
+        base,
+        {.compute_type = type,
+         .lora = task.lora,
+         .lent = EffectiveSharding(sharding, communicator.world_size()) == Sharding::kFull},
+        kernels);
+    EXPECT_TRUE(loaded.ok()) << loaded.status();
+    decoder = *std::move(loaded);
+    layout = std::make_unique<FlatLayout>(decoder->units(), kShards, 64);
+    frozen_layout = std::make_unique<FlatLayout>(decoder->frozen_units(), kShards, 64);
+    values = std::make_unique<ShardedValues>(
+        *layout, *frozen_layout, ShardedValues::Options{.sharding = sharding, .compute_type = type},
+        *decoder, communicator);
+    EXPECT_TRUE(values->Initialise(/*seed=*/1).ok());
+    for (size_t unit = 0; unit < layout->units().size(); ++unit) {
+      UnitBuffer change = ZeroUnitBuffer(layout->units()[unit], at::kCPU);
+      if (!change.flat.defined()) continue;
+      for (at::Tensor& view : change.views) {
+        view.copy_(at::arange(view.numel(), at::kFloat).sin_().mul_(0.1).view(view.sizes()));
+      }
+      at::Tensor own = values->own()[unit];
+      own += values->part().Of(change.flat);
+    }
+    EXPECT_TRUE(values->Share("after training").ok());
+  }
+
+  static constexpr int kShards = 2;
+  at::ScalarType compute_type;
+  std::unique_ptr<Decoder> decoder;
+  std::unique_ptr<FlatLayout> layout, frozen_layout;
+  std::unique_ptr<ShardedValues> values;
+};
+
 class ExporterTest : public ::testing::Test {
  protected:
   ExporterTest()
@@ -50,25 +91,20 @@ class ExporterTest : public ::testing::Test {
   absl::StatusOr<std::unique_ptr<Decoder>> LoadPlain(const std::string& dir) {
     return Decoder::Load(dir, {}, *kernels_);
   }
-  // A decoder whose trainable values were moved away from where they began.
-  std::unique_ptr<Decoder> Train(UnitValues& values) {
-    absl::StatusOr<std::unique_ptr<Decoder>> decoder =
-        Decoder::Load(base_, {.lora = task_.lora}, *kernels_);
-    EXPECT_TRUE(decoder.ok()) << decoder.status();
-    at::manual_seed(4);
-    for (size_t u = 0; u < (*decoder)->units().size(); ++u) {
-      std::vector<at::Tensor>& unit = values.emplace_back();
-      for (const ParameterSpec& spec : (*decoder)->units()[u].parameters)
-        unit.push_back(at::empty(spec.shape));
-      EXPECT_TRUE((*decoder)->InitialValues(static_cast<int>(u), 1, unit).ok());
-      for (at::Tensor& value : unit) value += 0.1 * at::randn(value.sizes());
-      (*decoder)->Bind(static_cast<int>(u), unit);
-    }
-    return *std::move(decoder);
+  absl::StatusOr<Exported> Export(Trained& trained) {
+    return Export(trained, *communicator_, out_,
+                  [&](const std::string& dir, const DecoderOptions& options) {
+                    return Decoder::Load(dir, options, *kernels_);
+                  });
   }
-  absl::StatusOr<Exported> Export(Decoder& decoder, const UnitValues& values) {
-    return ExportTrained(
-        task_, decoder, values, [&](const std::string& dir) { return LoadPlain(dir); }, out_);
+  absl::StatusOr<Exported> Export(Trained& trained, Communicator& communicator,
+                                  const std::string& dir, const LoadModelDirectory& load) {
+    return ExportTrained({task_, *trained.decoder, *trained.values, communicator,
+                          DecoderOptions{.compute_type = trained.compute_type}, load},
+                         dir);
+  }
+  Trained Train(at::ScalarType compute_type = at::kFloat) {
+    return Trained(base_, task_, *kernels_, *communicator_, Sharding::kNone, compute_type);
   }
   Json ReadJson(const std::string& path) {
     absl::StatusOr<Json> json = ReadJsonFile(path);
@@ -79,19 +115,19 @@ class ExporterTest : public ::testing::Test {
   const TempDir root_;
   const std::string base_, out_;
   const std::unique_ptr<Kernels> kernels_;
+  const std::unique_ptr<Communicator> communicator_ = MakeSoloCommunicator();
   TinyModel model_;
   protocol::TrainTask task_;
 };
 
 TEST_F(ExporterTest, AnAdapterHasPeftsNamesAndReadsBack) {
   task_.lora = protocol::LoraOptions{.rank = 4, .alpha = 8, .dropout = 0.1};
-  UnitValues values;
-  const std::unique_ptr<Decoder> decoder = Train(values);
-  const at::Tensor logits = decoder->Logits(TinyBatch(model_.config));
-  ANNEAL_ASSERT_OK_AND_ASSIGN(const Exported exported, Export(*decoder, values));
+  Trained trained = Train();
+  const at::Tensor logits = trained.decoder->Logits(TinyBatch(model_.config));
+  ANNEAL_ASSERT_OK_AND_ASSIGN(const Exported exported, Export(trained));
   EXPECT_EQ(exported.primary, "adapter");
   EXPECT_FALSE(std::filesystem::exists(out_ + "/merged"));
-  EXPECT_TRUE(decoder->Logits(TinyBatch(model_.config)).equal(logits));
+  EXPECT_TRUE(trained.decoder->Logits(TinyBatch(model_.config)).equal(logits));
 
   const Json config = ReadJson(out_ + "/adapter/adapter_config.json");
   EXPECT_EQ(config["base_model_name_or_path"], "org/tiny");
@@ -122,12 +158,11 @@ TEST_F(ExporterTest, AMergedModelGivesTheAdaptersLogits) {
   task_.lora =
       protocol::LoraOptions{.rank = 4, .alpha = 8, .target_modules = {"mlp.up_proj", "q_proj"}};
   task_.export_merged = true;
-  UnitValues values;
-  const std::unique_ptr<Decoder> decoder = Train(values);
-  ANNEAL_ASSERT_OK(Export(*decoder, values));
+  Trained trained = Train();
+  ANNEAL_ASSERT_OK(Export(trained));
   ANNEAL_ASSERT_OK_AND_ASSIGN(const auto merged, LoadPlain(out_ + "/merged"));
   ANNEAL_ASSERT_OK_AND_ASSIGN(const auto base, LoadPlain(base_));
-  const at::Tensor wanted = decoder->Logits(TinyBatch(model_.config));
+  const at::Tensor wanted = trained.decoder->Logits(TinyBatch(model_.config));
   const auto distance = [&](Decoder& to) {
     return (to.Logits(TinyBatch(model_.config)) - wanted).abs().max().item<double>();
   };
@@ -137,13 +172,12 @@ TEST_F(ExporterTest, AMergedModelGivesTheAdaptersLogits) {
 
 TEST_F(ExporterTest, AFullModelIsADirectoryOfItsOwn) {
   std::ofstream(base_ + "/generation_config.json") << R"({"bos_token_id":1,"eos_token_id":[7,2]})";
-  UnitValues values;
-  const std::unique_ptr<Decoder> decoder = Train(values);
-  ANNEAL_ASSERT_OK_AND_ASSIGN(const Exported exported, Export(*decoder, values));
+  Trained trained = Train();
+  ANNEAL_ASSERT_OK_AND_ASSIGN(const Exported exported, Export(trained));
   EXPECT_EQ(exported.primary, "model");
   ANNEAL_ASSERT_OK_AND_ASSIGN(const auto stored, LoadPlain(out_ + "/model"));
-  EXPECT_TRUE(
-      stored->Logits(TinyBatch(model_.config)).equal(decoder->Logits(TinyBatch(model_.config))));
+  EXPECT_TRUE(stored->Logits(TinyBatch(model_.config))
+                  .equal(trained.decoder->Logits(TinyBatch(model_.config))));
   EXPECT_EQ(stored->config().dtype, "float32");
   EXPECT_EQ(ReadText(out_ + "/model/tokenizer.json"), ReadText(base_ + "/tokenizer.json"));
   const Json generation = ReadJson(out_ + "/model/generation_config.json");
@@ -154,27 +188,48 @@ TEST_F(ExporterTest, AFullModelIsADirectoryOfItsOwn) {
 
 TEST_F(ExporterTest, Bfloat16JobsExportBfloat16) {
   task_.precision = "BF16";
-  UnitValues values;
-  absl::StatusOr<std::unique_ptr<Decoder>> decoder =
-      Decoder::Load(base_, {.compute_type = at::kBFloat16}, *kernels_);
-  ANNEAL_ASSERT_OK(decoder);
-  for (size_t u = 0; u < (*decoder)->units().size(); ++u) {
-    std::vector<at::Tensor>& unit = values.emplace_back();
-    for (const ParameterSpec& spec : (*decoder)->units()[u].parameters)
-      unit.push_back(at::randn(spec.shape));
-    (*decoder)->Bind(static_cast<int>(u), unit);
-  }
-  const auto load = [&](const std::string& dir) {
-    return Decoder::Load(dir, {.compute_type = at::kBFloat16}, *kernels_);
-  };
-  ANNEAL_ASSERT_OK(ExportTrained(task_, **decoder, values, load, out_));
+  Trained trained = Train(at::kBFloat16);
+  ANNEAL_ASSERT_OK(Export(trained));
   ANNEAL_ASSERT_OK_AND_ASSIGN(const ModelConfig config, ReadModelConfig(out_ + "/model"));
   EXPECT_EQ(config.dtype, "bfloat16");
 }
 
+TEST_F(ExporterTest, RanksThatHoldPartsExportTheSameBytes) {
+  struct Case {
+    std::string name, file;
+    std::optional<protocol::LoraOptions> lora;
+    std::string precision = "FP32";
+  };
+  const protocol::LoraOptions lora{.rank = 4, .alpha = 8};
+  for (const Case& c : {Case{"full", "/model/model.safetensors", std::nullopt},
+                        Case{"full in bf16", "/model/model.safetensors", std::nullopt, "BF16"},
+                        Case{"adapter", "/adapter/adapter_model.safetensors", lora},
+                        Case{"merged", "/merged/model.safetensors", lora}}) {
+    SCOPED_TRACE(c.name);
+    task_.lora = c.lora;
+    task_.precision = c.precision;
+    task_.export_merged = c.lora.has_value();
+    const at::ScalarType type = c.precision == "BF16" ? at::kBFloat16 : at::kFloat;
+    Trained alone = Train(type);
+    ANNEAL_ASSERT_OK(Export(alone));
+    for (const Sharding sharding : {Sharding::kNone, Sharding::kOptimizer, Sharding::kFull}) {
+      SCOPED_TRACE(ShardingName(sharding));
+      const TempDir dir;
+      ANNEAL_ASSERT_OK(RunOnRanks(2, [&](Communicator& communicator) {
+        const std::unique_ptr<Kernels> kernels = MakeCpuKernels();
+        Trained trained(base_, task_, *kernels, communicator, sharding, type);
+        const auto load = [&](const std::string& from, const DecoderOptions& options) {
+          return Decoder::Load(from, options, *kernels);
+        };
+        return Export(trained, communicator, dir.path(), load).status();
+      }));
+      EXPECT_EQ(ReadText(dir.path() + c.file), ReadText(out_ + c.file));
+    }
+  }
+}
+
 TEST_F(ExporterTest, LargeModelsAreShardedWithAnIndex) {
-  UnitValues values;
-  const std::unique_ptr<Decoder> decoder = Train(values);
+  Trained trained = Train();
   const auto weights = [&](const std::string& name) -> absl::StatusOr<at::Tensor> {
     return model_.weights.at(name);
   };
@@ -193,18 +248,18 @@ TEST_F(ExporterTest, LargeModelsAreShardedWithAnIndex) {
 }
 
 TEST_F(ExporterTest, AWrongExportIsNotLetOut) {
-  UnitValues values;
-  const std::unique_ptr<Decoder> decoder = Train(values);
-  const auto load_base = [&](const std::string&) { return LoadPlain(base_); };
-  EXPECT_THAT(ExportTrained(task_, *decoder, values, load_base, out_),
+  Trained trained = Train();
+  const auto load_base = [&](const std::string&, const DecoderOptions&) {
+    return LoadPlain(base_);
+  };
+  EXPECT_THAT(Export(trained, *communicator_, out_, load_base),
               StatusIs(absl::StatusCode::kDataLoss, HasSubstr("differ from the trained model's")));
 }
 
 TEST_F(ExporterTest, ForeignAdaptersAreReadOrRefusedByField) {
   task_.lora = protocol::LoraOptions{.rank = 4, .alpha = 8};
-  UnitValues values;
-  const std::unique_ptr<Decoder> decoder = Train(values);
-  ANNEAL_ASSERT_OK(Export(*decoder, values));
+  Trained trained = Train();
+  ANNEAL_ASSERT_OK(Export(trained));
   const std::string dir = out_ + "/adapter", path = dir + "/adapter_config.json";
   const Json good = ReadJson(path);
   const auto refused = [&](const char* field, const Json& value, const std::string& why) {

@@ -69,7 +69,7 @@ class BlockDecoder : public Decoder {
   void EmbedBackward(const at::Tensor& dx_TD, const Cell& cell,
                      std::span<at::Tensor> gradients) override;
 
-  at::Tensor Logits(const MicroBatch& batch) override;
+  at::Tensor HeadLogits(const at::Tensor& x_TD) override { return head_->Logits(x_TD); }
 
  private:
   ParameterList& ParametersOf(int unit);
@@ -178,14 +178,17 @@ void BlockDecoder::EmbedBackward(const at::Tensor& dx_TD, const Cell& cell,
   gradients[0].index_add_(0, cell.token_ids_T, dx_of_rows_TD);
 }
 
-at::Tensor BlockDecoder::Logits(const MicroBatch& batch) {
+}  // namespace
+
+at::Tensor Decoder::Logits(const MicroBatch& batch) {
+  SetDropoutKey(std::nullopt);
   const Cell cell = MakeCell(batch);
   at::Tensor x_TD = EmbedForward(cell);
-  for (const auto& block : blocks_) x_TD = block->Forward(x_TD, cell, nullptr);
-  return head_->Logits(x_TD);
+  for (int64_t layer = 0; layer < config().layers; ++layer) {
+    x_TD = BlockForward(static_cast<int>(layer), x_TD, cell, /*saved=*/nullptr);
+  }
+  return HeadLogits(x_TD);
 }
-
-}  // namespace
 
 absl::StatusOr<std::unique_ptr<Decoder>> Decoder::Load(const std::string& model_dir,
                                                        const DecoderOptions& options,

@@ -114,8 +114,11 @@ class Decoder {
   // Writes the embedding's gradient, or adds to it where the tied head has written its part first.
   virtual void EmbedBackward(const at::Tensor& dx_TD, const Cell& cell, std::span<at::Tensor> gradients) = 0;
 
-  // Logits at every position, [T, V]: for export checks and generation.
-  virtual at::Tensor Logits(const MicroBatch& batch) = 0;
+  // Final norm and logits at every position, [T, V].
+  virtual at::Tensor HeadLogits(const at::Tensor& x_TD) = 0;
+
+  // Logits at every position, [T, V], without dropout, of a decoder whose units all have their values: for generation.
+  at::Tensor Logits(const MicroBatch& batch);
 };
 
 }  // namespace anneal::trainer

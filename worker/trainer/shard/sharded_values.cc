@@ -123,24 +123,14 @@ absl::Status ShardedValues::Fill(int unit) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<FlatBuffers> ShardedValues::GatherForExport() {
-  if (own_is_in_whole()) return whole_;
-  std::vector<UnitBuffer> masters(layout_.units().size());
-  for (int unit = 0; unit < whole_.units(); ++unit) {
-    if (sharding_ == Sharding::kFull) ANNEAL_RETURN_IF_ERROR(Acquire(unit, /*next=*/-1));
-    if (own_[unit].defined()) {
-      UnitBuffer master = EmptyUnitBuffer(layout_.units()[unit], device_, at::kFloat);
-      ANNEAL_RETURN_IF_ERROR(
-          communicator_.AllGather(own_[unit], master.flat, TagOf(unit, "to export")));
-      if (communicator_.rank() == 0) {
-        decoder_.Bind(unit, master.views);
-        gathered_[unit].trainable = {};
-        masters[unit] = std::move(master);
-      }
-    }
-    if (communicator_.rank() != 0) Release(unit);
+absl::StatusOr<UnitBuffer> ShardedValues::GatherMasters(int unit) {
+  if (own_is_in_whole()) return whole_.unit(unit);
+  UnitBuffer masters = EmptyUnitBuffer(layout_.units()[unit], device_, at::kFloat);
+  if (own_[unit].defined()) {
+    ANNEAL_RETURN_IF_ERROR(
+        communicator_.AllGather(own_[unit], masters.flat, TagOf(unit, "to export")));
   }
-  return FlatBuffers(std::move(masters));
+  return masters;
 }
 
 std::string ShardedValues::TagOf(int unit, absl::string_view when) const {

@@ -55,9 +55,9 @@ class ShardedValues {
   void Release(int unit);
   absl::Status Settle();
 
-  // All trainable values in fp32 on rank 0, whose decoder is whole from then on; on other ranks
-  // they may be missing. All ranks call it together, at the end.
-  absl::StatusOr<FlatBuffers> GatherForExport();
+  // A unit's trainable values in fp32, whole, by the layout: a copy that the caller may drop, or
+  // what is there. All ranks call it together.
+  absl::StatusOr<UnitBuffer> GatherMasters(int unit);
 
  private:
   struct Gathered {

@@ -75,6 +75,6 @@ at::Tensor FakeDecoder::BlockBackward(int, const at::Tensor& dy_TD, const Cell& 
 
 void FakeDecoder::EmbedBackward(const at::Tensor&, const Cell&, std::span<at::Tensor>) { ANNEAL_CHECK(false); }
 
-at::Tensor FakeDecoder::Logits(const MicroBatch&) { return w_.add(b_).view({1, kFakeVocabulary}); }
+at::Tensor FakeDecoder::HeadLogits(const at::Tensor& x_TD) { return x_TD.add(b_).view({1, kFakeVocabulary}); }
 
 }  // namespace anneal::trainer::testing

@@ -37,7 +37,7 @@ class FakeDecoder : public Decoder {
   at::Tensor BlockBackward(int layer, const at::Tensor& dy_TD, const Cell& cell, const BlockSaved& saved,
                            std::span<at::Tensor> gradients, bool need_dx) override;
   void EmbedBackward(const at::Tensor& dx_TD, const Cell& cell, std::span<at::Tensor> gradients) override;
-  at::Tensor Logits(const MicroBatch& batch) override;
+  at::Tensor HeadLogits(const at::Tensor& x_TD) override;
 
  private:
   // d loss / d logit of each supervised token.
