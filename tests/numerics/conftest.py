@@ -39,14 +39,15 @@ def run(program, *arguments):
 
 
 def run_together(program, commands):
-    """Runs one process per command, all at the same time; none stays behind."""
+    """Runs one process per command, all at the same time; none stays behind. Returns what each wrote to its standard error."""
     processes = [subprocess.Popen([BIN / program, *map(str, command)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
                                   text=True) for command in commands]
     try:
         with concurrent.futures.ThreadPoolExecutor(len(processes)) as pool:
-            errors = pool.map(lambda process: process.communicate(timeout=300)[1], processes)
-            for process, text in zip(processes, errors, strict=True):
-                assert process.returncode == 0, text[-2000:]
+            logs = list(pool.map(lambda process: process.communicate(timeout=300)[1], processes))
+        for process, text in zip(processes, logs, strict=True):
+            assert process.returncode == 0, text[-2000:]
+        return logs
     finally:
         for process in processes:
             process.kill()
@@ -66,6 +67,7 @@ class Programs:
 
     def __init__(self, folder):
         self.folder = folder
+        self.logs = []
 
     def write_json(self, name, value):
         path = self.folder / name
@@ -106,7 +108,8 @@ class Programs:
         return out / "train.safetensors", rows
 
     def train(self, model, train_data, ranks=1, out="outputs", **task):
-        """Runs a whole job, one process per rank over Gloo; returns its outputs folder and ledger.
+        """Runs a whole job, one process per rank over Gloo; returns its outputs folder and ledger, and keeps the ranks' logs in
+        `logs`.
 
         `train_data`: one path, or one for each rank.
         """
@@ -122,7 +125,7 @@ class Programs:
             commands.append(["run", "--task", file, "--storage-root", self.folder])
             if ranks > 1:
                 commands[-1] += ["--rendezvous-file", self.folder / f"{out.name}.rendezvous"]
-        run_together("anneal-trainer", commands)
+        self.logs = run_together("anneal-trainer", commands)
         return out, [json.loads(line) for line in (out / "ledger.jsonl").read_text().splitlines()]
 
     def checkpoints(self, root):

@@ -3,6 +3,7 @@
 #include <ATen/Context.h>
 #include <ATen/ops/empty.h>
 #include <arpa/inet.h>
+#include <c10/cuda/CUDACachingAllocator.h>
 #include <c10/cuda/CUDAException.h>
 #include <c10/cuda/CUDAFunctions.h>
 #include <cuda_runtime_api.h>
@@ -110,6 +111,12 @@ class CudaAccelerator : public Accelerator {
   }
 
   void Synchronize() override { c10::cuda::device_synchronize(); }
+
+  int64_t PeakTensorBytes() const override {
+    using c10::CachingAllocator::StatType;
+    const auto stats = c10::cuda::CUDACachingAllocator::getDeviceStats(device_.index());
+    return stats.allocated_bytes[static_cast<size_t>(StatType::AGGREGATE)].peak;
+  }
 
   std::string NumericFingerprint() const override {
     const cudaDeviceProp properties = PropertiesOf(device_.index());

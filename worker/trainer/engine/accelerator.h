@@ -8,6 +8,7 @@
 
 #include <c10/core/Device.h>
 
+#include <cstdint>
 #include <memory>
 #include <string>
 
@@ -45,6 +46,8 @@ class Accelerator {
   virtual absl::StatusOr<std::unique_ptr<Communicator>> Connect(const ConnectOptions& options, KeyValueStore& store) = 0;
   // Returns when all work queued on the device is done; phases are timed between two of these.
   virtual void Synchronize() = 0;
+  // The most bytes that tensors on the device have held at one time.
+  virtual int64_t PeakTensorBytes() const = 0;
   // What the bits of a run depend on besides the job: processor capability, library versions, GPU name. One line.
   virtual std::string NumericFingerprint() const = 0;
 };

@@ -7,12 +7,15 @@
 
 #include "absl/strings/str_cat.h"
 #include "worker/trainer/collective/gloo_communicator.h"
+#include "worker/trainer/engine/cpu_memory.h"
 
 namespace anneal::trainer {
 namespace {
 
 class CpuAccelerator : public Accelerator {
  public:
+  CpuAccelerator() { CountCpuTensors(); }
+
   at::Device device() const override { return at::kCPU; }
   Kernels& kernels() override { return *kernels_; }
 
@@ -21,6 +24,8 @@ class CpuAccelerator : public Accelerator {
   }
 
   void Synchronize() override {}
+
+  int64_t PeakTensorBytes() const override { return PeakCpuTensorBytes(); }
 
   std::string NumericFingerprint() const override {
     const char* mkl_order = std::getenv("MKL_CBWR");

@@ -12,6 +12,7 @@
 #include "common/base/status.h"
 #include "common/plan/sharding.h"
 #include "worker/trainer/checkpoint/resume.h"
+#include "worker/trainer/engine/memory_question.h"
 #include "worker/trainer/engine/torch_errors.h"
 
 namespace anneal::trainer {
@@ -81,7 +82,9 @@ absl::StatusOr<RunEnd> Trainer::RunToEnd() {
     EnterPhase("checkpoint");
     ANNEAL_RETURN_IF_ERROR(paused ? checkpointer_->CompleteWith(step_) : checkpointer_->Complete());
   }
+  ANNEAL_LOG(INFO) << "trained" << Field("peak_tensor_bytes", around_.accelerator.PeakTensorBytes());
   if (!paused) ANNEAL_RETURN_IF_ERROR(PublishOutputs());
+  ANNEAL_LOG(INFO) << "ended" << Field("peak_tensor_bytes", around_.accelerator.PeakTensorBytes());
   ReportRank(/*now=*/true);
   return paused ? RunEnd::kPaused : RunEnd::kPublished;
 }
@@ -114,6 +117,12 @@ absl::Status Trainer::Load() {
                    << Field("steps", plan_->total_steps()) << Field("rows", plan_->rows())
                    << Field("seconds", phases_.load_seconds)
                    << Field("numerics", around_.accelerator.NumericFingerprint());
+  ANNEAL_ASSIGN_OR_RETURN(const MemoryPlan memory, PlannedMemory());
+  ANNEAL_LOG(INFO) << "memory plan" << Field("total_bytes", memory.total()) << Field("weights", memory.weights)
+                   << Field("gathered", memory.gathered) << Field("moments", memory.moments)
+                   << Field("gradients", memory.gradients) << Field("exchange", memory.exchange)
+                   << Field("snapshot", memory.snapshot) << Field("activations", memory.activations)
+                   << Field("working", memory.working);
   return absl::OkStatus();
 }
 
@@ -213,6 +222,14 @@ std::vector<StateSlice> Trainer::StateOf(int first, int last) const {
     append(StateKind::kSecondMoment, optimizer_->second_moment(), unit);
   }
   return slices;
+}
+
+absl::StatusOr<MemoryPlan> Trainer::PlannedMemory() const {
+  ANNEAL_ASSIGN_OR_RETURN(const Sharding sharding, ParseSharding(task_.sharding));
+  return PlanMemory(MemoryQuestionOf(task_, *decoder_, *layout_, *plan_,
+                                             [this](int64_t row) { return train_data_->length(row); },
+                                             around_.accelerator.device().is_cpu()),
+                            sharding);
 }
 
 void Trainer::PrepareCheckpoints() {

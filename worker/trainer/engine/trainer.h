@@ -11,6 +11,7 @@
 #include "common/base/clock.h"
 #include "common/format/prepared_dataset.h"
 #include "common/plan/learning_rate.h"
+#include "common/plan/memory_plan.h"
 #include "common/plan/step_plan.h"
 #include "common/protocol/child_channel.h"
 #include "common/protocol/messages.h"
@@ -82,6 +83,8 @@ class Trainer {
   absl::StatusOr<StepVote> TrainOneStep(int64_t step);
   absl::Status Evaluate(int64_t step);
   absl::Status PublishOutputs();
+  // How much memory this rank will need for training, as common/plan says.
+  absl::StatusOr<MemoryPlan> PlannedMemory() const;
   // What is not part of a step.
   void EnterPhase(absl::string_view phase);
   void ReportRank(bool now);

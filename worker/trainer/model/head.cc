@@ -8,16 +8,11 @@
 
 #include "common/base/status.h"
 #include "common/format/model_tensors.h"
+#include "common/plan/memory_plan.h"
 #include "worker/trainer/kernels/products.h"
 #include "worker/trainer/model/weight_loader.h"
 
 namespace anneal::trainer {
-namespace {
-
-// Logits of a chunk take about this many bytes in fp32.
-constexpr int64_t kChunkBytes = 32 << 20;
-
-}  // namespace
 
 absl::StatusOr<std::unique_ptr<OutputHead>> OutputHead::Load(const Compute& compute,
                                                              const ModelConfig& config,
@@ -58,7 +53,7 @@ HeadResult OutputHead::Run(const at::Tensor& x_TD, const Cell& cell,
   at::Tensor dnormed_SD = loss_scale ? at::empty_like(x_SD) : at::Tensor();
   std::vector<at::Tensor> losses, correct, choice_logits;
   const int64_t supervised = x_SD.size(0);
-  const int64_t chunk = std::max<int64_t>(1, kChunkBytes / (4 * config_.vocab_size));
+  const int64_t chunk = std::max<int64_t>(1, kLogitChunkBytes / (4 * config_.vocab_size));
   for (int64_t begin = 0; begin == 0 || begin < supervised; begin += chunk) {
     const int64_t count = std::min(chunk, supervised - begin);
     const at::Tensor normed = norm.y_TD.narrow(0, begin, count);
