@@ -94,7 +94,7 @@ TEST_F(AnnealTest, BadJobFilesNameEveryProblemWithItsPlace) {
       run.err,
       AllOf(HasSubstr("job.yaml:3:3: error: training.epoch: unknown field (did you mean epochs?)"),
             HasSubstr("job.yaml:4:15: error: training.batch_size: expected a whole number")));
-  // What only the service can know is located all the same.
+  // A value that cannot be is known before anything is sent.
   Write("job.yaml",
         "model: models/m\ndata: {train: [train.jsonl]}\ntraining:\n  epochs: 5000\nmethod:\n  "
         "lora: {rank: 0}\n");
@@ -105,6 +105,7 @@ TEST_F(AnnealTest, BadJobFilesNameEveryProblemWithItsPlace) {
       AllOf(HasSubstr("job.yaml:4:3: error: training.epochs: 5000 is out of range: 1 to 1000"),
             HasSubstr("job.yaml:6:10: error: method.lora.rank: 0 is out of range")));
   EXPECT_THAT(coordinator_.created(), SizeIs(0));
+  EXPECT_EQ(coordinator_.uploaded_bytes(), 0);
 }
 
 TEST_F(AnnealTest, DryRunShowsEveryValueAndCreatesNothing) {

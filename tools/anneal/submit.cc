@@ -2,11 +2,13 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <iostream>
 #include <memory>
 #include <vector>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "common/base/clock.h"
 #include "common/base/random.h"
@@ -64,6 +66,23 @@ bool LoadSpec(const SubmitOptions& options, v1::JobSpec* job, spec::SourceMap* p
   }
   PrintIssues(issues);
   return issues.empty();
+}
+
+// What is wrong with the job whatever its model and data are, known before they are sent. False =
+// issues were printed.
+bool CheckBeforeSending(const SubmitOptions& options, const v1::JobSpec& job,
+                        const spec::SourceMap& positions) {
+  std::vector<v1::Issue> issues = spec::ResolveJob(job, {}).issues;
+  // Local paths become names of the service only when they are sent.
+  const auto is_input = [](const v1::Issue& issue) {
+    return issue.field() == "model" || absl::StartsWith(issue.field(), "data.train") ||
+           absl::StartsWith(issue.field(), "data.validation.files");
+  };
+  issues.erase(std::remove_if(issues.begin(), issues.end(), is_input), issues.end());
+  if (!spec::HasErrors(issues)) return true;
+  if (!options.job_file.empty()) spec::LocateIssues(options.job_file, positions, &issues);
+  PrintIssues(issues);
+  return false;
 }
 
 // Everything wrong with the job at once, each with its place in the job file. True = it may be
@@ -138,6 +157,7 @@ absl::StatusOr<ExitCode> Submit(CommandLine& line, const SubmitOptions& options)
   }
   spec::SourceMap positions;
   if (!LoadSpec(options, &spec, &positions)) return kBadInput;
+  if (!options.dry_run && !CheckBeforeSending(options, spec, positions)) return kBadInput;
   ANNEAL_ASSIGN_OR_RETURN(Client * client, line.client());
   const bool from_file = !options.job_file.empty() && options.job_file != "-";
   std::ostream& progress = line.json() ? std::cerr : std::cout;
