@@ -134,6 +134,7 @@ absl::Status WorkerDaemon::Run() {
     ForgetUndesired();
     StartWaitingTasks();
     AskForSpares();
+    LeaveWhenIdle();
     if (Drain()) return absl::OkStatus();
     SendObserved();
     UpdateMetrics();
@@ -287,6 +288,23 @@ void WorkerDaemon::AskForSpares() {
 void WorkerDaemon::StopOrphans() {
   if (clock_.MonotonicNow() - last_heard_ < options_.orphan_timeout) return;
   for (const auto& [key, task] : tasks_) task->Stop();
+}
+
+void WorkerDaemon::LeaveWhenIdle() {
+  if (options_.exit_when_idle == absl::ZeroDuration() || leaving_) return;
+  const absl::Duration now = clock_.MonotonicNow();
+  if (!wanted_.has_value() || !tasks_.empty()) {
+    idle_since_.reset();
+    return;
+  }
+  if (!idle_since_.has_value()) idle_since_ = now;
+  if (now - *idle_since_ < options_.exit_when_idle) return;
+  ANNEAL_LOG(INFO) << "nothing to do: leaving"
+                   << Field("idle", absl::FormatDuration(now - *idle_since_));
+  // Once: a second signal would end the draining early. The keeper remembers the first, also when
+  // this daemon dies meanwhile.
+  leaving_ = true;
+  ::kill(::getppid(), SIGTERM);
 }
 
 bool WorkerDaemon::Drain() {

@@ -71,6 +71,8 @@ class WorkerDaemon {
   void ForgetUndesired();
   void AskForSpares();
   void StopOrphans();
+  // Asks the keeper to drain if there has been nothing to do for too long.
+  void LeaveWhenIdle();
   // Whether draining is over and the daemon may leave.
   bool Drain();
   void SendObserved();
@@ -101,6 +103,9 @@ class WorkerDaemon {
   absl::Duration last_heard_;
   absl::Duration last_sent_ = -absl::InfiniteDuration();
   bool changed_ = true;  // something to observe since last_sent_
+  // Since when there is no task, as far as the coordinator has been heard.
+  std::optional<absl::Duration> idle_since_;
+  bool leaving_ = false;
   std::optional<absl::Duration> drain_start_;
   std::optional<absl::Duration> drained_since_;
   std::atomic<bool> ready_{false};

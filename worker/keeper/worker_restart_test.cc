@@ -156,6 +156,21 @@ TEST_F(WorkerRestartTest, DrainingWaitsForTasksAndThenLeaves) {
   EXPECT_EQ(AwaitKeeper(), 0);
 }
 
+TEST_F(WorkerRestartTest, AnIdleWorkerLeavesAndABusyOneStays) {
+  coordinator_.Want({Want(Rank(0), "run")});
+  StartWorker({{"--exit-when-idle", "500ms"}});
+  coordinator_.AwaitTask("a running task", Rank(0), IsRunning);
+  // Heartbeats come every 2 s.
+  const absl::Time busy_until = absl::Now() + absl::Seconds(1);
+  const Observed busy = coordinator_.AwaitObserved(
+      "a later word", [&](const Observed&) { return absl::Now() > busy_until; });
+  EXPECT_FALSE(busy.draining());
+  FinishAndExpectWhole(Rank(0));
+  coordinator_.Want({});
+  coordinator_.AwaitObserved("leaving", [](const Observed& o) { return o.draining(); });
+  EXPECT_EQ(AwaitKeeper(), 0);
+}
+
 TEST_F(WorkerRestartTest, DrainingStopsTasksAfterItsTimeAndTellsHowTheyEnded) {
   StartWorker({{"--drain-timeout", "100ms"}});
   coordinator_.Want({Want(Rank(0), "busy")});
