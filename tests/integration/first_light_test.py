@@ -4,6 +4,7 @@ import hashlib
 import json
 import subprocess
 import sys
+import tarfile
 import urllib.request
 from collections import Counter
 
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from mini_cluster import KEY, SOURCE_DIR, MiniCluster, stubs
+from mini_cluster import BIN_DIR, KEY, SOURCE_DIR, MiniCluster, stubs
 from prometheus import Prometheus
 
 
@@ -59,6 +60,26 @@ def test_watch_gives_a_snapshot_first_and_every_step(finished):
     assert [u.step.step for u in updates if u.HasField("step") and u.step.step > 0] == list(range(1, 13))
     sequences = [u.event.sequence for u in updates if u.HasField("event")]
     assert sequences == sorted(set(sequences))
+
+
+def test_debug_archive_holds_what_helps_and_no_data_and_no_key(finished, tiny, tmp_path):
+    cluster, job, _ = finished
+    archive = tmp_path / "help.tar"
+    subprocess.run([BIN_DIR / "anneal", "--server", cluster.coordinator_ports["api"], "--api-key-file", cluster.folder / "credentials",
+                    "debug", job.name.removeprefix("jobs/"), "--to", archive], check=True)
+    with tarfile.open(archive) as tar:
+        files = {member.name.split("/", 1)[1]: tar.extractfile(member).read().decode() for member in tar}
+    assert files.keys() == {"versions.json", "job.json", "events.jsonl", "steps.jsonl", "checkpoints.json", "workers.json",
+                            "logs/prepare.log", "logs/g1/rank0.log", "logs/g1/rank1.log"}
+    assert json.loads(files["job.json"])["name"] == job.name
+    assert [json.loads(line)["step"] for line in files["steps.jsonl"].splitlines()] == list(range(1, 13))
+    for name in files:
+        if name.startswith("logs/"):
+            assert files[name] == (cluster.storage / job.name / name).read_text()
+    assert "rank" in files["logs/g1/rank0.log"]
+    rows = [json.loads(line) for line in (tiny / "train.jsonl").read_text().splitlines()]
+    for secret in [KEY, *(row["messages"][0]["content"] for row in rows)]:
+        assert not any(secret in text for text in files.values()), secret
 
 
 def test_ledger_shows_each_row_once_per_epoch(finished):

@@ -1,5 +1,6 @@
 // The real `anneal` program against a coordinator in this process: what it prints and how it ends.
 
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 
@@ -174,6 +175,34 @@ TEST_F(AnnealTest, DownloadsAreCheckedAndStayInTheirFolder) {
   coordinator_.AddArtifact(kJob, "../escape", "x");
   EXPECT_EQ(Anneal({"download", "@last", "--to", "out"}).code, 1);
   EXPECT_FALSE(fs::exists(folder_ / "escape"));
+}
+
+TEST_F(AnnealTest, DebugPacksOneArchiveThatTarReads) {
+  coordinator_.AddJob(kJob, "sentiment", v1::JOB_STATE_FAILED);
+  const Outcome run = Anneal({"debug", "sentiment", "--to", "help.tar"});
+  EXPECT_EQ(run.code, 0) << run.err;
+  EXPECT_THAT(run.out, StartsWith("help.tar"));
+  EXPECT_EQ(fs::status(folder_ / "help.tar").permissions() & fs::perms::all,
+            fs::perms::owner_read | fs::perms::owner_write);
+  ASSERT_EQ(std::system(absl::StrCat("tar -xf '", (folder_ / "help.tar").string(), "' -C '",
+                                     folder_.string(), "'")
+                            .c_str()),
+            0);
+  const fs::path packed = folder_ / "anneal-debug-01hf7yat00aaaaaaaaaaaaaaaa";
+  const auto read = [&packed](const std::string& name) {
+    std::ifstream file(packed / name);
+    return std::string{std::istreambuf_iterator<char>(file), {}};
+  };
+  EXPECT_THAT(read("job.json"), HasSubstr(kJob));
+  EXPECT_THAT(read("versions.json"), HasSubstr("anneal"));
+  EXPECT_THAT(read("workers.json"), HasSubstr("workers"));
+  EXPECT_EQ(read("logs/prepare.log"), "rank -1says\n-1");
+  // The fake coordinator does not know what else is asked for.
+  EXPECT_THAT(read("missing.txt"), HasSubstr("events.jsonl: UNIMPLEMENTED"));
+  for (const auto& entry : fs::recursive_directory_iterator(packed)) {
+    if (!entry.is_regular_file()) continue;
+    EXPECT_THAT(read(fs::relative(entry.path(), packed).string()), Not(HasSubstr(kFakeKey)));
+  }
 }
 
 TEST_F(AnnealTest, InitWritesAJobThatCanBeSubmitted) {

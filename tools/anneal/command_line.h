@@ -55,6 +55,7 @@ void AddSubmitCommand(CommandLine& line);    // submit, retry
 // jobs, get, events, checkpoints, cancel, pause, resume, finish, delete
 void AddJobCommands(CommandLine& line);
 void AddExplainCommand(CommandLine& line);    // explain
+void AddDebugCommand(CommandLine& line);      // debug
 void AddUsageCommand(CommandLine& line);      // usage
 void AddWatchCommands(CommandLine& line);     // watch, wait, logs
 void AddArtifactCommands(CommandLine& line);  // artifacts, download

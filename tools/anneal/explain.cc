@@ -10,6 +10,7 @@
 #include "common/base/status.h"
 #include "common/spec/issues.h"
 #include "tools/anneal/command_line.h"
+#include "tools/anneal/history.h"
 #include "tools/anneal/job_name.h"
 #include "tools/anneal/result.h"
 #include "tools/anneal/text.h"
@@ -47,20 +48,6 @@ std::string FormatCost(const v1::JobUsage& usage) {
   return absl::StrCat("it has held slots for ", ShortDuration(absl::Seconds(usage.slot_seconds())),
                       " in all, ", ShortDuration(absl::Seconds(usage.redone_slot_seconds())),
                       " of that for steps that were done again\n");
-}
-
-absl::StatusOr<std::vector<v1::JobEvent>> ReadEvents(Client& client, const std::string& job) {
-  std::vector<v1::JobEvent> events;
-  v1::ListJobEventsRequest request;
-  request.set_name(job);
-  request.set_page_size(1000);
-  do {
-    ANNEAL_ASSIGN_OR_RETURN(const v1::ListJobEventsResponse page,
-                            client.Call(&Jobs::ListJobEvents, request));
-    events.insert(events.end(), page.events().begin(), page.events().end());
-    request.set_after_sequence(page.next_sequence());
-  } while (request.after_sequence() != 0);
-  return events;
 }
 
 absl::StatusOr<ExitCode> Explain(CommandLine& line, const std::string& text) {

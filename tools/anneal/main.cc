@@ -16,6 +16,7 @@ int main(int argc, char** argv) {
   anneal::cli::AddSubmitCommand(line);
   anneal::cli::AddJobCommands(line);
   anneal::cli::AddExplainCommand(line);
+  anneal::cli::AddDebugCommand(line);
   anneal::cli::AddUsageCommand(line);
   anneal::cli::AddWatchCommands(line);
   anneal::cli::AddArtifactCommands(line);

@@ -1,0 +1,150 @@
+// anneal debug: everything about a job that helps whoever is asked for help, in one archive.
+
+#include <algorithm>
+#include <iostream>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "common/base/clock.h"
+#include "common/base/status.h"
+#include "common/config/version.h"
+#include "common/format/json.h"
+#include "common/spec/message_json.h"
+#include "tools/anneal/command_line.h"
+#include "tools/anneal/history.h"
+#include "tools/anneal/job_name.h"
+#include "tools/anneal/tar_writer.h"
+#include "tools/anneal/text.h"
+
+namespace anneal::cli {
+namespace {
+
+using Jobs = v1::FineTuningService::StubInterface;
+
+// Of each log the end is kept; of a job that has failed often, the last attempts.
+constexpr size_t kMaxLogBytes = 4 << 20;
+constexpr int64_t kMaxGenerations = 10;
+constexpr int kMaxRanks = 1024;
+
+// One archive that is being filled. What cannot be had is said in it, and the rest goes on: the job
+// it is for is rarely well.
+class Collection {
+ public:
+  Collection(Client& client, std::string job, TarWriter& tar)
+      : client_(client), job_(std::move(job)), tar_(tar), now_(Clock::Real().TimeNow()) {}
+
+  absl::Status CollectAll() {
+    ANNEAL_RETURN_IF_ERROR(Add("versions.json", VersionsJson()));
+    v1::GetJobRequest request;
+    request.set_name(job_);
+    ANNEAL_ASSIGN_OR_RETURN(const v1::Job job, client_.Call(&Jobs::GetJob, request));
+    ANNEAL_RETURN_IF_ERROR(Add("job.json", ToText(job)));
+    ANNEAL_RETURN_IF_ERROR(AddLines("events.jsonl", ReadEvents(client_, job_)));
+    ANNEAL_RETURN_IF_ERROR(AddLines("steps.jsonl", ReadSteps(client_, job_)));
+    v1::ListCheckpointsRequest checkpoints;
+    checkpoints.set_name(job_);
+    ANNEAL_RETURN_IF_ERROR(
+        AddAnswer("checkpoints.json", client_.Call(&Jobs::ListCheckpoints, checkpoints)));
+    ANNEAL_RETURN_IF_ERROR(AddAnswer(
+        "workers.json",
+        client_.Call(&v1::ClusterService::StubInterface::ListWorkers, v1::ListWorkersRequest())));
+    ANNEAL_RETURN_IF_ERROR(AddLog("prepare.log", 0, -1).status());
+    const int64_t newest = job.generation();
+    for (int64_t g = std::max<int64_t>(1, newest - kMaxGenerations + 1); g <= newest; ++g) {
+      bool found = true;
+      for (int rank = 0; found && rank < kMaxRanks; ++rank) {
+        ANNEAL_ASSIGN_OR_RETURN(found,
+                                AddLog(absl::StrCat("g", g, "/rank", rank, ".log"), g, rank));
+      }
+    }
+    if (!missing_.empty()) ANNEAL_RETURN_IF_ERROR(Add("missing.txt", missing_));
+    return tar_.Finish();
+  }
+
+ private:
+  static std::string ToText(const google::protobuf::Message& message) {
+    return absl::StrCat(DumpJson(spec::MessageToJson(message)), "\n");
+  }
+  static std::string VersionsJson() {
+    return absl::StrCat(DumpJson({{"anneal", Version()}}), "\n");
+  }
+
+  absl::Status Add(const std::string& name, const std::string& content) {
+    return tar_.Add(absl::StrCat("anneal-debug-", IdOf(job_), "/", name), content, now_);
+  }
+  void Miss(const std::string& name, const absl::Status& why) {
+    absl::StrAppend(&missing_, name, ": ", why.ToString(), "\n");
+  }
+  template <typename Answer>
+  absl::Status AddAnswer(const std::string& name, const absl::StatusOr<Answer>& answer) {
+    if (answer.ok()) return Add(name, ToText(*answer));
+    Miss(name, answer.status());
+    return absl::OkStatus();
+  }
+  template <typename Item>
+  absl::Status AddLines(const std::string& name, const absl::StatusOr<std::vector<Item>>& items) {
+    if (!items.ok()) {
+      Miss(name, items.status());
+      return absl::OkStatus();
+    }
+    std::string lines;
+    for (const Item& item : *items) absl::StrAppend(&lines, ToText(item));
+    return Add(name, lines);
+  }
+  // Whether there is such a log.
+  absl::StatusOr<bool> AddLog(const std::string& name, int64_t generation, int rank) {
+    v1::ReadJobLogRequest request;
+    request.set_name(job_);
+    request.set_generation(generation);
+    request.set_rank(rank);
+    grpc::ClientContext context;
+    client_.Prepare(context, absl::Minutes(2));
+    const auto stream = client_.jobs().ReadJobLog(&context, request);
+    std::string log;
+    for (v1::LogChunk chunk; stream->Read(&chunk);) {
+      log += chunk.data();
+      if (log.size() > 2 * kMaxLogBytes) log.erase(0, log.size() - kMaxLogBytes);
+    }
+    const absl::Status status = client_.ToStatus(stream->Finish());
+    if (absl::IsNotFound(status)) return false;
+    if (!status.ok()) Miss(name, status);
+    if (log.size() > kMaxLogBytes) log.erase(0, log.size() - kMaxLogBytes);
+    ANNEAL_RETURN_IF_ERROR(Add(absl::StrCat("logs/", name), log));
+    return status.ok();
+  }
+
+  Client& client_;
+  const std::string job_;
+  TarWriter& tar_;
+  const absl::Time now_;
+  std::string missing_;
+};
+
+absl::StatusOr<ExitCode> Debug(CommandLine& line, const std::string& text, std::string path) {
+  ANNEAL_ASSIGN_OR_RETURN(Client * client, line.client());
+  ANNEAL_ASSIGN_OR_RETURN(const std::string job, ResolveJobName(*client, text));
+  if (path.empty()) path = absl::StrCat("anneal-debug-", IdOf(job), ".tar");
+  ANNEAL_ASSIGN_OR_RETURN(TarWriter tar, TarWriter::Create(path));
+  ANNEAL_RETURN_IF_ERROR(Collection(*client, job, tar).CollectAll());
+  std::cout << path << "\n";
+  std::cerr << "it holds settings, events, numbers and logs of the job, no data, no weights and no "
+               "keys; look into it before you hand it on\n";
+  return kOk;
+}
+
+}  // namespace
+
+void AddDebugCommand(CommandLine& line) {
+  auto job = std::make_shared<std::string>();
+  auto path = std::make_shared<std::string>();
+  CLI::App* debug = line.AddCommand(
+      nullptr, "debug", "Pack what is known about a job into one archive, to ask for help",
+      [&line, job, path] { return Debug(line, *job, *path); });
+  debug->add_option("job", *job, "Job")->required();
+  debug->add_option("--to", *path, "Archive to write (default: anneal-debug-ID.tar here)");
+}
+
+}  // namespace anneal::cli

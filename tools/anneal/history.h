@@ -1,0 +1,16 @@
+#pragma once
+// What has happened to a job, page after page.
+
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "tools/anneal/client.h"
+
+namespace anneal::cli {
+
+// All events and steps of "jobs/{job}", in order.
+absl::StatusOr<std::vector<v1::JobEvent>> ReadEvents(Client& client, const std::string& job);
+absl::StatusOr<std::vector<v1::StepMetrics>> ReadSteps(Client& client, const std::string& job);
+
+}  // namespace anneal::cli
