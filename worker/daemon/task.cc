@@ -81,17 +81,23 @@ void Task::Start() {
   }
   state_ = State::kStarting;
   Attach(*folder);
+  Obey();
   AskForProcess();
   ANNEAL_LOG(INFO) << "task started" << Field("task", TaskName(key_));
 }
 
 void Task::Update(const internal::DesiredTask& desired) {
-  if (reports_.has_value()) reports_->Acknowledge(desired.acknowledged_report());
+  wish_ = desired;
+  wish_.clear_task_json();
+  Obey();
+}
+
+void Task::Obey() {
+  if (reports_.has_value()) reports_->Acknowledge(wish_.acknowledged_report());
   if (!channel_.has_value()) return;
-  channel_->SetRendezvous(desired.rendezvous());
-  if (desired.action() == internal::DesiredTask::ACTION_PAUSE) Pause();
-  if (desired.action() == internal::DesiredTask::ACTION_FINISH)
-    channel_->SetStop(StopMode::kFinish);
+  channel_->SetRendezvous(wish_.rendezvous());
+  if (wish_.action() == internal::DesiredTask::ACTION_PAUSE) Pause();
+  if (wish_.action() == internal::DesiredTask::ACTION_FINISH) channel_->SetStop(StopMode::kFinish);
 }
 
 void Task::Pause() {

@@ -91,6 +91,8 @@ class Task {
   const protocol::RankReport* rank_report() const;
 
  private:
+  // Hands on what the newest wish says, as far as there is a process to hear it.
+  void Obey();
   // Makes the parts that follow the run folder.
   void Attach(const RunFolder& folder);
   void AskForProcess();
@@ -104,6 +106,7 @@ class Task {
   const protocol::TaskKey key_;
   State state_ = State::kWaiting;
   TaskFile file_;
+  internal::DesiredTask wish_;  // the newest, without the task itself
   std::optional<RunFolder> folder_;
   std::optional<RankChannel> channel_;
   std::optional<ReportReader> reports_;

@@ -16,8 +16,8 @@
 #include "common/format/json.h"
 #include "common/metrics/testing/http_get.h"
 #include "worker/keeper/testing/worker_process_test_base.h"
-#include "worker/supervisor/run_folder.h"
 #include "worker/supervisor/cpu_list.h"
+#include "worker/supervisor/run_folder.h"
 
 namespace anneal {
 namespace {
@@ -168,6 +168,18 @@ TEST_F(WorkerTasksTest, ASlotIsNeverLentTwice) {
            IsRunning(observed.tasks(0));
   });
   EXPECT_FALSE(IdentifyProcess(first.pid()).ok());
+}
+
+// Rank 0 may be ready before the slot of rank 1 is free.
+TEST_F(WorkerTasksTest, WhatIsSaidToATaskThatWaitsForItsSlotIsNotLost) {
+  StartWorker();
+  coordinator_.Want({Want(Rank(1), "stubborn")});
+  coordinator_.AwaitTask("the first", Rank(1), IsRunning);
+  coordinator_.AwaitReports(Rank(1), 1);
+  DesiredTask next = Want(Rank(1, 2), "join");
+  next.set_rendezvous("127.0.0.1:4242");
+  coordinator_.Want({next});
+  EXPECT_THAT(coordinator_.AwaitReports(Rank(1, 2), 1)[0], HasSubstr("127.0.0.1:4242"));
 }
 
 TEST_F(WorkerTasksTest, ASlotThatSomebodyElseHoldsIsSaid) {
