@@ -36,9 +36,12 @@ class WorkerSparesTest : public testing::WorkerProcessTestBase {
  protected:
   // Processes that have begun as spares; those with a task among them.
   std::vector<pid_t> Spares() const {
-    std::vector<pid_t> spares = ProcessesWith(state_dir_, std::string("\0spare\0", 7));
-    std::erase_if(spares, [](pid_t pid) {
-      return absl::StrContains(FileOf(pid, "cmdline"), kExecChildMode);
+    const std::string spare("\0spare\0", 7);
+    std::vector<pid_t> spares = ProcessesWith(state_dir_, spare);
+    // Read once more, and once only: a process may be in the middle of an exec.
+    std::erase_if(spares, [&](pid_t pid) {
+      const std::string command = FileOf(pid, "cmdline");
+      return !absl::StrContains(command, spare) || absl::StrContains(command, kExecChildMode);
     });
     return spares;
   }

@@ -1,7 +1,13 @@
 #include "worker/daemon/testing/fake_coordinator.h"
 
-#include <algorithm>
+#include <netinet/in.h>
+#include <sys/socket.h>
 
+#include <algorithm>
+#include <cstdint>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/string_view.h"
 #include "common/base/clock.h"
 #include "common/base/status.h"
 #include "common/base/thread.h"
@@ -11,6 +17,24 @@
 namespace anneal::testing {
 namespace {
 constexpr absl::Duration kPatience = absl::Seconds(30);
+
+// A socket that is bound to the port of "127.0.0.1:port" and does not listen: connections are
+// refused, the kernel gives the port to nobody who asks for any, and a server that asks for this
+// one gets it, as both set SO_REUSEADDR.
+UniqueFd ReservePort(absl::string_view address) {
+  int port = 0;
+  ANNEAL_CHECK(absl::SimpleAtoi(address.substr(address.rfind(':') + 1), &port));
+  sockaddr_in local = {};
+  local.sin_family = AF_INET;
+  local.sin_port = htons(static_cast<uint16_t>(port));
+  local.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  UniqueFd fd(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  const int on = 1;
+  ANNEAL_CHECK(::setsockopt(fd.get(), SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on)) == 0);
+  ANNEAL_CHECK(::bind(fd.get(), reinterpret_cast<const sockaddr*>(&local), sizeof(local)) == 0);
+  return fd;
+}
+
 }  // namespace
 
 using internal::Desired;
@@ -28,9 +52,14 @@ void FakeCoordinator::Start() {
   ANNEAL_CHECK_OK(server.status());
   server_ = *std::move(server);
   address_ = server_->address();
+  reserved_port_ = UniqueFd();
 }
 
-void FakeCoordinator::Stop() { server_.reset(); }
+void FakeCoordinator::Stop() {
+  if (server_ == nullptr) return;
+  server_.reset();
+  reserved_port_ = ReservePort(address_);
+}
 
 void FakeCoordinator::Want(const std::vector<DesiredTask>& tasks) {
   absl::MutexLock lock(&mu_);

@@ -12,6 +12,7 @@
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "anneal/internal/fleet_service.grpc.pb.h"
+#include "common/base/file.h"
 #include "common/metrics/metrics.h"
 #include "common/protocol/run_folder_layout.h"
 #include "common/rpc/server.h"
@@ -63,6 +64,7 @@ class FakeCoordinator : public internal::FleetService::Service {
   RpcMetrics metrics_;
   std::string address_ = "127.0.0.1:0";
   std::unique_ptr<RpcServer> server_;
+  UniqueFd reserved_port_;  // while stopped: no other test's server may take it
 
   absl::Mutex mu_;
   int64_t epoch_ ABSL_GUARDED_BY(mu_) = 1;
