@@ -73,13 +73,15 @@ bool LoadSpec(const SubmitOptions& options, v1::JobSpec* job, spec::SourceMap* p
 bool CheckBeforeSending(const SubmitOptions& options, const v1::JobSpec& job,
                         const spec::SourceMap& positions) {
   std::vector<v1::Issue> issues = spec::ResolveJob(job, {}).issues;
-  // Local paths become names of the service only when they are sent.
-  const auto is_input = [](const v1::Issue& issue) {
-    return issue.field() == "model" || absl::StartsWith(issue.field(), "data.train") ||
+  // Local paths become names of the service only when they are sent, and warnings are about a fleet
+  // that was not asked.
+  const auto is_open = [](const v1::Issue& issue) {
+    return issue.severity() != v1::Issue::SEVERITY_ERROR || issue.field() == "model" ||
+           absl::StartsWith(issue.field(), "data.train") ||
            absl::StartsWith(issue.field(), "data.validation.files");
   };
-  issues.erase(std::remove_if(issues.begin(), issues.end(), is_input), issues.end());
-  if (!spec::HasErrors(issues)) return true;
+  issues.erase(std::remove_if(issues.begin(), issues.end(), is_open), issues.end());
+  if (issues.empty()) return true;
   if (!options.job_file.empty()) spec::LocateIssues(options.job_file, positions, &issues);
   PrintIssues(issues);
   return false;
