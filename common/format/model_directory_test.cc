@@ -11,6 +11,7 @@
 #include "common/base/sha256.h"
 #include "common/base/status.h"
 #include "common/base/status_matchers.h"
+#include "common/base/temp_dir.h"
 #include "common/format/model_tensors.h"
 #include "common/format/safetensors.h"
 
@@ -32,13 +33,10 @@ constexpr char kConfigJson[] =
 class ModelDirectoryTest : public ::testing::Test {
  protected:
   ModelDirectoryTest() {
-    std::string pattern = ::testing::TempDir() + "model_directory_XXXXXX";
-    folder_ = ::mkdtemp(pattern.data());
     Write("config.json", kConfigJson);
     Write("tokenizer.json", "{}");
     WriteWeights("model.safetensors", AllTensors(*ParseModelConfig(*ParseJson(kConfigJson))));
   }
-  ~ModelDirectoryTest() override { std::filesystem::remove_all(folder_); }
 
   std::string Path(const std::string& name) const { return folder_ + "/" + name; }
   void Write(const std::string& name, const std::string& text) {
@@ -58,7 +56,8 @@ class ModelDirectoryTest : public ::testing::Test {
     ANNEAL_ASSERT_OK(writer->Finish());
   }
 
-  std::string folder_;
+  const testing::TempDir temp_;
+  const std::string folder_ = temp_.path();
   FileHashCache cache_{Clock::Real()};
 };
 

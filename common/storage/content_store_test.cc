@@ -4,6 +4,7 @@
 
 #include "common/base/status.h"
 #include "common/base/status_matchers.h"
+#include "common/base/temp_dir.h"
 #include "common/storage/layout.h"
 #include "common/storage/testing/faulty_file_system.h"
 
@@ -17,12 +18,7 @@ using ::testing::HasSubstr;
 
 class ContentStoreTest : public ::testing::Test {
  protected:
-  ContentStoreTest() {
-    std::string pattern = ::testing::TempDir() + "content_store_XXXXXX";
-    folder_ = ::mkdtemp(pattern.data());
-    root_ = *StorageRoot::Open(folder_, faulty_, clock_, random_);
-  }
-  ~ContentStoreTest() override { FileSystem::Posix().RemoveTree(folder_).IgnoreError(); }
+  ContentStoreTest() { root_ = *StorageRoot::Open(folder_, faulty_, clock_, random_); }
 
   absl::StatusOr<std::string> Blob(const std::string& sha256) {
     ANNEAL_ASSIGN_OR_RETURN(auto file, ContentStore(*root_).OpenBlob(sha256));
@@ -31,7 +27,8 @@ class ContentStoreTest : public ::testing::Test {
 
   const std::string content_ = "hello content-addressed world";
   const BlobSpec spec_ = {static_cast<int64_t>(content_.size()), Sha256Hex(content_)};
-  std::string folder_;
+  const testing::TempDir temp_;
+  const std::string folder_ = temp_.path();
   testing::FaultyFileSystem faulty_{FileSystem::Posix()};
   SimulatedClock clock_;
   SeededRandom random_{1};

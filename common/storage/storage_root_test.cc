@@ -5,6 +5,7 @@
 #include <cstdlib>
 
 #include "common/base/status_matchers.h"
+#include "common/base/temp_dir.h"
 #include "common/storage/layout.h"
 #include "common/storage/testing/faulty_file_system.h"
 
@@ -21,12 +22,6 @@ using ::testing::SizeIs;
 
 class StorageRootTest : public ::testing::Test {
  protected:
-  StorageRootTest() {
-    std::string pattern = ::testing::TempDir() + "storage_root_XXXXXX";
-    folder_ = ::mkdtemp(pattern.data());
-  }
-  ~StorageRootTest() override { FileSystem::Posix().RemoveTree(folder_).IgnoreError(); }
-
   absl::StatusOr<std::unique_ptr<StorageRoot>> Open(const std::string& path) {
     return StorageRoot::Open(path, files_, clock_, random_);
   }
@@ -36,7 +31,8 @@ class StorageRootTest : public ::testing::Test {
     ANNEAL_ASSERT_OK(file->Sync());
   }
 
-  std::string folder_;
+  const testing::TempDir temp_;
+  const std::string folder_ = temp_.path();
   FileSystem& files_ = FileSystem::Posix();
   SimulatedClock clock_;
   SeededRandom random_{1};

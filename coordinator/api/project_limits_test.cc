@@ -11,6 +11,7 @@
 #include "common/base/random.h"
 #include "common/base/status.h"
 #include "common/base/status_matchers.h"
+#include "common/base/temp_dir.h"
 #include "common/rpc/status.h"
 #include "common/storage/file_system.h"
 #include "coordinator/lifecycle/proto_time.h"
@@ -29,15 +30,7 @@ const Caller kEve{.project = "other", .creator = "eve", .proof = "eve's"};
 
 class ProjectLimitsTest : public ::testing::Test {
  protected:
-  ProjectLimitsTest() {
-    std::string pattern = ::testing::TempDir() + "limits_XXXXXX";
-    folder_ = ::mkdtemp(pattern.data());
-    resources_ = *ResourceStore::Open(folder_);
-  }
-  ~ProjectLimitsTest() override {
-    resources_.reset();
-    FileSystem::Posix().RemoveTree(folder_).IgnoreError();
-  }
+  ProjectLimitsTest() : resources_(*ResourceStore::Open(folder_)) {}
 
   ProjectLimits& Limit(const LimitOptions& options) {
     registry_ = std::make_unique<MetricRegistry>();
@@ -94,7 +87,8 @@ class ProjectLimitsTest : public ::testing::Test {
 
   SimulatedClock clock_{absl::FromUnixSeconds(1'800'000'000)};
   SeededRandom random_{1};
-  std::string folder_;
+  const testing::TempDir temp_;
+  const std::string folder_ = temp_.path();
   std::unique_ptr<ResourceStore> resources_;
   Catalog catalog_{clock_};
   std::unique_ptr<MetricRegistry> registry_;

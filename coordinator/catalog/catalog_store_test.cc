@@ -7,6 +7,7 @@
 #include <string>
 
 #include "common/base/status_matchers.h"
+#include "common/base/temp_dir.h"
 #include "coordinator/catalog/catalog.h"
 #include "coordinator/catalog/job_history.h"
 #include "coordinator/catalog/resource_store.h"
@@ -19,17 +20,7 @@ using ::testing::SizeIs;
 
 class CatalogStoreTest : public ::testing::Test {
  protected:
-  void SetUp() override {
-    std::string pattern =
-        (std::filesystem::temp_directory_path() / "anneal_catalog_XXXXXX").string();
-    ASSERT_NE(mkdtemp(pattern.data()), nullptr);
-    dir_ = pattern;
-    ANNEAL_ASSERT_OK_AND_ASSIGN(store_, CatalogStore::Open(dir_));
-  }
-  void TearDown() override {
-    store_.reset();
-    std::filesystem::remove_all(dir_);
-  }
+  void SetUp() override { ANNEAL_ASSERT_OK_AND_ASSIGN(store_, CatalogStore::Open(dir_)); }
 
   static std::shared_ptr<internal::JobRecord> Job(const std::string& id,
                                                   v1::JobState state = v1::JOB_STATE_PENDING) {
@@ -55,7 +46,8 @@ class CatalogStoreTest : public ::testing::Test {
     return metrics;
   }
 
-  std::string dir_;
+  const testing::TempDir temp_;
+  const std::string dir_ = temp_.path();
   std::unique_ptr<CatalogStore> store_;
 };
 

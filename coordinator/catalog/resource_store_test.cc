@@ -9,6 +9,7 @@
 
 #include "common/base/status.h"
 #include "common/base/status_matchers.h"
+#include "common/base/temp_dir.h"
 #include "coordinator/catalog/schema.h"
 
 namespace anneal {
@@ -20,17 +21,7 @@ using ::testing::HasSubstr;
 
 class ResourceStoreTest : public ::testing::Test {
  protected:
-  void SetUp() override {
-    std::string pattern =
-        (std::filesystem::temp_directory_path() / "anneal_catalog_XXXXXX").string();
-    ASSERT_NE(mkdtemp(pattern.data()), nullptr);
-    dir_ = pattern;
-    ANNEAL_ASSERT_OK_AND_ASSIGN(store_, ResourceStore::Open(dir_));
-  }
-  void TearDown() override {
-    store_.reset();
-    std::filesystem::remove_all(dir_);
-  }
+  void SetUp() override { ANNEAL_ASSERT_OK_AND_ASSIGN(store_, ResourceStore::Open(dir_)); }
 
   internal::FileRecord File(const std::string& id, const std::string& project,
                             const std::string& sha256) {
@@ -48,7 +39,8 @@ class ResourceStoreTest : public ::testing::Test {
     return ids;
   }
 
-  std::string dir_;
+  const testing::TempDir temp_;
+  const std::string dir_ = temp_.path();
   std::unique_ptr<ResourceStore> store_;
 };
 
