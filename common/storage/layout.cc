@@ -1,6 +1,9 @@
 #include "common/storage/layout.h"
 
+#include <vector>
+
 #include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "common/base/status.h"
@@ -9,6 +12,7 @@ namespace anneal {
 namespace {
 
 constexpr size_t kMaxPathBytes = 1024;
+constexpr absl::string_view kStagedMark = ".partial-g";
 
 }  // namespace
 
@@ -40,6 +44,15 @@ std::string CheckpointsPath(absl::string_view job) {
   return absl::StrCat("jobs/", job, "/checkpoints");
 }
 std::string OutputPath(absl::string_view job) { return absl::StrCat("outputs/", job); }
+std::string StagedOutputPath(absl::string_view job, int64_t generation) {
+  return absl::StrCat(OutputPath(job), kStagedMark, generation);
+}
+bool ParseStagedOutput(absl::string_view name, std::string* job, int64_t* generation) {
+  const std::vector<absl::string_view> parts = absl::StrSplit(name, kStagedMark);
+  if (parts.size() != 2 || !absl::SimpleAtoi(parts[1], generation)) return false;
+  *job = std::string(parts[0]);
+  return true;
+}
 std::string PreparedPath(absl::string_view job) { return absl::StrCat("blobs/prepared/", job); }
 std::string PreparedCachePath() { return "blobs/prepared-cache"; }
 

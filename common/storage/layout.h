@@ -8,11 +8,13 @@
 //   models/<project>/<id>/        imported models
 //   jobs/<job>/                   checkpoints and logs
 //   outputs/<job>/                what a job made
+//   outputs/<job>.partial-g<n>/   what generation n makes, until the coordinator renames it
 //   tmp/<writer>/                 what is being written; published by rename
 //   trash/<day>/                  what was deleted, for 24 h
 //
 // A path is never probed before the catalog knows it: NFS remembers absence.
 
+#include <cstdint>
 #include <string>
 
 #include "absl/strings/string_view.h"
@@ -28,10 +30,18 @@ std::string JobPath(absl::string_view job);
 // Below it each checkpoint has a folder <step>-g<generation>.
 std::string CheckpointsPath(absl::string_view job);
 std::string OutputPath(absl::string_view job);
+// Where rank 0 of a generation puts the outputs. Only the coordinator, which knows what generation
+// is the job's, gives them the name above.
+std::string StagedOutputPath(absl::string_view job, int64_t generation);
+// The reverse, of a name in outputs/: false for other names.
+bool ParseStagedOutput(absl::string_view name, std::string* job, int64_t* generation);
 // What anneal-prepare makes of a job's files; a folder.
 std::string PreparedPath(absl::string_view job);
 // Prepared files under their cache key; a folder.
 std::string PreparedCachePath();
+
+// Of manifest.json in outputs/<job>/.
+inline constexpr int64_t kMaxOutputManifestBytes = 8 << 20;
 
 bool IsSha256(absl::string_view text);
 // Whether `path` names something below the folder it is taken relative to: not empty, not absolute,

@@ -20,7 +20,6 @@
 namespace anneal {
 namespace {
 
-constexpr int64_t kMaxManifestBytes = 8 << 20;
 constexpr absl::string_view kJobs = "jobs/";
 constexpr absl::string_view kArtifacts = "/artifacts/";
 
@@ -58,7 +57,7 @@ absl::StatusOr<std::vector<ManifestEntry>> ReadManifest(const StorageRoot& root,
   if (expected.empty()) return std::vector<ManifestEntry>();
   const std::string path = root.Absolute(absl::StrCat(OutputPath(job.id()), "/manifest.json"));
   ANNEAL_ASSIGN_OR_RETURN(const std::string text,
-                          ReadSmallFile(root.files(), path, kMaxManifestBytes));
+                          ReadSmallFile(root.files(), path, kMaxOutputManifestBytes));
   if (Sha256Hex(text) != expected) {
     return absl::DataLossError(
         absl::StrCat(path, " is not the manifest that the job has published"));

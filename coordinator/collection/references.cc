@@ -6,6 +6,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_split.h"
+#include "common/storage/layout.h"
 #include "coordinator/lifecycle/checkpoints.h"
 #include "coordinator/lifecycle/proto_time.h"
 #include "coordinator/lifecycle/states.h"
@@ -43,6 +44,13 @@ bool References::Holds(absl::string_view path) const {
   const std::vector<absl::string_view> parts = absl::StrSplit(path, '/');
   const bool prepared = absl::StartsWith(path, "blobs/prepared/");
   if (parts[0] != "jobs" && parts[0] != "outputs" && !prepared) return false;
+  std::string staged_for;
+  int64_t generation = 0;
+  if (parts[0] == "outputs" && ParseStagedOutput(parts[1], &staged_for, &generation)) {
+    const auto job = jobs_.find(staged_for);
+    return job != jobs_.end() && !IsTerminal(job->second->job().state()) &&
+           generation >= job->second->train().generation();
+  }
   const auto job = jobs_.find(prepared ? parts[2] : parts[1]);
   if (job == jobs_.end()) return false;
   const internal::JobRecord& record = *job->second;

@@ -81,6 +81,15 @@ class StorageCollectorTest : public ::testing::Test {
   JobTable jobs_;
 };
 
+TEST_F(StorageCollectorTest, OutputsUnderWayStayHoweverLongTheJobTrains) {
+  Job("j", v1::JOB_STATE_RUNNING).mutable_train()->set_generation(2);
+  for (int generation : {1, 2, 3}) Make(StagedOutputPath("j", generation));
+  EXPECT_THAT(CollectAfterGrace(), ElementsAre(StagedOutputPath("j", 1)))
+      << "3 may have been told to start by a turn that is not visible yet";
+  Job("j", v1::JOB_STATE_FAILED).mutable_train()->set_generation(2);
+  EXPECT_THAT(CollectAfterGrace(), ElementsAre(StagedOutputPath("j", 2), StagedOutputPath("j", 3)));
+}
+
 TEST_F(StorageCollectorTest, WhatTheCatalogDoesNotKnowGoesAfterAWhile) {
   Make("jobs/gone/logs");
   Make("outputs/gone");

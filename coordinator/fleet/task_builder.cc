@@ -86,7 +86,7 @@ protocol::TrainTask MakeTrainTask(const internal::JobRecord& record, int rank) {
   task.train_data = record.prepared().train_data();
   task.validation_data = record.prepared().validation_data();
   task.data_report = record.prepared().data_report();
-  task.output_dir = OutputPath(record.id());
+  task.output_dir = StagedOutputPath(record.id(), task.generation);
   task.resolved_job_json = DumpJson(spec::MessageToJson(resolved));
   if (spec.method().has_lora()) {
     const v1::LoraMethod& lora = spec.method().lora();

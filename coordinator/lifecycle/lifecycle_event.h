@@ -69,6 +69,13 @@ struct TaskReported {
   protocol::Report report;
 };
 
+// Rank 0 reported a result, but what it wrote could not be published. In place of TaskReported.
+struct OutputLost {
+  TaskKey task;
+  int64_t sequence = 0;
+  std::string message;
+};
+
 // The task's process has ended, or could not be started.
 struct TaskEnded {
   TaskKey task;
@@ -110,7 +117,7 @@ struct FinishRequested {
 
 using LifecycleEvent =
     std::variant<PrepareAssigned, SlotsAssigned, WaitExplained, MoveRequired, TaskObserved,
-                 TaskReported, TaskEnded, TaskLost, TaskReleased, Tick, CancelRequested,
+                 TaskReported, OutputLost, TaskEnded, TaskLost, TaskReleased, Tick, CancelRequested,
                  PauseRequested, ResumeRequested, FinishRequested>;
 
 }  // namespace anneal

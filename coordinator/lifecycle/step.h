@@ -19,6 +19,9 @@ struct StepResult {
   std::vector<v1::JobEvent> events;
   // False: the event meant nothing to this job, and `record` is as it was.
   bool changed = false;
+  // True: the job's outputs need to have their name (OutputPath) before this is made durable. If
+  // they cannot get it, OutputLost takes the place of the event.
+  bool publishes_output = false;
 };
 
 // Carries a job over one event. Defined for every state and event: a fact that does not concern the

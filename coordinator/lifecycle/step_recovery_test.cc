@@ -44,6 +44,23 @@ TEST(RecoveryTest, ADeadTrainerLeadsToANewGeneration) {
   EXPECT_EQ(walk.state(), v1::JOB_STATE_STARTING);
 }
 
+TEST(RecoveryTest, AResultThatCannotBePublishedIsMadeAgain) {
+  Walk walk = Running();
+  EXPECT_TRUE(Step(walk.record, TaskReported{Rank(0), 5, Result()}, kNow)->publishes_output);
+  walk.Then(OutputLost{Rank(0), 5, "the storage root is away"});
+  EXPECT_EQ(walk.state(), v1::JOB_STATE_RECOVERING);
+  EXPECT_EQ(walk.record.job().state_reason(), "OUTPUT_LOST");
+  EXPECT_EQ(walk.record.job().failures().infrastructure(), 1);
+  const int64_t version = walk.record.version();
+  walk.Then(OutputLost{Rank(0), 5, "the storage root is away"});
+  EXPECT_EQ(walk.record.version(), version) << "said twice";
+  walk.Then(TwoSlots());
+  const absl::StatusOr<StepResult> late =
+      Step(walk.record, TaskReported{Rank(0), 6, Result()}, kNow);
+  ANNEAL_ASSERT_OK(late);
+  EXPECT_FALSE(late->publishes_output) << "of an older generation";
+}
+
 TEST(RecoveryTest, SlotsAreKeptForAWhile) {
   Walk walk = Running();
   walk.Then(Killed(Rank(1)));

@@ -39,7 +39,7 @@ StepResult Stepper::Finish() {
     record_.set_version(record_.version() + 1);
     job().set_etag(absl::StrCat(record_.version()));
   }
-  return {std::move(record_), std::move(events_), changed_};
+  return {std::move(record_), std::move(events_), changed_, publishes_output_};
 }
 
 v1::JobEvent& Stepper::AddEvent(v1::JobEvent::Level level, absl::string_view message) {

@@ -63,6 +63,7 @@ class Stepper {
   absl::Status On(const WaitExplained& event);
   absl::Status On(const TaskObserved& event);
   absl::Status On(const TaskReported& event);
+  absl::Status On(const OutputLost& event);
   void AddIssue(const protocol::IssueReport& report);
   void ApplyPrepareReport(const protocol::Report& report);
   void ApplyTrainReport(const protocol::Report& report);
@@ -103,6 +104,7 @@ class Stepper {
   const absl::Time now_;
   std::vector<v1::JobEvent> events_;
   bool changed_ = false;
+  bool publishes_output_ = false;
 };
 
 }  // namespace anneal

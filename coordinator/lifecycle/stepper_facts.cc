@@ -175,7 +175,24 @@ void Stepper::ApplyTrainReport(const protocol::Report& report) {
     job().set_output_model(absl::StrCat(job().name(), "/artifacts/", report.result->primary));
     Enter(v1::JOB_STATE_SUCCEEDED, "DONE",
           absl::StrCat("the ", report.result->primary, " is published"));
+    publishes_output_ = true;
   }
+}
+
+absl::Status Stepper::On(const OutputLost& event) {
+  internal::RankRecord* rank = FindRank(event.task);
+  if (rank == nullptr || event.sequence <= rank->applied_report()) return absl::OkStatus();
+  rank->set_applied_report(event.sequence);
+  changed_ = true;
+  if (!HasTrainers(state())) return absl::OkStatus();
+  internal::TaskFailure failure;
+  failure.set_rank(event.task.rank);
+  failure.set_worker(rank->worker());
+  failure.set_code(google::rpc::UNAVAILABLE);
+  failure.set_reason("OUTPUT_LOST");
+  failure.set_message(event.message);
+  AttemptFailed(failure);
+  return absl::OkStatus();
 }
 
 absl::Status Stepper::On(const TaskEnded& event) {

@@ -197,6 +197,14 @@ absl::Status ControlLoop::Apply(const std::string& id, const LifecycleEvent& eve
   }
   ANNEAL_ASSIGN_OR_RETURN(StepResult result, Step(*before, event, turn.now));
   if (!result.changed) return absl::OkStatus();
+  if (result.publishes_output) {
+    const absl::Status published = parts_.outputs.Publish(id, result.record.train().generation(),
+                                                          result.record.job().result());
+    if (!published.ok()) {
+      const TaskReported& reported = std::get<TaskReported>(event);
+      return Apply(id, OutputLost{reported.task, reported.sequence, published.ToString()}, turn);
+    }
+  }
   for (v1::JobEvent& e : result.events) {
     if (e.has_state_change()) {
       ANNEAL_LOG(INFO) << "job state changed" << Field("job", id)

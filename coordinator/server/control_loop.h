@@ -21,6 +21,7 @@
 #include "coordinator/catalog/catalog.h"
 #include "coordinator/catalog/catalog_store.h"
 #include "coordinator/catalog/job_history.h"
+#include "coordinator/collection/output_publisher.h"
 #include "coordinator/fleet/fleet.h"
 #include "coordinator/fleet/fleet_roster.h"
 #include "coordinator/lifecycle/event_sink.h"
@@ -37,6 +38,7 @@ struct ControlLoopParts {
   StepMetricsWriter& steps;
   Catalog& catalog;
   FleetRoster& roster;
+  OutputPublisher& outputs;
   CoordinatorMetrics& metrics;
   MetricRegistry& registry;
   Clock& clock;
@@ -149,7 +151,7 @@ class ControlLoop : public EventSink, public FleetInbox {
 
   // The job as this turn sees it, or null.
   const internal::JobRecord* Find(const std::string& id, const Turn& turn) const;
-  // Carries the job over the event, into the turn.
+  // Carries the job over the event, into the turn; gives its outputs their name if that ends it.
   absl::Status Apply(const std::string& id, const LifecycleEvent& event, Turn& turn);
 
   absl::Status Commit(Turn& turn);

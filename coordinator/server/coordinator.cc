@@ -95,6 +95,7 @@ absl::Status Coordinator::OpenStores() {
   ANNEAL_RETURN_IF_ERROR(OpenKeys());
   ANNEAL_ASSIGN_OR_RETURN(
       storage_, StorageRoot::Open(options_.storage_root, FileSystem::Posix(), clock_, random_));
+  outputs_ = std::make_unique<StorageOutputPublisher>(*storage_);
   ANNEAL_ASSIGN_OR_RETURN(resources_, ResourceStore::Open(options_.data_dir));
   limits_ = std::make_unique<ProjectLimits>(
       ProjectLimits::Parts{*resources_, catalog_, clock_, limit_metrics_}, options_.limits);
@@ -102,9 +103,9 @@ absl::Status Coordinator::OpenStores() {
   ANNEAL_ASSIGN_OR_RETURN(history_, JobHistory::Open(options_.data_dir));
   ANNEAL_ASSIGN_OR_RETURN(store_, CatalogStore::Open(options_.data_dir));
   ANNEAL_ASSIGN_OR_RETURN(steps_, StepMetricsWriter::Open(options_.data_dir));
-  ANNEAL_ASSIGN_OR_RETURN(
-      loop_, ControlLoop::Create({*store_, *steps_, catalog_, roster_, metrics_, registry_, clock_},
-                                 options_.fleet));
+  ANNEAL_ASSIGN_OR_RETURN(loop_, ControlLoop::Create({*store_, *steps_, catalog_, roster_,
+                                                      *outputs_, metrics_, registry_, clock_},
+                                                     options_.fleet));
   return absl::OkStatus();
 }
 

@@ -93,6 +93,7 @@ class Coordinator {
   std::unique_ptr<ApiKeyAuthenticator> authenticator_;
   const LocalAdminAuthenticator local_admin_;
   std::unique_ptr<StorageRoot> storage_;
+  std::unique_ptr<StorageOutputPublisher> outputs_;
   std::unique_ptr<ResourceStore> resources_;
   std::unique_ptr<ProjectLimits> limits_;
   std::unique_ptr<ClientAuthenticator> clients_;

@@ -79,11 +79,12 @@ TEST_F(CoordinatorTest, AJobRunsFromSubmitToResult) {
   job = AwaitJob(job.name(), [](const v1::Job& j) { return j.progress().step() == 3; });
 
   rank0->clear_reports();
-  FakeWorker::Report(*rank0, ResultReport(), 5);
+  ReportResult(*rank0, 5);
   worker->Sync();
   job = AwaitState(job.name(), v1::JOB_STATE_SUCCEEDED);
   EXPECT_EQ(job.output_model(), job.name() + "/artifacts/adapter");
-  EXPECT_EQ(job.result().manifest_sha256(), "abc");
+  EXPECT_EQ(job.result().manifest_sha256(), Sha256Hex("of generation 1"));
+  EXPECT_TRUE(std::filesystem::exists(folder_ + "/storage/outputs/" + job.name().substr(5)));
   EXPECT_EQ(job.progress().validation_loss(), 3.5);
   EXPECT_EQ(job.usage().trained_tokens(), 300);
   worker->AwaitTasks(0);
@@ -109,7 +110,7 @@ TEST_F(CoordinatorTest, WatchShowsASnapshotThenEverythingInOrderAndEnds) {
   const v1::Job job = StartTraining(*worker, 1);
   internal::TaskObservation& rank0 = *worker->observed().mutable_tasks(0);
   for (int step = 1; step <= 3; ++step) FakeWorker::Report(rank0, StepReport(step), step);
-  FakeWorker::Report(rank0, ResultReport(), 4);
+  ReportResult(rank0, 4);
   worker->Sync();
 
   grpc::ClientContext context;
@@ -182,7 +183,7 @@ TEST_F(CoordinatorTest, AJobGoesOnAfterTheCoordinatorsRestart) {
   EXPECT_EQ(desired.tasks(0).task_json(), acknowledged.tasks(0).task_json())
       << "a task never changes within a generation";
   after.clear_reports();
-  FakeWorker::Report(after, ResultReport(), 4);
+  ReportResult(after, 4);
   again.Sync();
   const v1::Job done = AwaitState(job.name(), v1::JOB_STATE_SUCCEEDED);
   EXPECT_EQ(done.generation(), 1);
@@ -324,7 +325,7 @@ TEST_F(CoordinatorTest, ALogIsFollowedToTheJobsEnd) {
   ASSERT_TRUE(stream->Read(&chunk));
   EXPECT_EQ(chunk.data(), "first\n");
   std::ofstream(logs + "/rank0.log", std::ios::app) << "second\n";
-  FakeWorker::Report(*worker->observed().mutable_tasks(0), ResultReport(), 1);
+  ReportResult(*worker->observed().mutable_tasks(0), 1);
   worker->Sync();
   std::string rest;
   while (stream->Read(&chunk)) rest += chunk.data();
@@ -362,7 +363,7 @@ TEST_F(CoordinatorTest, ATurnThatCannotBeCommittedIsDroppedAndMadeAgain) {
   ANNEAL_ASSERT_OK_AND_ASSIGN(Database catalog, OpenCatalogDatabase(options_.data_dir));
   ANNEAL_ASSERT_OK(catalog.Execute("ALTER TABLE job_events RENAME TO out_of_reach"));
   EXPECT_THAT(Create(NewRequest(1, "r1")), StatusIs(absl::StatusCode::kUnavailable));
-  FakeWorker::Report(*worker->observed().mutable_tasks(0), ResultReport(), 1);
+  ReportResult(*worker->observed().mutable_tasks(0), 1);
   worker->Sync();
   // The answer comes from a turn after the one that has dropped the report.
   EXPECT_THAT(Create(NewRequest(1, "r1")), StatusIs(absl::StatusCode::kUnavailable));

@@ -44,8 +44,13 @@ def written(cluster, name, generation):
     return [int(path.parent.name.split("-")[0]) for path in folder.glob(f"*-g{generation}/manifest.json")]
 
 
-def digests(cluster, name):
+def staged(cluster, name, generation):
+    """Where a generation leaves its outputs for the coordinator to publish."""
     folder = cluster.output_dir(name)
+    return folder.with_name(f"{folder.name}.partial-g{generation}")
+
+
+def digests(folder):
     return [hashlib.sha256((folder / file).read_bytes()).hexdigest()
             for file in ("adapter/adapter_model.safetensors", "ledger.jsonl")]
 
@@ -123,7 +128,8 @@ def test_what_a_cut_off_generation_says_too_late_is_not_counted(cluster, proxy, 
     wait_until(lambda: not old.is_running(), 120, "generation 1 to end")
     # There is no other worker, so the job waits.
     waiting = cluster.wait_for_state(name, {"RECOVERING", "QUEUED"})
-    undisturbed = digests(cluster, name)
+    undisturbed = digests(staged(cluster, name, 1))
+    assert not cluster.output_dir(name).exists()
     assert waiting.generation == 1
     cluster.start_worker(1)
     wait_until(lambda: cluster.get_job(name).generation == 2, 60, "generation 2")
@@ -131,6 +137,32 @@ def test_what_a_cut_off_generation_says_too_late_is_not_counted(cluster, proxy, 
     proxy.heal()
     finished = cluster.wait_for_state(name, {"SUCCEEDED"})
     assert finished.generation == 2 and trained(cluster, name, generation=1) <= counted
-    assert digests(cluster, name) == undisturbed
+    assert digests(cluster.output_dir(name)) == undisturbed
     manifest = (cluster.output_dir(name) / "manifest.json").read_bytes()
     assert finished.result.manifest_sha256 == hashlib.sha256(manifest).hexdigest()
+
+
+def test_a_cut_off_generation_that_ends_last_changes_no_output(cluster, proxy, make_spec):
+    """The new generation has published before the old one, which does not know of it, comes to its end."""
+    pb2 = stubs("fine_tuning_service_pb2")
+    spec = make_spec(slots=1, epochs=150)
+    spec.checkpoint.every.CopyFrom(Duration(seconds=1))
+    cluster.start_worker(0, coordinator=proxy.address)
+    cluster.wait_for_workers(1)
+    name = cluster.jobs.CreateJob(pb2.CreateJobRequest(spec=spec)).name
+    wait_until(lambda: committed(cluster, name), 60, "a checkpoint")
+    cluster.start_worker(1)
+    cluster.wait_for_workers(2)
+    [old] = cluster.trainer_processes()
+    proxy.cut()
+    wait_until(lambda: trained(cluster, name, generation=2), 60, "generation 2 to train")
+    cluster.jobs.FinishJob(pb2.JobActionRequest(name=name))
+    finished = cluster.wait_for_state(name, {"SUCCEEDED"})
+    assert finished.generation == 2 and old.is_running()
+    published = digests(cluster.output_dir(name))
+    wait_until(lambda: not old.is_running(), 120, "generation 1 to end")
+    assert digests(staged(cluster, name, 1)) != published, "generation 1 has trained on"
+    proxy.heal()
+    cluster.wait_for_workers(2)
+    assert digests(cluster.output_dir(name)) == published
+    assert cluster.get_job(name).result == finished.result

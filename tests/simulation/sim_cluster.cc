@@ -23,16 +23,17 @@ int64_t TotalSteps(const std::string& job) {
 
 }  // namespace
 
-SimCoordinator::SimCoordinator(World& world, SimDisk& disk, StepMetricsWriter& steps)
+SimCoordinator::SimCoordinator(World& world, SimDisk& disk, SimOutputs& outputs,
+                               StepMetricsWriter& steps)
     : store(disk), catalog(world.clock()), metrics(registry) {
   absl::StatusOr<std::unique_ptr<ControlLoop>> made = ControlLoop::Create(
-      {store, steps, catalog, roster, metrics, registry, world.clock()}, FleetOptions());
+      {store, steps, catalog, roster, outputs, metrics, registry, world.clock()}, FleetOptions());
   ANNEAL_CHECK_OK(made.status());
   loop = *std::move(made);
 }
 
 SimCluster::SimCluster(uint64_t seed, const std::string& metrics_dir)
-    : world_(seed), disk_(world_) {
+    : world_(seed), disk_(world_), outputs_(world_, disk_) {
   steps_ = *StepMetricsWriter::Open(metrics_dir);
   StartCoordinator();
   const int workers = 2 + static_cast<int>(world_.Below(3));
@@ -55,7 +56,7 @@ SimCluster::SimCluster(uint64_t seed, const std::string& metrics_dir)
 }
 
 void SimCluster::StartCoordinator() {
-  coordinator_ = std::make_unique<SimCoordinator>(world_, disk_, *steps_);
+  coordinator_ = std::make_unique<SimCoordinator>(world_, disk_, outputs_, *steps_);
   world_.Trace("coordinator starts");
   Tick(++starts_);
 }
@@ -223,6 +224,9 @@ void SimCluster::Run() {
     const internal::JobRecord record = disk_.job(id);
     EXPECT_TRUE(IsTerminal(record.job().state()))
         << id << " is " << StateName(record.job().state()) << ": " << record.job().state_message();
+    if (record.job().state() == v1::JOB_STATE_SUCCEEDED) {
+      EXPECT_EQ(outputs_.GenerationOf(id), record.train().generation()) << id;
+    }
   }
   EXPECT_EQ(acknowledged_.size(), static_cast<size_t>(kJobs));
 }

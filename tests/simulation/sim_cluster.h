@@ -23,7 +23,7 @@ namespace anneal::simulation {
 
 // All that dies with the coordinator's process.
 struct SimCoordinator {
-  SimCoordinator(World& world, SimDisk& disk, StepMetricsWriter& steps);
+  SimCoordinator(World& world, SimDisk& disk, SimOutputs& outputs, StepMetricsWriter& steps);
 
   SimCatalogStore store;
   Catalog catalog;
@@ -83,6 +83,7 @@ class SimCluster : public ProcessModel {
 
   World world_;
   SimDisk disk_;
+  SimOutputs outputs_;
   std::unique_ptr<StepMetricsWriter> steps_;
   std::unique_ptr<SimCoordinator> coordinator_;
   int starts_ = 0;

@@ -9,6 +9,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "coordinator/catalog/catalog_store.h"
+#include "coordinator/collection/output_publisher.h"
 #include "coordinator/lifecycle/states.h"
 #include "gtest/gtest.h"
 #include "tests/simulation/sim_world.h"
@@ -112,6 +113,29 @@ class SimDisk {
   int64_t epoch_ = 0;
   std::map<std::string, std::string> jobs_, workers_;
   std::map<std::string, History> histories_;
+};
+
+// The outputs in the storage root, which outlives coordinators too.
+class SimOutputs : public OutputPublisher {
+ public:
+  SimOutputs(World& world, const SimDisk& disk) : world_(world), disk_(disk) {}
+
+  absl::Status Publish(const std::string& job, int64_t generation, const v1::JobResult&) override {
+    EXPECT_EQ(generation, disk_.job(job).train().generation()) << job;
+    if (world_.Chance(0.1)) return absl::UnavailableError("the storage root is away (simulated)");
+    published_[job] = generation;
+    return absl::OkStatus();
+  }
+  // 0: nothing is there.
+  int64_t GenerationOf(const std::string& job) const {
+    const auto found = published_.find(job);
+    return found == published_.end() ? 0 : found->second;
+  }
+
+ private:
+  World& world_;
+  const SimDisk& disk_;
+  std::map<std::string, int64_t> published_;
 };
 
 // One coordinator's door to the disk.

@@ -14,10 +14,12 @@
 #include "anneal/v1/fine_tuning_service.grpc.pb.h"
 #include "common/base/clock.h"
 #include "common/base/random.h"
+#include "common/base/sha256.h"
 #include "common/base/status_matchers.h"
 #include "common/format/testing/tiny_llama.h"
 #include "common/rpc/channel.h"
 #include "common/rpc/status.h"
+#include "common/storage/layout.h"
 #include "coordinator/server/coordinator.h"
 #include "coordinator/server/testing/fake_worker.h"
 
@@ -204,11 +206,23 @@ class CoordinatorFixture : public ::testing::Test {
                                        .step_seconds = 0.5};
     return report;
   }
-  static protocol::Report ResultReport() {
+  // Where a generation's outputs lie until they are the job's.
+  std::string StagedOutputs(const internal::TaskId& task) const {
+    return absl::StrCat(options_.storage_root, "/",
+                        StagedOutputPath(task.job(), task.generation()));
+  }
+  // Rank 0 leaves its outputs and says so.
+  void ReportResult(internal::TaskObservation& task, int64_t sequence) {
+    const std::string folder = StagedOutputs(task.id());
+    std::filesystem::create_directories(folder);
+    const std::string manifest = absl::StrCat("of generation ", task.id().generation());
+    std::ofstream(folder + "/manifest.json") << manifest;
     protocol::Report report;
-    report.result = protocol::ResultReport{
-        .primary = "adapter", .manifest_sha256 = "abc", .first_loss = 2, .last_loss = 1};
-    return report;
+    report.result = protocol::ResultReport{.primary = "adapter",
+                                           .manifest_sha256 = Sha256Hex(manifest),
+                                           .first_loss = 2,
+                                           .last_loss = 1};
+    FakeWorker::Report(task, report, sequence);
   }
 
   std::string folder_;

@@ -23,7 +23,8 @@ namespace fs = std::filesystem;
 
 absl::Status Sync(const fs::path& path) {
   const UniqueFd fd(open(path.c_str(), O_RDONLY | O_CLOEXEC));
-  if (!fd.valid() || fsync(fd.get()) != 0) return absl::ErrnoToStatus(errno, absl::StrCat("sync ", path.string()));
+  if (!fd.valid() || fsync(fd.get()) != 0)
+    return absl::ErrnoToStatus(errno, absl::StrCat("sync ", path.string()));
   return absl::OkStatus();
 }
 
@@ -50,7 +51,8 @@ absl::StatusOr<std::vector<fs::path>> ListBelow(const std::string& root) {
   return paths;
 }
 
-absl::StatusOr<std::string> ManifestText(const std::string& root, const std::vector<fs::path>& paths) {
+absl::StatusOr<std::string> ManifestText(const std::string& root,
+                                         const std::vector<fs::path>& paths) {
   Json manifest;
   manifest["version"] = 1;
   manifest["files"] = Json::array();
@@ -58,44 +60,36 @@ absl::StatusOr<std::string> ManifestText(const std::string& root, const std::vec
     const fs::path full = fs::path(root) / path;
     if (!fs::is_regular_file(full)) continue;
     ANNEAL_ASSIGN_OR_RETURN(const std::string hash, Sha256OfFile(full.string()));
-    manifest["files"].push_back({{"path", path.string()}, {"bytes", fs::file_size(full)}, {"sha256", hash}});
+    manifest["files"].push_back(
+        {{"path", path.string()}, {"bytes", fs::file_size(full)}, {"sha256", hash}});
   }
   return DumpJson(manifest) + "\n";
 }
 
 }  // namespace
 
-std::string OutputFolder::PathOf(const std::string& final_dir, int64_t generation) {
-  return absl::StrCat(final_dir, ".partial-g", generation);
-}
-
-absl::StatusOr<std::unique_ptr<OutputFolder>> OutputFolder::Create(const std::string& final_dir, int64_t generation) {
-  const std::string path = PathOf(final_dir, generation);
+absl::StatusOr<std::unique_ptr<OutputFolder>> OutputFolder::Create(const std::string& path) {
   ANNEAL_RETURN_IF_ERROR(Try("make output folder", path, [&] {
     fs::remove_all(path);
     fs::create_directories(path);
   }));
-  return std::unique_ptr<OutputFolder>(new OutputFolder(final_dir, path));
+  return std::unique_ptr<OutputFolder>(new OutputFolder(path));
 }
 
 OutputFolder::~OutputFolder() {
-  if (published_) return;
+  if (sealed_) return;
   std::error_code ignored;
   fs::remove_all(path_, ignored);
 }
 
-absl::StatusOr<std::string> OutputFolder::Publish() {
+absl::StatusOr<std::string> OutputFolder::Seal() {
   ANNEAL_ASSIGN_OR_RETURN(const std::vector<fs::path> paths, ListBelow(path_));
   ANNEAL_ASSIGN_OR_RETURN(const std::string manifest, ManifestText(path_, paths));
-  ANNEAL_RETURN_IF_ERROR(WriteFileAtomically(path_ + "/manifest.json", manifest));
   for (const fs::path& path : paths) ANNEAL_RETURN_IF_ERROR(Sync(path_ / path));
+  ANNEAL_RETURN_IF_ERROR(WriteFileAtomically(path_ + "/manifest.json", manifest));
   ANNEAL_RETURN_IF_ERROR(Sync(path_));
-  ANNEAL_RETURN_IF_ERROR(Try("publish", final_dir_, [&] {
-    fs::remove_all(final_dir_);
-    fs::rename(path_, final_dir_);
-  }));
-  published_ = true;
-  ANNEAL_RETURN_IF_ERROR(Sync(fs::path(final_dir_).parent_path()));
+  ANNEAL_RETURN_IF_ERROR(Sync(fs::path(path_).parent_path()));
+  sealed_ = true;
   return Sha256Hex(manifest);
 }
 

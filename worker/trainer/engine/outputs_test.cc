@@ -1,4 +1,4 @@
-// What rank 0 leaves behind: the published folder and the record of the run.
+// What rank 0 leaves behind: the folder of outputs and the record of the run.
 
 #include <filesystem>
 #include <fstream>
@@ -6,6 +6,7 @@
 
 #include "common/base/sha256.h"
 #include "common/base/status_matchers.h"
+#include "common/base/temp_dir.h"
 #include "common/format/json.h"
 #include "worker/trainer/engine/output_folder.h"
 #include "worker/trainer/engine/run_record.h"
@@ -18,57 +19,68 @@ using ::testing::HasSubstr;
 
 class OutputFolderTest : public ::testing::Test {
  protected:
-  OutputFolderTest() : final_(fs::path(::testing::TempDir()) / "outputs_test" / "job") { fs::remove_all(final_.parent_path()); }
-  ~OutputFolderTest() override { fs::remove_all(final_.parent_path()); }
-  const fs::path final_;
+  TempDir dir_;
+  const fs::path path_ = fs::path(dir_.path()) / "outputs" / "job.partial-g2";
 };
 
-TEST_F(OutputFolderTest, AppearsWholeWithAManifest) {
-  ANNEAL_ASSERT_OK_AND_ASSIGN(auto folder, OutputFolder::Create(final_, 2));
-  fs::create_directory(folder->path() + "/adapter");
-  std::ofstream(folder->path() + "/adapter/weights") << "abc";
-  std::ofstream(folder->path() + "/a") << "";
-  EXPECT_FALSE(fs::exists(final_));
-  ANNEAL_ASSERT_OK_AND_ASSIGN(const std::string hash, folder->Publish());
+TEST_F(OutputFolderTest, IsListedInItsManifest) {
+  ANNEAL_ASSERT_OK_AND_ASSIGN(auto folder, OutputFolder::Create(path_));
+  fs::create_directory(path_ / "adapter");
+  std::ofstream(path_ / "adapter/weights") << "abc";
+  std::ofstream(path_ / "a") << "";
+  ANNEAL_ASSERT_OK_AND_ASSIGN(const std::string hash, folder->Seal());
   folder.reset();
-  ANNEAL_ASSERT_OK_AND_ASSIGN(const Json manifest, ReadJsonFile(final_ / "manifest.json"));
+  ANNEAL_ASSERT_OK_AND_ASSIGN(const Json manifest, ReadJsonFile(path_ / "manifest.json"));
   ASSERT_EQ(manifest["files"].size(), 2);
   EXPECT_EQ(manifest["files"][0]["path"], "a");
   EXPECT_EQ(manifest["files"][1]["path"], "adapter/weights");
   EXPECT_EQ(manifest["files"][1]["bytes"], 3);
   EXPECT_EQ(manifest["files"][1]["sha256"], Sha256Hex("abc"));
-  EXPECT_EQ(*Sha256OfFile(final_ / "manifest.json"), hash);
-  EXPECT_EQ(std::distance(fs::directory_iterator(final_.parent_path()), {}), 1);
+  EXPECT_EQ(*Sha256OfFile(path_ / "manifest.json"), hash);
+  EXPECT_EQ(std::distance(fs::directory_iterator(path_.parent_path()), {}), 1);
 }
 
-TEST_F(OutputFolderTest, LeavesNothingWithoutPublish) {
+TEST_F(OutputFolderTest, LeavesNothingWithoutASeal) {
   {
-    ANNEAL_ASSERT_OK_AND_ASSIGN(auto folder, OutputFolder::Create(final_, 2));
-    std::ofstream(folder->path() + "/half") << "x";
+    ANNEAL_ASSERT_OK_AND_ASSIGN(auto folder, OutputFolder::Create(path_));
+    std::ofstream(path_ / "half") << "x";
   }
-  EXPECT_TRUE(fs::is_empty(final_.parent_path()));
+  EXPECT_TRUE(fs::is_empty(path_.parent_path()));
 }
 
-TEST_F(OutputFolderTest, ReplacesWhatAnEarlierGenerationPublished) {
-  for (int64_t generation : {1, 2}) {
-    ANNEAL_ASSERT_OK_AND_ASSIGN(auto folder, OutputFolder::Create(final_, generation));
-    std::ofstream(folder->path() + "/of" + std::to_string(generation)) << "x";
-    ANNEAL_ASSERT_OK(folder->Publish());
-  }
-  EXPECT_FALSE(fs::exists(final_ / "of1"));
-  EXPECT_TRUE(fs::exists(final_ / "of2"));
+TEST_F(OutputFolderTest, HoldsNothingOfAnEarlierTry) {
+  fs::create_directories(path_);
+  std::ofstream(path_ / "stale") << "x";
+  ANNEAL_ASSERT_OK_AND_ASSIGN(auto folder, OutputFolder::Create(path_));
+  ANNEAL_ASSERT_OK(folder->Seal());
+  EXPECT_FALSE(fs::exists(path_ / "stale"));
 }
 
 TEST(RunRecordTest, WritesStepsWithTheEvaluationsThatFollowThem) {
   RunRecord record;
-  record.Add(protocol::EvaluationReport{.step = 0, .loss = 3, .exact_match = 0.25, .rows = 4, .seconds = 1});
-  record.Add(protocol::StepReport{.step = 1, .epoch = 0.5, .train_loss = 0.1, .learning_rate = 2e-4, .grad_norm = 1.5,
-                                  .tokens = 100, .supervised_tokens = 10, .step_seconds = 0.5});
-  record.Add(protocol::StepReport{.step = 2, .epoch = 1, .train_loss = 0.05, .learning_rate = 1e-4, .grad_norm = 1,
-                                  .tokens = 50, .supervised_tokens = 5, .step_seconds = 0.25});
-  record.Add(protocol::EvaluationReport{.step = 2, .loss = 2, .exact_match = 0.5, .choice_accuracy = 0.75, .seconds = 2});
+  record.Add(protocol::EvaluationReport{
+      .step = 0, .loss = 3, .exact_match = 0.25, .rows = 4, .seconds = 1});
+  record.Add(protocol::StepReport{.step = 1,
+                                  .epoch = 0.5,
+                                  .train_loss = 0.1,
+                                  .learning_rate = 2e-4,
+                                  .grad_norm = 1.5,
+                                  .tokens = 100,
+                                  .supervised_tokens = 10,
+                                  .step_seconds = 0.5});
+  record.Add(protocol::StepReport{.step = 2,
+                                  .epoch = 1,
+                                  .train_loss = 0.05,
+                                  .learning_rate = 1e-4,
+                                  .grad_norm = 1,
+                                  .tokens = 50,
+                                  .supervised_tokens = 5,
+                                  .step_seconds = 0.25});
+  record.Add(protocol::EvaluationReport{
+      .step = 2, .loss = 2, .exact_match = 0.5, .choice_accuracy = 0.75, .seconds = 2});
   EXPECT_EQ(record.MetricsCsv(),
-            "step,epoch,train_loss,learning_rate,grad_norm,tokens,supervised_tokens,step_seconds,tokens_per_second,"
+            "step,epoch,train_loss,learning_rate,grad_norm,tokens,supervised_tokens,step_seconds,"
+            "tokens_per_second,"
             "valid_loss,valid_exact_match,valid_choice_accuracy\n"
             "0,0,,,,,,,,3,0.25,\n"
             "1,0.5,0.1,2e-04,1.5,100,10,0.5,200,,,\n"
@@ -80,7 +92,8 @@ TEST(RunRecordTest, WritesStepsWithTheEvaluationsThatFollowThem) {
   EXPECT_EQ(result.evaluation_seconds, 3);
   EXPECT_EQ(result.before->loss, 3);
   EXPECT_EQ(result.after->choice_accuracy, 0.75);
-  EXPECT_THAT(record.ReportJson(record.Result()), HasSubstr(R"("steps":2,"epochs":1.0,"tokens":150,"supervised_tokens":15)"));
+  EXPECT_THAT(record.ReportJson(record.Result()),
+              HasSubstr(R"("steps":2,"epochs":1.0,"tokens":150,"supervised_tokens":15)"));
 }
 
 }  // namespace

@@ -35,26 +35,38 @@ int64_t ResidentBytes() {
 }  // namespace
 
 absl::Status CheckTask(const protocol::TrainTask& task) {
-  const auto bad = [](const auto&... parts) { return absl::InvalidArgumentError(absl::StrCat("train task: ", parts...)); };
+  const auto bad = [](const auto&... parts) {
+    return absl::InvalidArgumentError(absl::StrCat("train task: ", parts...));
+  };
   if (task.world_size < 1 || task.rank < 0 || task.rank >= task.world_size) {
     return bad("rank ", task.rank, " of world_size ", task.world_size);
   }
-  if (task.logical_shards < 1 || !absl::has_single_bit(static_cast<uint32_t>(task.logical_shards))) {
+  if (task.logical_shards < 1 ||
+      !absl::has_single_bit(static_cast<uint32_t>(task.logical_shards))) {
     return bad("logical_shards ", task.logical_shards, " is not a power of two");
   }
   if (task.logical_shards % task.world_size != 0) {
-    return bad("world_size ", task.world_size, " does not divide logical_shards ", task.logical_shards);
+    return bad("world_size ", task.world_size, " does not divide logical_shards ",
+               task.logical_shards);
   }
-  if (task.microbatch_tokens < 1) return bad("microbatch_tokens ", task.microbatch_tokens, " is below 1");
-  if (task.evaluation_max_rows < 1) return bad("evaluation_max_rows ", task.evaluation_max_rows, " is below 1");
-  if (!(task.learning_rate > 0)) return bad("learning_rate ", task.learning_rate, " is not above 0");
-  if (!(task.warmup_ratio >= 0 && task.warmup_ratio <= 1)) return bad("warmup_ratio ", task.warmup_ratio);
+  if (task.microbatch_tokens < 1)
+    return bad("microbatch_tokens ", task.microbatch_tokens, " is below 1");
+  if (task.evaluation_max_rows < 1)
+    return bad("evaluation_max_rows ", task.evaluation_max_rows, " is below 1");
+  if (!(task.learning_rate > 0))
+    return bad("learning_rate ", task.learning_rate, " is not above 0");
+  if (!(task.warmup_ratio >= 0 && task.warmup_ratio <= 1))
+    return bad("warmup_ratio ", task.warmup_ratio);
   if (!(task.max_grad_norm >= 0)) return bad("max_grad_norm ", task.max_grad_norm, " is below 0");
-  if (task.reduction != "FIXED_ORDER" && task.reduction != "FAST") return bad("reduction '", task.reduction, "'");
-  if (task.precision != "FP32" && task.precision != "BF16") return bad("precision '", task.precision, "'");
-  if (const auto sharding = ParseSharding(task.sharding); !sharding.ok()) return bad(sharding.status().message());
+  if (task.reduction != "FIXED_ORDER" && task.reduction != "FAST")
+    return bad("reduction '", task.reduction, "'");
+  if (task.precision != "FP32" && task.precision != "BF16")
+    return bad("precision '", task.precision, "'");
+  if (const auto sharding = ParseSharding(task.sharding); !sharding.ok())
+    return bad(sharding.status().message());
   if (task.output_dir.empty()) return bad("output_dir is empty");
-  if (!(task.checkpoint_seconds >= 0)) return bad("checkpoint_seconds ", task.checkpoint_seconds, " is below 0");
+  if (!(task.checkpoint_seconds >= 0))
+    return bad("checkpoint_seconds ", task.checkpoint_seconds, " is below 0");
   return ParseScheduleShape(task.schedule).status();
 }
 
@@ -63,7 +75,7 @@ Trainer::Trainer(protocol::TrainTask task, Surroundings surroundings)
 Trainer::~Trainer() = default;
 
 absl::StatusOr<RunEnd> Trainer::Run() {
-  absl::StatusOr<RunEnd> end = RunEnd::kPublished;
+  absl::StatusOr<RunEnd> end = RunEnd::kFinished;
   const absl::Status status = CatchTorch(absl::StrCat("train rank ", task_.rank), [&] {
     end = RunToEnd();
     return end.status();
@@ -82,18 +94,19 @@ absl::StatusOr<RunEnd> Trainer::RunToEnd() {
     EnterPhase("checkpoint");
     ANNEAL_RETURN_IF_ERROR(paused ? checkpointer_->CompleteWith(step_) : checkpointer_->Complete());
   }
-  ANNEAL_LOG(INFO) << "trained" << Field("peak_tensor_bytes", around_.accelerator.PeakTensorBytes());
-  if (!paused) ANNEAL_RETURN_IF_ERROR(PublishOutputs());
+  ANNEAL_LOG(INFO) << "trained"
+                   << Field("peak_tensor_bytes", around_.accelerator.PeakTensorBytes());
+  if (!paused) ANNEAL_RETURN_IF_ERROR(WriteOutputs());
   ANNEAL_LOG(INFO) << "ended" << Field("peak_tensor_bytes", around_.accelerator.PeakTensorBytes());
   ReportRank(/*now=*/true);
-  return paused ? RunEnd::kPaused : RunEnd::kPublished;
+  return paused ? RunEnd::kPaused : RunEnd::kFinished;
 }
 
 absl::Status Trainer::Load() {
   EnterPhase("load");
   timer_.emplace(around_.clock, around_.accelerator, around_.whereabouts);
   if (is_first_rank()) {
-    ANNEAL_ASSIGN_OR_RETURN(outputs_, OutputFolder::Create(task_.output_dir, task_.generation));
+    ANNEAL_ASSIGN_OR_RETURN(outputs_, OutputFolder::Create(task_.output_dir));
   }
   ANNEAL_ASSIGN_OR_RETURN(decoder_, around_.load_decoder(task_, around_.accelerator));
   ANNEAL_RETURN_IF_ERROR(OpenData());
@@ -101,16 +114,18 @@ absl::Status Trainer::Load() {
   ANNEAL_RETURN_IF_ERROR(Resume());
   PrepareCheckpoints();
   const auto reduction = task_.reduction == "FAST" ? Reduction::kFast : Reduction::kFixedOrder;
-  train_step_.emplace(
-      TrainStep::Parts{*decoder_, *layout_, *values_, *optimizer_, *assembler_, around_.communicator, around_.accelerator,
-                       *timer_},
-      TrainStepOptions{.seed = task_.seed, .max_grad_norm = task_.max_grad_norm, .reduction = reduction,
-                       .tokens_together = task_.microbatch_tokens});
+  train_step_.emplace(TrainStep::Parts{*decoder_, *layout_, *values_, *optimizer_, *assembler_,
+                                       around_.communicator, around_.accelerator, *timer_},
+                      TrainStepOptions{.seed = task_.seed,
+                                       .max_grad_norm = task_.max_grad_norm,
+                                       .reduction = reduction,
+                                       .tokens_together = task_.microbatch_tokens});
   if (validation_data_ != nullptr) {
     ANNEAL_ASSIGN_OR_RETURN(
-        evaluator_, Evaluator::Create(*validation_data_, *decoder_, *values_, around_.communicator, around_.accelerator,
-                                      {.max_rows = task_.evaluation_max_rows,
-                                       .microbatch_tokens = task_.microbatch_tokens}));
+        evaluator_,
+        Evaluator::Create(
+            *validation_data_, *decoder_, *values_, around_.communicator, around_.accelerator,
+            {.max_rows = task_.evaluation_max_rows, .microbatch_tokens = task_.microbatch_tokens}));
   }
   timer_->Lap(phases_.load_seconds);
   ANNEAL_LOG(INFO) << "loaded" << Field("trainable_parameters", layout_->parameters())
@@ -118,22 +133,25 @@ absl::Status Trainer::Load() {
                    << Field("seconds", phases_.load_seconds)
                    << Field("numerics", around_.accelerator.NumericFingerprint());
   ANNEAL_ASSIGN_OR_RETURN(const MemoryPlan memory, PlannedMemory());
-  ANNEAL_LOG(INFO) << "memory plan" << Field("total_bytes", memory.total()) << Field("weights", memory.weights)
-                   << Field("gathered", memory.gathered) << Field("moments", memory.moments)
-                   << Field("gradients", memory.gradients) << Field("exchange", memory.exchange)
-                   << Field("snapshot", memory.snapshot) << Field("activations", memory.activations)
-                   << Field("working", memory.working);
+  ANNEAL_LOG(INFO) << "memory plan" << Field("total_bytes", memory.total())
+                   << Field("weights", memory.weights) << Field("gathered", memory.gathered)
+                   << Field("moments", memory.moments) << Field("gradients", memory.gradients)
+                   << Field("exchange", memory.exchange) << Field("snapshot", memory.snapshot)
+                   << Field("activations", memory.activations) << Field("working", memory.working);
   return absl::OkStatus();
 }
 
 absl::Status Trainer::OpenData() {
-  const auto open = [&](const std::string& path) -> absl::StatusOr<std::unique_ptr<PreparedDataset>> {
+  const auto open =
+      [&](const std::string& path) -> absl::StatusOr<std::unique_ptr<PreparedDataset>> {
     ANNEAL_ASSIGN_OR_RETURN(auto data, PreparedDataset::Open(path));
     const ModelConfig& model = decoder_->config();
-    if (data->info().vocab_size > model.vocab_size || data->info().longest_example > model.max_positions) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          path, " was prepared for another model: it has ", data->info().vocab_size, " token ids and rows of up to ",
-          data->info().longest_example, " tokens, the model ", model.vocab_size, " and ", model.max_positions));
+    if (data->info().vocab_size > model.vocab_size ||
+        data->info().longest_example > model.max_positions) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(path, " was prepared for another model: it has ", data->info().vocab_size,
+                       " token ids and rows of up to ", data->info().longest_example,
+                       " tokens, the model ", model.vocab_size, " and ", model.max_positions));
     }
     return data;
   };
@@ -147,14 +165,16 @@ absl::Status Trainer::OpenData() {
     rows.push_back({static_cast<int32_t>(train_data_->length(i)),
                     static_cast<int32_t>(train_data_->supervised_tokens(i))});
   }
-  ANNEAL_ASSIGN_OR_RETURN(plan_, StepPlan::Create(std::move(rows), {.seed = task_.seed,
-                                                                    .batch_size = task_.batch_size,
-                                                                    .logical_shards = task_.logical_shards,
-                                                                    .epochs = task_.epochs,
-                                                                    .max_steps = task_.max_steps}));
+  ANNEAL_ASSIGN_OR_RETURN(plan_,
+                          StepPlan::Create(std::move(rows), {.seed = task_.seed,
+                                                             .batch_size = task_.batch_size,
+                                                             .logical_shards = task_.logical_shards,
+                                                             .epochs = task_.epochs,
+                                                             .max_steps = task_.max_steps}));
   ANNEAL_ASSIGN_OR_RETURN(const ScheduleShape shape, ParseScheduleShape(task_.schedule));
   schedule_.emplace(shape, task_.learning_rate, task_.warmup_ratio, plan_->total_steps());
-  assembler_.emplace([this](int64_t row) { return train_data_->Example(row); }, task_.microbatch_tokens);
+  assembler_.emplace([this](int64_t row) { return train_data_->Example(row); },
+                     task_.microbatch_tokens);
   return absl::OkStatus();
 }
 
@@ -164,13 +184,16 @@ absl::Status Trainer::InitialiseValues() {
   layout_.emplace(decoder_->units(), task_.logical_shards, alignment);
   frozen_layout_.emplace(decoder_->frozen_units(), task_.logical_shards, alignment);
   ANNEAL_ASSIGN_OR_RETURN(const Sharding sharding, ParseSharding(task_.sharding));
-  values_.emplace(*layout_, *frozen_layout_,
-                  ShardedValues::Options{.sharding = sharding,
-                                         .compute_type = task_.precision == "BF16" ? at::kBFloat16 : at::kFloat,
-                                         .device = device},
-                  *decoder_, around_.communicator);
-  optimizer_.emplace(*layout_, values_->part(),
-                     AdamWOptions{task_.adam_beta1, task_.adam_beta2, task_.adam_epsilon, task_.weight_decay}, device);
+  values_.emplace(
+      *layout_, *frozen_layout_,
+      ShardedValues::Options{.sharding = sharding,
+                             .compute_type = task_.precision == "BF16" ? at::kBFloat16 : at::kFloat,
+                             .device = device},
+      *decoder_, around_.communicator);
+  optimizer_.emplace(
+      *layout_, values_->part(),
+      AdamWOptions{task_.adam_beta1, task_.adam_beta2, task_.adam_epsilon, task_.weight_decay},
+      device);
   return values_->Initialise(task_.seed);
 }
 
@@ -178,22 +201,26 @@ absl::Status Trainer::Resume() {
   ResumePoint point;
   if (!task_.resume_from.empty()) {
     const int shards = task_.logical_shards / values_->part().count;
-    const std::vector<StateSlice> state = StateOf(values_->part().index * shards, (values_->part().index + 1) * shards);
+    const std::vector<StateSlice> state =
+        StateOf(values_->part().index * shards, (values_->part().index + 1) * shards);
     const ResumeOptions options{.storage_root = around_.storage_root,
                                 .total_steps = plan_->total_steps(),
                                 .numeric_fingerprint = around_.accelerator.NumericFingerprint(),
                                 .device = around_.accelerator.device()};
-    ANNEAL_ASSIGN_OR_RETURN(point, ChooseCheckpoint(task_.resume_from, options, RangesOf(state), around_.communicator));
+    ANNEAL_ASSIGN_OR_RETURN(
+        point, ChooseCheckpoint(task_.resume_from, options, RangesOf(state), around_.communicator));
     if (point.checkpoint.has_value()) {
       ANNEAL_RETURN_IF_ERROR(ReadState(*point.checkpoint, state));
       ANNEAL_RETURN_IF_ERROR(values_->Share("after loading"));
     }
     step_ = point.report.step;
-    ANNEAL_LOG(INFO) << "resumed" << Field("step", step_) << Field("damaged", point.report.damaged.size());
+    ANNEAL_LOG(INFO) << "resumed" << Field("step", step_)
+                     << Field("damaged", point.report.damaged.size());
   }
   if (!is_first_rank()) return absl::OkStatus();
   ANNEAL_RETURN_IF_ERROR(OpenRecords(point.checkpoint));
-  return task_.resume_from.empty() ? absl::OkStatus() : around_.host.SendReport({.resumed = point.report});
+  return task_.resume_from.empty() ? absl::OkStatus()
+                                   : around_.host.SendReport({.resumed = point.report});
 }
 
 absl::Status Trainer::OpenRecords(const std::optional<CheckpointReader>& checkpoint) {
@@ -214,7 +241,8 @@ std::vector<StateSlice> Trainer::StateOf(int first, int last) const {
     const int64_t per_shard = flat_unit.elements / task_.logical_shards;
     if (per_shard == 0) return;
     const int64_t offset = first * per_shard - values_->part().FirstOf(flat_unit);
-    AppendSlices(kind, flat_unit, first * per_shard, parts[unit].narrow(0, offset, (last - first) * per_shard), slices);
+    AppendSlices(kind, flat_unit, first * per_shard,
+                 parts[unit].narrow(0, offset, (last - first) * per_shard), slices);
   };
   for (int unit = 0; unit < static_cast<int>(layout_->units().size()); ++unit) {
     append(StateKind::kValue, values_->own(), unit);
@@ -226,10 +254,11 @@ std::vector<StateSlice> Trainer::StateOf(int first, int last) const {
 
 absl::StatusOr<MemoryPlan> Trainer::PlannedMemory() const {
   ANNEAL_ASSIGN_OR_RETURN(const Sharding sharding, ParseSharding(task_.sharding));
-  return PlanMemory(MemoryQuestionOf(task_, *decoder_, *layout_, *plan_,
-                                             [this](int64_t row) { return train_data_->length(row); },
-                                             around_.accelerator.device().is_cpu()),
-                            sharding);
+  return PlanMemory(MemoryQuestionOf(
+                        task_, *decoder_, *layout_, *plan_,
+                        [this](int64_t row) { return train_data_->length(row); },
+                        around_.accelerator.device().is_cpu()),
+                    sharding);
 }
 
 void Trainer::PrepareCheckpoints() {
@@ -253,13 +282,15 @@ void Trainer::PrepareCheckpoints() {
           .device = around_.accelerator.device(),
           .files = around_.files,
           .clock = around_.clock,
-          .send_report = [this](const protocol::Report& report) { return around_.host.SendReport(report); },
+          .send_report =
+              [this](const protocol::Report& report) { return around_.host.SendReport(report); },
           .records =
               [this] {
                 RunRecords records{.ledger_path = ledger_->path(),
                                    .ledger_bytes = ledger_->bytes(),
                                    .history = record_.ToJsonLines()};
-                if (!record_.evaluations().empty()) records.validation_loss = record_.evaluations().back().loss;
+                if (!record_.evaluations().empty())
+                  records.validation_loss = record_.evaluations().back().loss;
                 return records;
               }},
       std::move(own), step_);
@@ -276,12 +307,14 @@ absl::StatusOr<protocol::StopMode> Trainer::TrainAllSteps() {
     // After the evaluation, so that it is in the checkpoint.
     if (checkpointer_.has_value()) {
       around_.whereabouts.Enter("checkpoint", step_, Pace::kUnsteady);
-      ANNEAL_RETURN_IF_ERROR(checkpointer_->AtStepBoundary(step_, agreed.checkpoint, agreed.part_is_done));
+      ANNEAL_RETURN_IF_ERROR(
+          checkpointer_->AtStepBoundary(step_, agreed.checkpoint, agreed.part_is_done));
       phases_.checkpoint_stall_seconds = checkpointer_->stall_seconds();
     }
   }
   if (stop != protocol::StopMode::kNone) {
-    ANNEAL_LOG(INFO) << "stopping early, as told" << Field("mode", protocol::StopModeName(stop)) << Field("step", step_);
+    ANNEAL_LOG(INFO) << "stopping early, as told" << Field("mode", protocol::StopModeName(stop))
+                     << Field("step", step_);
   }
   return stop;
 }
@@ -293,7 +326,8 @@ absl::StatusOr<StepVote> Trainer::TrainOneStep(int64_t step) {
   const StepVote vote{.stop = static_cast<int>(around_.host.stop_requested()),
                       .checkpoint = checkpointer_.has_value() && checkpointer_->is_due(),
                       .part_is_done = checkpointer_.has_value() && checkpointer_->part_is_done()};
-  ANNEAL_ASSIGN_OR_RETURN(const StepOutcome outcome, train_step_->Run(planned, schedule_->At(step), vote, phases_));
+  ANNEAL_ASSIGN_OR_RETURN(const StepOutcome outcome,
+                          train_step_->Run(planned, schedule_->At(step), vote, phases_));
   step_ = step;
   ReportRank(/*now=*/false);
   if (!is_first_rank()) return outcome.agreed;
@@ -327,16 +361,17 @@ absl::Status Trainer::Evaluate(int64_t step) {
   return around_.host.SendReport({.evaluation = report});
 }
 
-absl::Status Trainer::PublishOutputs() {
+absl::Status Trainer::WriteOutputs() {
   EnterPhase("export");
   // The memory of what only training needs is there for the export.
   checkpointer_.reset();
   evaluator_.reset();
   train_step_.reset();
   optimizer_.reset();
-  const std::string dir = OutputFolder::PathOf(task_.output_dir, task_.generation);
-  ANNEAL_ASSIGN_OR_RETURN(const Exported exported, around_.export_values(task_, around_.accelerator, around_.communicator,
-                                                                         *decoder_, *values_, dir));
+  const std::string& dir = task_.output_dir;
+  ANNEAL_ASSIGN_OR_RETURN(const Exported exported,
+                          around_.export_values(task_, around_.accelerator, around_.communicator,
+                                                *decoder_, *values_, dir));
   if (!is_first_rank()) return absl::OkStatus();
   protocol::ResultReport result = record_.Result();
   result.primary = exported.primary;
@@ -348,7 +383,7 @@ absl::Status Trainer::PublishOutputs() {
     ANNEAL_ASSIGN_OR_RETURN(const std::string data_report, ReadSmallFile(task_.data_report));
     ANNEAL_RETURN_IF_ERROR(WriteFileAtomically(dir + "/data_report.json", data_report));
   }
-  ANNEAL_ASSIGN_OR_RETURN(result.manifest_sha256, outputs_->Publish());
+  ANNEAL_ASSIGN_OR_RETURN(result.manifest_sha256, outputs_->Seal());
   result.output_dir = task_.output_dir;
   return around_.host.SendReport({.result = result});
 }

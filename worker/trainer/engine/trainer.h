@@ -1,5 +1,5 @@
 #pragma once
-// One rank of one job, from the task to the published outputs.
+// One rank of one job, from the task to the outputs.
 
 #include <functional>
 #include <memory>
@@ -32,21 +32,25 @@
 
 namespace anneal::trainer {
 
-using LoadDecoder = std::function<absl::StatusOr<std::unique_ptr<Decoder>>(const protocol::TrainTask&, Accelerator&)>;
-// Writes the trained values below `output_dir` in Hugging Face form. All ranks call it together; rank 0 writes.
-using ExportValues = std::function<absl::StatusOr<Exported>(const protocol::TrainTask&, Accelerator&, Communicator&, Decoder&,
-                                                            ShardedValues&, const std::string& output_dir)>;
+using LoadDecoder = std::function<absl::StatusOr<std::unique_ptr<Decoder>>(
+    const protocol::TrainTask&, Accelerator&)>;
+// Writes the trained values below `output_dir` in Hugging Face form. All ranks call it together;
+// rank 0 writes.
+using ExportValues = std::function<absl::StatusOr<Exported>(
+    const protocol::TrainTask&, Accelerator&, Communicator&, Decoder&, ShardedValues&,
+    const std::string& output_dir)>;
 
 enum class RunEnd {
-  kPublished,
-  kPaused,  // with a checkpoint, and nothing published
+  kFinished,
+  kPaused,  // with a checkpoint, and no outputs
 };
 
 // Refuses a task whose parts do not fit together. INVALID_ARGUMENT names the field.
 absl::Status CheckTask(const protocol::TrainTask& task);
 
-// Run() once; the object then only keeps what it made. All ranks of a job make the same calls on their communicators, because
-// everything that steers them is in the task, in the data, or agreed on in a step. Owner: main. Guarded by its caller.
+// Run() once; the object then only keeps what it made. All ranks of a job make the same calls on
+// their communicators, because everything that steers them is in the task, in the data, or agreed
+// on in a step. Owner: main. Guarded by its caller.
 class Trainer {
  public:
   // All references must outlive it. Paths in `task` are absolute, but for those of checkpoints.
@@ -76,13 +80,15 @@ class Trainer {
   // The records that go with the checkpoint, or empty ones. Rank 0 only.
   absl::Status OpenRecords(const std::optional<CheckpointReader>& checkpoint);
   void PrepareCheckpoints();
-  // What this rank holds of values and moments in logical shards [first, last), which it holds wholly.
+  // What this rank holds of values and moments in logical shards [first, last), which it holds
+  // wholly.
   std::vector<StateSlice> StateOf(int first, int last) const;
-  // Returns what the ranks have agreed to end with; a run that is paused may have reached its last step.
+  // Returns what the ranks have agreed to end with; a run that is paused may have reached its last
+  // step.
   absl::StatusOr<protocol::StopMode> TrainAllSteps();
   absl::StatusOr<StepVote> TrainOneStep(int64_t step);
   absl::Status Evaluate(int64_t step);
-  absl::Status PublishOutputs();
+  absl::Status WriteOutputs();
   // How much memory this rank will need for training, as common/plan says.
   absl::StatusOr<MemoryPlan> PlannedMemory() const;
   // What is not part of a step.
@@ -104,7 +110,7 @@ class Trainer {
   std::optional<AdamW> optimizer_;
   std::optional<PhaseTimer> timer_;
   std::optional<TrainStep> train_step_;
-  std::unique_ptr<Evaluator> evaluator_;  // null without validation data
+  std::unique_ptr<Evaluator> evaluator_;      // null without validation data
   std::optional<Checkpointer> checkpointer_;  // none if the task has no place for checkpoints
   // Rank 0 only.
   std::unique_ptr<OutputFolder> outputs_;

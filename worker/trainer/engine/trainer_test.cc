@@ -1,4 +1,5 @@
-// The engine around a model that can be worked out by hand: real data files, real kernels, ranks as threads.
+// The engine around a model that can be worked out by hand: real data files, real kernels, ranks as
+// threads.
 
 #include "worker/trainer/engine/trainer.h"
 
@@ -40,7 +41,8 @@ std::string Contents(const fs::path& path) {
 
 constexpr const char* kShardings[] = {"NONE", "OPTIMIZER", "GRADIENTS", "FULL"};
 
-// Remembers what it was told; asks to leave by `mode` once `stop_after` steps were reported, if that is not 0.
+// Remembers what it was told; asks to leave by `mode` once `stop_after` steps were reported, if
+// that is not 0.
 class FakeHost : public TrainerHost {
  public:
   explicit FakeHost(StopMode mode, size_t stop_after) : mode_(mode), stop_after_(stop_after) {}
@@ -54,7 +56,8 @@ class FakeHost : public TrainerHost {
     if (report.evaluation.has_value()) evaluations.push_back(*report.evaluation);
     if (report.result.has_value()) result = report.result;
     if (report.checkpoint.has_value()) checkpoints.push_back(*report.checkpoint);
-    if (report.checkpoint_failed.has_value()) failed_checkpoints.push_back(*report.checkpoint_failed);
+    if (report.checkpoint_failed.has_value())
+      failed_checkpoints.push_back(*report.checkpoint_failed);
     if (report.resumed.has_value()) resumed = report.resumed;
     return absl::OkStatus();
   }
@@ -73,8 +76,9 @@ class FakeHost : public TrainerHost {
   const size_t stop_after_;
 };
 
-absl::StatusOr<Exported> ExportBytes(const protocol::TrainTask& task, Accelerator&, Communicator&, Decoder& decoder,
-                                     ShardedValues& values, const std::string& output_dir) {
+absl::StatusOr<Exported> ExportBytes(const protocol::TrainTask& task, Accelerator&, Communicator&,
+                                     Decoder& decoder, ShardedValues& values,
+                                     const std::string& output_dir) {
   std::string bytes;
   for (int unit = 0; unit < static_cast<int>(decoder.units().size()); ++unit) {
     ANNEAL_ASSIGN_OR_RETURN(const UnitBuffer masters, values.GatherMasters(unit));
@@ -98,7 +102,9 @@ struct Course {
 
 class TrainerTest : public ::testing::Test {
  protected:
-  TrainerTest() : dir_(fs::path(::testing::TempDir()) / ::testing::UnitTest::GetInstance()->current_test_info()->name()) {
+  TrainerTest()
+      : dir_(fs::path(::testing::TempDir()) /
+             ::testing::UnitTest::GetInstance()->current_test_info()->name()) {
     fs::remove_all(dir_);
     fs::create_directories(dir_);
     WriteSmallDataset(dir_ / "train", MakeSmallRows(50, kFakeVocabulary, 1), kFakeVocabulary);
@@ -129,9 +135,11 @@ class TrainerTest : public ::testing::Test {
       task.rank = communicator.rank();
       task.world_size = world_size;
       task.output_dir = dir_ / name;
-      const LoadDecoder load = [&](const protocol::TrainTask&, Accelerator&) { return std::make_unique<FakeDecoder>(course.bad_step); };
-      return Trainer(task, {dir_, files_, *accelerator, communicator, *hosts_[task.rank], whereabouts, Clock::Real(), load,
-                            ExportBytes})
+      const LoadDecoder load = [&](const protocol::TrainTask&, Accelerator&) {
+        return std::make_unique<FakeDecoder>(course.bad_step);
+      };
+      return Trainer(task, {dir_, files_, *accelerator, communicator, *hosts_[task.rank],
+                            whereabouts, Clock::Real(), load, ExportBytes})
           .Run()
           .status();
     });
@@ -170,7 +178,8 @@ TEST_F(TrainerTest, MicroBatchesAndFastReductionAgreeToRounding) {
   const double expected = hosts_[0]->steps.back().train_loss;
   task_.microbatch_tokens = 1000;
   ASSERT_THAT(Run("large", 1), IsOk());
-  EXPECT_NEAR(hosts_[0]->steps.back().train_loss, expected, 1e-5);  // fp32 sums in another order, 14 updates
+  EXPECT_NEAR(hosts_[0]->steps.back().train_loss, expected,
+              1e-5);  // fp32 sums in another order, 14 updates
   task_.reduction = "FAST";
   ASSERT_THAT(Run("fast", 2), IsOk());
   EXPECT_NEAR(hosts_[0]->steps.back().train_loss, expected, 1e-5);
@@ -211,22 +220,23 @@ TEST_F(TrainerTest, LearnsReportsAndPublishes) {
 
   EXPECT_EQ(*Sha256OfFile(dir_ / "out" / "manifest.json"), host.result->manifest_sha256);
   EXPECT_EQ(Contents(dir_ / "out" / "resolved_job.json"), "{\"a\":1}");
-  EXPECT_THAT(Contents(dir_ / "out" / "manifest.json"), HasSubstr(R"({"path":"model/values","bytes":132,"sha256":)"));
-  EXPECT_FALSE(fs::exists(dir_ / "out.partial-g3"));
+  EXPECT_THAT(Contents(dir_ / "out" / "manifest.json"),
+              HasSubstr(R"({"path":"model/values","bytes":132,"sha256":)"));
 }
 
 TEST_F(TrainerTest, StopsAllRanksTogetherWhenToldToFinish) {
   ASSERT_THAT(Run("out", 2, {.stop_after = 4}), IsOk());
-  EXPECT_EQ(hosts_[0]->steps.size(), 5);  // rank 0 alone was told, after step 4; step 5 carried the word
+  EXPECT_EQ(hosts_[0]->steps.size(),
+            5);  // rank 0 alone was told, after step 4; step 5 carried the word
   EXPECT_EQ(hosts_[0]->evaluations.back().step, 5);
   EXPECT_TRUE(fs::exists(dir_ / "out" / "model/values"));
 }
 
 TEST_F(TrainerTest, StopsBeforeAnUpdateThatIsNotFinite) {
-  EXPECT_THAT(Run("out", 2, {.bad_step = 3}), StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("step 3")));
+  EXPECT_THAT(Run("out", 2, {.bad_step = 3}),
+              StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("step 3")));
   EXPECT_EQ(hosts_[0]->steps.size(), 2);
   EXPECT_FALSE(fs::exists(dir_ / "out"));
-  EXPECT_FALSE(fs::exists(dir_ / "out.partial-g3"));
 }
 
 // Checkpoints: every run below is compared with one that nothing disturbed.
@@ -258,11 +268,16 @@ class CheckpointTest : public TrainerTest {
     for (const char* file : {"ledger.jsonl", "model/values"}) {
       EXPECT_EQ(Contents(dir_ / "resumed" / file), Contents(dir_ / "undisturbed" / file)) << file;
     }
-    const auto rows = [](const std::string& csv) { return std::count(csv.begin(), csv.end(), '\n'); };
-    EXPECT_EQ(rows(Contents(dir_ / "resumed/metrics.csv")), rows(Contents(dir_ / "undisturbed/metrics.csv")));
+    const auto rows = [](const std::string& csv) {
+      return std::count(csv.begin(), csv.end(), '\n');
+    };
+    EXPECT_EQ(rows(Contents(dir_ / "resumed/metrics.csv")),
+              rows(Contents(dir_ / "undisturbed/metrics.csv")));
     task_.resume_from.clear();
   }
-  fs::path PathOf(const protocol::CheckpointReference& checkpoint) const { return dir_ / checkpoint.dir; }
+  fs::path PathOf(const protocol::CheckpointReference& checkpoint) const {
+    return dir_ / checkpoint.dir;
+  }
 };
 
 TEST_F(CheckpointTest, PauseAndResumeOnMoreOrFewerRanksGiveTheSameBits) {
@@ -301,7 +316,8 @@ TEST_F(CheckpointTest, FilesDoNotDependOnRanksOrSharding) {
     int state_files = 0;
     for (const fs::directory_entry& entry : fs::directory_iterator(PathOf(one))) {
       if (entry.path().extension() != ".safetensors") continue;
-      EXPECT_EQ(Contents(entry.path()), Contents(PathOf(four) / entry.path().filename())) << entry.path();
+      EXPECT_EQ(Contents(entry.path()), Contents(PathOf(four) / entry.path().filename()))
+          << entry.path();
       ++state_files;
     }
     EXPECT_EQ(state_files, task_.logical_shards);
@@ -323,7 +339,8 @@ TEST_F(CheckpointTest, EachOneTakenWhileTrainingGoesOnCanBeResumedFrom) {
 
 TEST_F(CheckpointTest, DamagedOnesAreNamedAndTheOneBeforeIsUsed) {
   const protocol::CheckpointReference good = PauseAfter(2, 2);
-  const auto damage = [&](const std::string& file, const std::function<void(const fs::path&)>& how) {
+  const auto damage = [&](const std::string& file,
+                          const std::function<void(const fs::path&)>& how) {
     task_.resume_from = {good};
     ++task_.generation;
     const protocol::CheckpointReference bad = PauseAfter(2, 1);  // two more steps
@@ -345,7 +362,8 @@ TEST_F(CheckpointTest, DamagedOnesAreNamedAndTheOneBeforeIsUsed) {
   };
   damage("state-00000-of-00004.safetensors", flip_last_byte);
   damage("ledger.jsonl", flip_last_byte);
-  damage("history.jsonl", [](const fs::path& path) { fs::resize_file(path, fs::file_size(path) / 2); });
+  damage("history.jsonl",
+         [](const fs::path& path) { fs::resize_file(path, fs::file_size(path) / 2); });
   damage("manifest.json", [](const fs::path& path) { fs::remove(path); });
 }
 
@@ -385,15 +403,19 @@ TEST_F(CheckpointTest, StorageThatDoesNotAnswerIsNotTakenForDamage) {
 }
 
 TEST_F(TrainerTest, RefusesWhatDoesNotFitTogether) {
-  EXPECT_THAT(Run("out", 8), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("world_size 8")));
+  EXPECT_THAT(Run("out", 8),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("world_size 8")));
   task_.logical_shards = 6;
-  EXPECT_THAT(Run("out", 2), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("logical_shards 6")));
+  EXPECT_THAT(Run("out", 2),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("logical_shards 6")));
   task_.logical_shards = 4;
   task_.sharding = "AUTO";  // resolved before a task is made
-  EXPECT_THAT(Run("out", 2), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("sharding 'AUTO'")));
+  EXPECT_THAT(Run("out", 2),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("sharding 'AUTO'")));
   task_.sharding = "NONE";
   WriteSmallDataset(dir_ / "train", MakeSmallRows(5, kFakeVocabulary, 1), 2 * kFakeVocabulary);
-  EXPECT_THAT(Run("out", 1), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("prepared for another model")));
+  EXPECT_THAT(Run("out", 1), StatusIs(absl::StatusCode::kInvalidArgument,
+                                      HasSubstr("prepared for another model")));
 }
 
 }  // namespace

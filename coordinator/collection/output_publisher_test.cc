@@ -1,0 +1,101 @@
+#include "coordinator/collection/output_publisher.h"
+
+#include <filesystem>
+#include <fstream>
+#include <memory>
+#include <string>
+
+#include "common/base/random.h"
+#include "common/base/sha256.h"
+#include "common/base/status_matchers.h"
+#include "common/base/temp_dir.h"
+#include "common/storage/layout.h"
+#include "common/storage/testing/faulty_file_system.h"
+
+namespace anneal {
+namespace {
+
+using ::anneal::testing::IsOk;
+using ::anneal::testing::StatusIs;
+
+class OutputPublisherTest : public ::testing::Test {
+ protected:
+  OutputPublisherTest() {
+    root_ = *StorageRoot::Open(dir_.path() + "/root", files_, clock_, random_);
+    publisher_ = std::make_unique<StorageOutputPublisher>(*root_);
+  }
+
+  // What rank 0 of the generation leaves, and says of it.
+  v1::JobResult Stage(int64_t generation) {
+    const std::string folder = root_->Absolute(StagedOutputPath("j", generation));
+    std::filesystem::create_directories(folder);
+    const std::string manifest = absl::StrCat("of generation ", generation);
+    std::ofstream(folder + "/manifest.json") << manifest;
+    v1::JobResult result;
+    result.set_manifest_sha256(Sha256Hex(manifest));
+    return result;
+  }
+  std::string Published() {
+    absl::StatusOr<std::string> text =
+        ReadSmallFile(FileSystem::Posix(), root_->Absolute(OutputPath("j") + "/manifest.json"), 99);
+    return text.ok() ? *text : "nothing";
+  }
+
+  TempDir dir_;
+  SimulatedClock clock_;
+  SeededRandom random_{7};
+  testing::FaultyFileSystem files_{FileSystem::Posix()};
+  std::unique_ptr<StorageRoot> root_;
+  std::unique_ptr<StorageOutputPublisher> publisher_;
+};
+
+TEST_F(OutputPublisherTest, GivesTheGenerationsOutputsTheJobsName) {
+  const v1::JobResult result = Stage(1);
+  EXPECT_EQ(Published(), "nothing");
+  ANNEAL_ASSERT_OK(publisher_->Publish("j", 1, result));
+  EXPECT_EQ(Published(), "of generation 1");
+  EXPECT_FALSE(std::filesystem::exists(root_->Absolute(StagedOutputPath("j", 1))));
+  // As after a crash before the commit.
+  ANNEAL_EXPECT_OK(publisher_->Publish("j", 1, result));
+  EXPECT_EQ(Published(), "of generation 1");
+}
+
+TEST_F(OutputPublisherTest, ReplacesWhatWasNeverCommitted) {
+  ANNEAL_ASSERT_OK(publisher_->Publish("j", 1, Stage(1)));
+  ANNEAL_ASSERT_OK(publisher_->Publish("j", 2, Stage(2)));
+  EXPECT_EQ(Published(), "of generation 2");
+}
+
+TEST_F(OutputPublisherTest, RefusesWhatTheTrainerDidNotReport) {
+  v1::JobResult result = Stage(1);
+  result.set_manifest_sha256(Sha256Hex("something else"));
+  EXPECT_THAT(publisher_->Publish("j", 1, result), StatusIs(absl::StatusCode::kDataLoss));
+  EXPECT_EQ(Published(), "nothing");
+  EXPECT_THAT(publisher_->Publish("j", 3, result), StatusIs(absl::StatusCode::kNotFound));
+}
+
+TEST_F(OutputPublisherTest, ADeathAtAnyOperationIsMadeGood) {
+  ANNEAL_ASSERT_OK(publisher_->Publish("j", 1, Stage(1)));
+  const v1::JobResult result = Stage(2);
+  bool done = false;
+  for (int operations = 0; !done; ++operations) {
+    ASSERT_LT(operations, 100);
+    testing::FaultyFileSystem dying(FileSystem::Posix());
+    absl::StatusOr<std::unique_ptr<StorageRoot>> root =
+        StorageRoot::Open(dir_.path() + "/root", dying, clock_, random_);
+    ASSERT_THAT(root, IsOk());
+    dying.FailAfter(operations);
+    done = StorageOutputPublisher(**root).Publish("j", 2, result).ok();
+    ANNEAL_ASSERT_OK(publisher_->Publish("j", 2, result));
+    EXPECT_EQ(Published(), "of generation 2");
+    // Once more from the start.
+    if (!done) {
+      std::filesystem::remove_all(root_->Absolute(OutputPath("j")));
+      ANNEAL_ASSERT_OK(publisher_->Publish("j", 1, Stage(1)));
+      Stage(2);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace anneal
