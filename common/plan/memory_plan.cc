@@ -68,27 +68,42 @@ std::string Gibibytes(int64_t bytes) {
   return absl::StrFormat("%.2f GiB", static_cast<double>(bytes) / (int64_t{1} << 30));
 }
 
-}  // namespace
-
-int64_t SavedBytesPerToken(const DecoderShape& shape, int64_t low_rank, int compute_bytes) {
-  const int64_t normed = shape.query_key_norm ? 1 : 0;
-  // Inputs of both norms; q and attention's output; k and v; gate and up.
-  const int64_t elements = 2 * shape.hidden + (2 + normed) * shape.query +
-                           (2 + normed) * shape.key + 2 * shape.feed_forward + low_rank;
-  // Inverse rms of each norm, and attention's log-sum-exp of each head, in fp32.
-  const int64_t statistics = 2 + shape.heads + normed * (shape.heads + shape.kv_heads);
-  return elements * compute_bytes + statistics * int64_t{4};
+std::string Need(const ShardingChoice& choice) {
+  return absl::StrCat(ShardingName(choice.sharding), " needs ", Gibibytes(choice.plan.total()));
 }
 
-int64_t WorkingBytes(const DecoderShape& shape, int64_t cell_tokens, int compute_bytes,
+std::string OfThese(int64_t available_bytes, bool fits) {
+  return absl::StrCat(" a slot; ", Gibibytes(available_bytes),
+                      fits ? " are there" : " are there: none fits");
+}
+
+}  // namespace
+
+int64_t SavedBytesPerToken(const ModelConfig& model, int64_t low_rank, int compute_bytes) {
+  const int64_t query = model.heads * model.head_dim, key = model.kv_heads * model.head_dim;
+  const int64_t normed = model.query_key_norm ? 1 : 0;
+  // Inputs of both norms; q and attention's output; k and v; gate and up.
+  const int64_t elements = 2 * model.hidden_size + (2 + normed) * query + (2 + normed) * key +
+                           2 * model.intermediate_size + low_rank;
+  // Inverse rms of each norm, and attention's log-sum-exp of each head, in fp32.
+  const int64_t statistics = 2 + model.heads + normed * (model.heads + model.kv_heads);
+  return elements * compute_bytes + statistics * kMasterBytes;
+}
+
+int64_t CellBytesPerToken(const ModelConfig& model, int compute_bytes) {
+  constexpr int64_t kIds = 5;  // token, target, position, row and place
+  return model.hidden_size * compute_bytes + model.head_dim * 4 + kIds * 8;
+}
+
+int64_t WorkingBytes(const ModelConfig& model, int64_t cell_tokens, int compute_bytes,
                      bool casts_weights) {
-  const int64_t chunk_tokens = std::max<int64_t>(1, kLogitChunkBytes / (4 * shape.vocabulary));
-  const int64_t head = std::min(cell_tokens, chunk_tokens) * shape.vocabulary +
-                       3 * cell_tokens * shape.hidden +
-                       (casts_weights ? shape.vocabulary * shape.hidden : 0);
+  const int64_t chunk_tokens = std::max<int64_t>(1, kLogitChunkBytes / (4 * model.vocab_size));
+  const int64_t head = std::min(cell_tokens, chunk_tokens) * model.vocab_size +
+                       3 * cell_tokens * model.hidden_size +
+                       (casts_weights ? model.vocab_size * model.hidden_size : 0);
   // Gradients of gate, up and their product; of what comes in, goes out and is normed between.
-  const int64_t block = cell_tokens * (3 * shape.feed_forward + 4 * shape.hidden) +
-                        (casts_weights ? shape.feed_forward * shape.hidden : 0);
+  const int64_t block = cell_tokens * (3 * model.intermediate_size + 4 * model.hidden_size) +
+                        (casts_weights ? model.intermediate_size * model.hidden_size : 0);
   return std::max(head, block) * compute_bytes;
 }
 
@@ -137,21 +152,27 @@ absl::StatusOr<MemoryPlan> PlanMemory(const MemoryQuestion& question, Sharding a
   return plan;
 }
 
+absl::StatusOr<ShardingChoice> JudgeSharding(const MemoryQuestion& question, Sharding sharding,
+                                             int64_t available_bytes) {
+  ShardingChoice choice;
+  ANNEAL_ASSIGN_OR_RETURN(choice.plan, PlanMemory(question, sharding));
+  choice.sharding = sharding;
+  choice.fits = choice.plan.total() <= available_bytes;
+  choice.why = absl::StrCat(Need(choice), OfThese(available_bytes, choice.fits));
+  return choice;
+}
+
 absl::StatusOr<ShardingChoice> ChooseSharding(const MemoryQuestion& question,
                                               int64_t available_bytes) {
   ShardingChoice choice;
   std::string needs;
   for (Sharding sharding :
        {Sharding::kNone, Sharding::kOptimizer, Sharding::kGradients, Sharding::kFull}) {
-    ANNEAL_ASSIGN_OR_RETURN(choice.plan, PlanMemory(question, sharding));
-    choice.sharding = sharding;
-    choice.fits = choice.plan.total() <= available_bytes;
-    absl::StrAppend(&needs, needs.empty() ? "" : ", ", ShardingName(sharding), " needs ",
-                    Gibibytes(choice.plan.total()));
+    ANNEAL_ASSIGN_OR_RETURN(choice, JudgeSharding(question, sharding, available_bytes));
+    absl::StrAppend(&needs, needs.empty() ? "" : ", ", Need(choice));
     if (choice.fits || question.world_size == 1) break;
   }
-  choice.why = absl::StrCat(needs, " a slot; ", Gibibytes(available_bytes),
-                            choice.fits ? " are there" : " are there: none fits");
+  choice.why = absl::StrCat(needs, OfThese(available_bytes, choice.fits));
   return choice;
 }
 

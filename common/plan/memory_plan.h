@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "common/format/model_config.h"
 #include "common/plan/sharding.h"
 
 namespace anneal {
@@ -17,24 +18,16 @@ struct UnitSize {
   int64_t frozen = 0;
 };
 
-// Widths of a decoder, in elements a token.
-struct DecoderShape {
-  int64_t hidden = 0;
-  int64_t query = 0;  // heads times their width
-  int64_t key = 0;    // of keys, and of values
-  int64_t feed_forward = 0;
-  int64_t vocabulary = 0;
-  int64_t heads = 0;
-  int64_t kv_heads = 0;
-  bool query_key_norm = false;
-};
 // Kept of a token from a block's forward to its backward (worker/trainer/model/block.h), with
 // `low_rank` the ranks of its adapters added up.
-int64_t SavedBytesPerToken(const DecoderShape& shape, int64_t low_rank, int compute_bytes);
+int64_t SavedBytesPerToken(const ModelConfig& model, int64_t low_rank, int compute_bytes);
+// Kept of a token besides, for the length of a pass: the output of the last block or its gradient;
+// angles of the rotation, token ids and places.
+int64_t CellBytesPerToken(const ModelConfig& model, int compute_bytes);
 // What the hungriest operation takes and gives back, for a cell of so many tokens: the backward of
 // a feed-forward part, or the head with its logits, `casts_weights`: with its weight in the type of
 // the arithmetic too.
-int64_t WorkingBytes(const DecoderShape& shape, int64_t cell_tokens, int compute_bytes,
+int64_t WorkingBytes(const ModelConfig& model, int64_t cell_tokens, int compute_bytes,
                      bool casts_weights);
 // Logits are computed for so many tokens at once that they take about this much in fp32.
 inline constexpr int64_t kLogitChunkBytes = 32 << 20;
@@ -89,5 +82,8 @@ struct ShardingChoice {
 // is, which does not fit then either.
 absl::StatusOr<ShardingChoice> ChooseSharding(const MemoryQuestion& question,
                                               int64_t available_bytes);
+// The same of one mode, whether it fits or not.
+absl::StatusOr<ShardingChoice> JudgeSharding(const MemoryQuestion& question, Sharding sharding,
+                                             int64_t available_bytes);
 
 }  // namespace anneal

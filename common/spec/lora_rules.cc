@@ -79,12 +79,6 @@ class LoraModules {
     }
   }
 
-  bool IsAdapted(const std::string& module) const {
-    return absl::c_any_of(lora_.target_modules(), [&](const std::string& target) {
-      return target == kAllLinear || NamesModule(module, target);
-    });
-  }
-
   template <typename Map, typename CheckValue>
   void Pattern(const char* field, const Map& pattern, const CheckValue& check_value) {
     if (TooMany(field, static_cast<int>(pattern.size()))) return;
@@ -96,7 +90,7 @@ class LoraModules {
       if (!NamesAny(name)) {
         UnknownModule(path, name);
       } else if (!absl::c_any_of(modules_, [&](const std::string& module) {
-                   return NamesModule(module, name) && IsAdapted(module);
+                   return NamesModule(module, name) && IsLoraTarget(lora_, module);
                  })) {
         issues_.AddError(kConflict, path, "names no module of target_modules",
                          "add it to target_modules, or drop it here");
@@ -124,6 +118,12 @@ class LoraModules {
 };
 
 }  // namespace
+
+bool IsLoraTarget(const v1::LoraMethod& lora, const std::string& module) {
+  return absl::c_any_of(lora.target_modules(), [&](const std::string& target) {
+    return target == kAllLinear || NamesModule(module, target);
+  });
+}
 
 void CheckLoraModules(const v1::LoraMethod& lora, const std::vector<std::string>& linear_modules,
                       FieldRules* fields, IssueList* issues) {

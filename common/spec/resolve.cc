@@ -10,6 +10,7 @@
 #include "common/spec/field_rules.h"
 #include "common/spec/issues.h"
 #include "common/spec/lora_rules.h"
+#include "common/spec/memory.h"
 #include "common/spec/message_json.h"
 #include "common/spec/references.h"
 #include "common/spec/resolve_operation.h"
@@ -69,6 +70,7 @@ class Resolver {
     Resources();
     Training();
     Shards();
+    Memory();
     Evaluation();
     Output();
     Labels();
@@ -289,11 +291,6 @@ class Resolver {
     fields_.Default(&training, kPath, "reduction", int64_t{v1::TrainingSpec::REDUCTION_FIXED_ORDER},
                     kOriginDefault);
     fields_.CheckEnum(training, kPath, "sharding");
-    if (training.sharding() == v1::TrainingSpec::SHARDING_UNSPECIFIED ||
-        training.sharding() == v1::TrainingSpec::SHARDING_AUTO) {
-      fields_.Replace(&training, kPath, "sharding", int64_t{v1::TrainingSpec::SHARDING_NONE},
-                      kOriginDefault);
-    }
     fields_.CheckEnum(training, kPath, "precision");
     if (training.precision() == v1::TrainingSpec::PRECISION_UNSPECIFIED ||
         training.precision() == v1::TrainingSpec::PRECISION_AUTO) {
@@ -354,6 +351,48 @@ class Resolver {
       issues_.AddError(kOutOfRange, "training.logical_shards",
                        absl::StrCat(shards, " parts cannot be dealt to ", slots, " slots"),
                        absl::StrCat("use at least ", slots));
+    }
+  }
+
+  // The plan of memory, and with it what sharding is chosen where the user leaves it open.
+  void Memory() {
+    v1::TrainingSpec& training = *spec_.mutable_training();
+    const bool open = training.sharding() == v1::TrainingSpec::SHARDING_UNSPECIFIED ||
+                      training.sharding() == v1::TrainingSpec::SHARDING_AUTO;
+    const auto choose = [&](Sharding sharding, const char* origin) {
+      if (!open) return;
+      fields_.Replace(&training, "training.", "sharding", int64_t{ToProto(sharding)}, origin);
+    };
+    const int64_t slot_bytes =
+        on_gpu() ? inputs_.cluster.bytes_per_gpu_slot : inputs_.cluster.bytes_per_cpu_slot;
+    const bool known = inputs_.model != nullptr && inputs_.model->config.has_value();
+    // A job with errors is not planned: its numbers may be anything.
+    if (!known || slot_bytes == 0 || issues_.has_errors()) {
+      choose(Sharding::kNone, kOriginDefault);
+      return;
+    }
+    const MemoryQuestion question = MemoryQuestionOf(spec_, *inputs_.model->config);
+    const int64_t available = BytesForTensors(slot_bytes);
+    const absl::StatusOr<ShardingChoice> choice =
+        open ? ChooseSharding(question, available)
+             : JudgeSharding(question, ShardingOf(training.sharding()), available);
+    if (!choice.ok()) {
+      choose(Sharding::kNone, kOriginDefault);
+      return;
+    }
+    choose(choice->sharding, kOriginCluster);
+    v1::MemoryPlan& plan = *out_.mutable_memory_plan();
+    plan = ToProto(choice->plan);
+    plan.set_slots(question.world_size);
+    plan.set_available_bytes(available);
+    plan.set_reason(choice->why);
+    if (!choice->fits) {
+      issues_.AddWarning("NOT_ENOUGH_MEMORY", "resources.slots", choice->why,
+                         question.world_size == 1
+                             ? "use more slots, so that sharding can spread the state, or lower "
+                               "training.microbatch_tokens or data.max_length"
+                             : "use more slots, training.sharding: AUTO, or lower "
+                               "training.microbatch_tokens or data.max_length");
     }
   }
 
@@ -419,6 +458,9 @@ std::string FormatResolvedJob(const v1::ResolvedJob& job) {
     absl::StrAppend(&out, path, "  ", DumpJson(FieldToJson(parent, field)), "  (",
                     origin == job.origins().end() ? kOriginUser : origin->second, ")\n");
   });
+  if (job.has_memory_plan()) {
+    absl::StrAppend(&out, "memory  ", FormatMemoryPlan(job.memory_plan()), "\n");
+  }
   return out;
 }
 

@@ -8,12 +8,14 @@
 
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "absl/time/time.h"
 #include "anneal/v1/issue.pb.h"
 #include "anneal/v1/job.pb.h"
+#include "common/format/model_config.h"
 
 namespace anneal::spec {
 
@@ -40,6 +42,8 @@ struct ModelFacts {
   // Full names of the linear layers but the head ("model.layers.0.self_attn.q_proj"). Empty =
   // unknown, not checked.
   std::vector<std::string> linear_modules;
+  // Absent = no memory plan.
+  std::optional<ModelConfig> config;
 };
 
 // The fleet at this moment; all zero before any worker has registered.
@@ -49,6 +53,9 @@ struct ClusterFacts {
   // The smallest share of cores among slots of that kind. 0 = unknown.
   int32_t threads_per_gpu_slot = 0;
   int32_t threads_per_cpu_slot = 0;
+  // The smallest memory among slots of that kind. 0 = unknown.
+  int64_t bytes_per_gpu_slot = 0;
+  int64_t bytes_per_cpu_slot = 0;
   // Every CPU slot has bf16 dot products.
   bool cpu_bf16 = false;
 };

@@ -38,6 +38,7 @@ absl::StatusOr<SpecResolver::FoundModel> SpecResolver::Describe(const ModelDirec
   model.facts.max_positions = directory.config.max_positions;
   model.facts.has_chat_template = directory.has_chat_template;
   model.facts.source_id = source_id;
+  model.facts.config = directory.config;
   for (int64_t layer = 0; layer < directory.config.layers; ++layer) {
     for (const LinearModule& linear : BlockLinears(directory.config, layer))
       model.facts.linear_modules.push_back(linear.name);
@@ -80,6 +81,7 @@ absl::StatusOr<SpecResolver::FoundModel> SpecResolver::FindModel(const std::stri
   model.facts.has_chat_template = record.has_chat_template();
   model.facts.content_hash = record.content_hash();
   model.facts.source_id = record.source_id();
+  model.facts.config = config;
   for (int64_t layer = 0; layer < config.layers; ++layer) {
     for (const LinearModule& linear : BlockLinears(config, layer))
       model.facts.linear_modules.push_back(linear.name);
@@ -112,8 +114,8 @@ absl::StatusOr<internal::DataFile> SpecResolver::FindFile(const std::string& pro
 
 spec::ClusterFacts SpecResolver::FactsOfFleet() const {
   spec::ClusterFacts facts;
-  const auto smaller = [](int32_t known, int32_t threads) {
-    return known == 0 ? threads : std::min(known, threads);
+  const auto smaller = [](auto known, decltype(known) other) {
+    return known == 0 ? other : std::min(known, other);
   };
   for (const v1::Worker& worker : *parts_.roster.workers()) {
     // One that has not found this coordinator yet still counts: it most likely will.
@@ -122,10 +124,12 @@ spec::ClusterFacts SpecResolver::FactsOfFleet() const {
       if (slot.accelerator() == v1::ResourceSpec::ACCELERATOR_GPU) {
         ++facts.gpu_slots;
         facts.threads_per_gpu_slot = smaller(facts.threads_per_gpu_slot, slot.threads());
+        facts.bytes_per_gpu_slot = smaller(facts.bytes_per_gpu_slot, slot.memory_bytes());
       } else {
         facts.cpu_bf16 = slot.bf16() && (facts.cpu_slots == 0 || facts.cpu_bf16);
         ++facts.cpu_slots;
         facts.threads_per_cpu_slot = smaller(facts.threads_per_cpu_slot, slot.threads());
+        facts.bytes_per_cpu_slot = smaller(facts.bytes_per_cpu_slot, slot.memory_bytes());
       }
     }
   }

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import subprocess
 import sys
 import tarfile
@@ -60,6 +61,22 @@ def test_watch_gives_a_snapshot_first_and_every_step(finished):
     assert [u.step.step for u in updates if u.HasField("step") and u.step.step > 0] == list(range(1, 13))
     sequences = [u.event.sequence for u in updates if u.HasField("event")]
     assert sequences == sorted(set(sequences))
+
+
+def test_the_memory_plan_made_before_the_job_holds(finished):
+    cluster, job, _ = finished
+    plan = job.resolved.memory_plan
+    assert job.resolved.origins["training.sharding"] == "cluster" and "NONE needs" in plan.reason
+    assert plan.slots == 2 and 0 < plan.total_bytes <= plan.available_bytes
+    for rank in (0, 1):
+        log = (cluster.storage / job.name / "logs" / "g1" / f"rank{rank}.log").read_text()
+        line = next(line for line in log.splitlines() if "memory plan" in line)
+        planned = {name: int(value) for name, value in re.findall(r"(\w+)=(\d+)\b", line)}
+        # What does not depend on the rows is the same from the model's config as from the loaded model.
+        for item in ("weights", "gathered", "moments", "exchange", "snapshot"):
+            assert planned[item] == getattr(plan, f"{item}_bytes"), item
+        assert planned["total_bytes"] <= plan.total_bytes  # no row is as long as rows may be
+        assert int(re.search(r"peak_tensor_bytes=(\d+)", log)[1]) <= 1.1 * plan.total_bytes
 
 
 def test_debug_archive_holds_what_helps_and_no_data_and_no_key(finished, tiny, tmp_path):

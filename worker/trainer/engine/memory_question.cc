@@ -117,26 +117,16 @@ MemoryQuestion MemoryQuestionOf(const protocol::TrainTask& task, const Decoder& 
     }
   }
 
-  const DecoderShape shape = {.hidden = config.hidden_size,
-                              .query = config.heads * config.head_dim,
-                              .key = config.kv_heads * config.head_dim,
-                              .feed_forward = config.intermediate_size,
-                              .vocabulary = config.vocab_size,
-                              .heads = config.heads,
-                              .kv_heads = config.kv_heads,
-                              .query_key_norm = config.query_key_norm};
   const int lowest = std::max(1, decoder.lowest_trainable_unit());
   for (int64_t unit = lowest; unit <= config.layers; ++unit) {
     question.saved_bytes_per_token +=
-        SavedBytesPerToken(shape, LowRankOf(decoder.units()[unit]), question.compute_bytes);
+        SavedBytesPerToken(config, LowRankOf(decoder.units()[unit]), question.compute_bytes);
   }
-  // Of each cell: the output of the last block or its gradient; angles, token ids and places.
-  question.saved_bytes_per_token +=
-      config.hidden_size * question.compute_bytes + 4 * config.head_dim + 5 * 8;
+  question.saved_bytes_per_token += CellBytesPerToken(config, question.compute_bytes);
   const bool casts_weights =
       question.compute_bytes == 2 && !task.lora &&
       EffectiveSharding(*ParseSharding(task.sharding), task.world_size) == Sharding::kNone;
-  question.working_bytes = WorkingBytes(shape, longest_cell, question.compute_bytes, casts_weights);
+  question.working_bytes = WorkingBytes(config, longest_cell, question.compute_bytes, casts_weights);
   return question;
 }
 

@@ -19,8 +19,6 @@ namespace anneal::trainer {
 namespace {
 
 constexpr absl::Duration kRankReportInterval = absl::Seconds(1);
-constexpr int64_t kCpuAlignmentBytes = 64;
-constexpr int64_t kCudaAlignmentBytes = 256;
 
 // Field 2 of /proc/self/statm (proc(5)): resident pages.
 int64_t ResidentBytes() {

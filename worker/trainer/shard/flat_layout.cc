@@ -8,25 +8,21 @@
 #include <numeric>
 
 namespace anneal::trainer {
-namespace {
-
-int64_t RoundUp(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
-
-}  // namespace
-
 FlatLayout::FlatLayout(const std::vector<ParameterUnit>& units, int logical_shards, int64_t alignment_bytes) {
-  const int64_t alignment = alignment_bytes / static_cast<int64_t>(sizeof(float));
   for (const ParameterUnit& unit : units) {
-    FlatUnit flat{.name = unit.name};
+    std::vector<int64_t> elements;
     for (const ParameterSpec& parameter : unit.parameters) {
-      const int64_t elements =
-          std::accumulate(parameter.shape.begin(), parameter.shape.end(), int64_t{1}, std::multiplies<>());
-      const int64_t offset = RoundUp(flat.elements, alignment);
-      flat.tensors.push_back({parameter.name, parameter.shape, offset, elements, parameter.weight_decay});
-      flat.elements = offset + elements;
-      parameters_ += elements;
+      elements.push_back(
+          std::accumulate(parameter.shape.begin(), parameter.shape.end(), int64_t{1}, std::multiplies<>()));
+      parameters_ += elements.back();
     }
-    flat.elements = RoundUp(flat.elements, logical_shards * kChunkElements);
+    const FlatPlacement placement = PlaceFlat(elements, logical_shards, alignment_bytes);
+    FlatUnit flat{.name = unit.name, .elements = placement.elements};
+    for (size_t i = 0; i < elements.size(); ++i) {
+      const ParameterSpec& parameter = unit.parameters[i];
+      flat.tensors.push_back(
+          {parameter.name, parameter.shape, placement.offsets[i], elements[i], parameter.weight_decay});
+    }
     units_.push_back(std::move(flat));
   }
 }

@@ -9,12 +9,10 @@
 #include <utility>
 #include <vector>
 
+#include "common/plan/flat_placement.h"
 #include "worker/trainer/model/decoder.h"
 
 namespace anneal::trainer {
-
-// Sums that feed the gradient norm run over one chunk at a time, and ranks own whole chunks.
-inline constexpr int64_t kChunkElements = 16'384;
 
 struct FlatTensor {
   std::string name;
