@@ -41,7 +41,7 @@ class OutputPublisherTest : public ::testing::Test {
     return text.ok() ? *text : "nothing";
   }
 
-  TempDir dir_;
+  testing::TempDir dir_;
   SimulatedClock clock_;
   SeededRandom random_{7};
   testing::FaultyFileSystem files_{FileSystem::Posix()};

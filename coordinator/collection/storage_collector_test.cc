@@ -83,10 +83,12 @@ class StorageCollectorTest : public ::testing::Test {
 
 TEST_F(StorageCollectorTest, OutputsUnderWayStayHoweverLongTheJobTrains) {
   Job("j", v1::JOB_STATE_RUNNING).mutable_train()->set_generation(2);
+  catalog_.Publish(jobs_);
   for (int generation : {1, 2, 3}) Make(StagedOutputPath("j", generation));
   EXPECT_THAT(CollectAfterGrace(), ElementsAre(StagedOutputPath("j", 1)))
       << "3 may have been told to start by a turn that is not visible yet";
   Job("j", v1::JOB_STATE_FAILED).mutable_train()->set_generation(2);
+  catalog_.Publish(jobs_);
   EXPECT_THAT(CollectAfterGrace(), ElementsAre(StagedOutputPath("j", 2), StagedOutputPath("j", 3)));
 }
 

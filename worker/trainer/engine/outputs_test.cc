@@ -19,7 +19,7 @@ using ::testing::HasSubstr;
 
 class OutputFolderTest : public ::testing::Test {
  protected:
-  TempDir dir_;
+  testing::TempDir dir_;
   const fs::path path_ = fs::path(dir_.path()) / "outputs" / "job.partial-g2";
 };
 
