@@ -1,11 +1,11 @@
 #include "coordinator/api/allowed_roots.h"
 
-#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <string>
 
 #include "common/base/status_matchers.h"
+#include "common/base/temp_dir.h"
 
 namespace anneal {
 namespace {
@@ -19,17 +19,14 @@ namespace fs = std::filesystem;
 class AllowedRootsTest : public ::testing::Test {
  protected:
   void SetUp() override {
-    std::string pattern = ::testing::TempDir() + "roots_XXXXXX";
-    ASSERT_NE(::mkdtemp(pattern.data()), nullptr);
-    folder_ = fs::canonical(pattern).string();
     fs::create_directories(folder_ + "/shared/deep");
     fs::create_directories(folder_ + "/shared-not");
     std::ofstream(folder_ + "/shared/deep/a.jsonl") << "{}";
     std::ofstream(folder_ + "/shared-not/secret") << "s";
   }
-  void TearDown() override { fs::remove_all(folder_); }
 
-  std::string folder_;
+  const testing::TempDir dir_;
+  const std::string folder_ = fs::canonical(dir_.path()).string();
 };
 
 TEST_F(AllowedRootsTest, PathsInsideResolveToTheirRealPlace) {

@@ -2,7 +2,6 @@
 // A real gRPC server on a free port over a real catalog and storage root in a temporary folder,
 // with callers of two projects.
 
-#include <cstdlib>
 #include <memory>
 #include <string>
 #include <vector>
@@ -10,6 +9,7 @@
 #include "common/base/clock.h"
 #include "common/base/random.h"
 #include "common/base/status_matchers.h"
+#include "common/base/temp_dir.h"
 #include "common/rpc/authentication.h"
 #include "common/rpc/channel.h"
 #include "common/rpc/server.h"
@@ -30,18 +30,13 @@ inline constexpr char kEveKey[] = "eve-key-0123456789abcdef";  // project "other
 class ApiFixture : public ::testing::Test {
  protected:
   ApiFixture() {
-    std::string pattern = ::testing::TempDir() + "api_XXXXXX";
-    folder_ = ::mkdtemp(pattern.data());
     root_ = *StorageRoot::Open(folder_ + "/storage", files_, clock_, random_);
     ANNEAL_CHECK_OK(FileSystem::Posix().MakeFolders(folder_ + "/catalog"));
     resources_ = *ResourceStore::Open(folder_ + "/catalog");
     limits_ = std::make_unique<ProjectLimits>(
         ProjectLimits::Parts{*resources_, catalog_, clock_, limit_metrics_}, LimitOptions());
   }
-  ~ApiFixture() override {
-    server_.reset();
-    FileSystem::Posix().RemoveTree(folder_).IgnoreError();
-  }
+  ~ApiFixture() override { server_.reset(); }
 
   void Serve(grpc::Service& service) {
     ANNEAL_ASSERT_OK_AND_ASSIGN(
@@ -88,7 +83,8 @@ class ApiFixture : public ::testing::Test {
     ANNEAL_ASSERT_OK(file->Append(text));
   }
 
-  std::string folder_;
+  const TempDir dir_;
+  const std::string& folder_ = dir_.path();
   Clock& clock_ = Clock::Real();
   SeededRandom random_{1};
   FaultyFileSystem files_{FileSystem::Posix()};

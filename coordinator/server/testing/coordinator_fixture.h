@@ -2,7 +2,6 @@
 // A whole coordinator in this process, on free ports and in a temporary folder, with a client for
 // it.
 
-#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <memory>
@@ -16,6 +15,7 @@
 #include "common/base/random.h"
 #include "common/base/sha256.h"
 #include "common/base/status_matchers.h"
+#include "common/base/temp_dir.h"
 #include "common/format/testing/tiny_llama.h"
 #include "common/rpc/channel.h"
 #include "common/rpc/status.h"
@@ -33,9 +33,6 @@ class CoordinatorFixture : public ::testing::Test {
   using Jobs = v1::FineTuningService::Stub;
 
   void SetUp() override {
-    std::string pattern = ::testing::TempDir() + "coordinator_XXXXXX";
-    ASSERT_NE(::mkdtemp(pattern.data()), nullptr);
-    folder_ = pattern;
     std::ofstream(folder_ + "/credentials") << kKey << " vision ada admin\n"
                                             << kOtherKey << " other eve\n";
     std::filesystem::permissions(folder_ + "/credentials", std::filesystem::perms::owner_read);
@@ -54,10 +51,7 @@ class CoordinatorFixture : public ::testing::Test {
     options_.limits.project_request_rate = 0;
     StartCoordinator();
   }
-  void TearDown() override {
-    coordinator_.reset();
-    std::filesystem::remove_all(folder_);
-  }
+  void TearDown() override { coordinator_.reset(); }
 
   void StartCoordinator() {
     coordinator_.reset();
@@ -225,7 +219,8 @@ class CoordinatorFixture : public ::testing::Test {
     FakeWorker::Report(task, report, sequence);
   }
 
-  std::string folder_;
+  const TempDir dir_;
+  const std::string& folder_ = dir_.path();
   SeededRandom random_{1};
   CoordinatorOptions options_;
   std::unique_ptr<Coordinator> coordinator_;
