@@ -117,8 +117,9 @@ absl::StatusOr<std::vector<Credential>> ReadCredentialsFile(const std::string& p
     return absl::InvalidArgumentError(absl::StrCat("credentials file ", path, " is over 1 MiB"));
   }
   struct stat info = {};
-  if (::stat(path.c_str(), &info) == 0 && (info.st_mode & (S_IRWXG | S_IRWXO)) != 0) {
-    ANNEAL_LOG(WARNING) << "credentials file can be read by others; chmod 600 it"
+  // A group may read it: Kubernetes gives a pod its secrets through one.
+  if (::stat(path.c_str(), &info) == 0 && (info.st_mode & (S_IWGRP | S_IRWXO)) != 0) {
+    ANNEAL_LOG(WARNING) << "credentials file is open to others; chmod 640 it"
                         << Field("path", path);
   }
   return ParseCredentials(text, path);
