@@ -1,4 +1,5 @@
-// Every RPC of the public API against every role, every kind of bad key, and every other project.
+// Every RPC of the public API against every role, every kind of bad key or certificate, and every
+// other project.
 
 #include <google/protobuf/descriptor.h>
 #include <grpcpp/generic/generic_stub.h>
@@ -13,9 +14,8 @@
 #include "absl/strings/str_cat.h"
 #include "anneal/v1/artifact_service.grpc.pb.h"
 #include "anneal/v1/file_service.grpc.pb.h"
-#include "anneal/v1/key_service.grpc.pb.h"
 #include "anneal/v1/model_service.grpc.pb.h"
-#include "coordinator/server/testing/coordinator_fixture.h"
+#include "coordinator/server/testing/tls_coordinator_fixture.h"
 #include "google/protobuf/dynamic_message.h"
 
 namespace anneal {
@@ -91,12 +91,14 @@ std::string ShortName(const google::protobuf::MethodDescriptor& method) {
   return absl::StrCat(method.service()->name(), ".", method.name());
 }
 
-class AuthorizationTest : public testing::CoordinatorFixture {
+// Calls any method. Both fixtures below are one.
+class MethodCaller {
  protected:
   // One call of any method, with one request; the status it ends with.
-  absl::Status CallMethod(const google::protobuf::MethodDescriptor& method,
-                          const google::protobuf::Message& request, const std::string& key) {
-    grpc::GenericStub stub(channel_);
+  static absl::Status CallMethod(const std::shared_ptr<grpc::Channel>& channel,
+                                 const google::protobuf::MethodDescriptor& method,
+                                 const google::protobuf::Message& request, const std::string& key) {
+    grpc::GenericStub stub(channel);
     grpc::ClientContext context;
     PrepareCall(context, key, absl::Seconds(30));
     grpc::CompletionQueue queue;
@@ -147,6 +149,26 @@ class AuthorizationTest : public testing::CoordinatorFixture {
     return request;
   }
 
+ private:
+  google::protobuf::DynamicMessageFactory messages_;
+};
+
+// A resource of each kind, by the kind's name in Needs().
+std::map<std::string, std::string> ResourcesOf(const std::string& job) {
+  SeededRandom random(2);
+  return {{"job", job},
+          {"artifact", job + "/artifacts/adapter/adapter_config.json"},
+          {"file", absl::StrCat("files/", NewUlid(absl::Now(), random))},
+          {"model", "models/tiny"}};
+}
+
+class AuthorizationTest : public testing::CoordinatorFixture, protected MethodCaller {
+ protected:
+  absl::Status CallMethod(const google::protobuf::MethodDescriptor& method,
+                          const google::protobuf::Message& request, const std::string& key) {
+    return MethodCaller::CallMethod(channel_, method, request, key);
+  }
+
   absl::StatusOr<v1::CreateKeyResponse> MakeKey(v1::Key::Role role, const std::string& project) {
     v1::CreateKeyRequest request;
     request.set_role(role);
@@ -162,8 +184,6 @@ class AuthorizationTest : public testing::CoordinatorFixture {
   std::unique_ptr<v1::KeyService::Stub> LocalKeys() {
     return v1::KeyService::NewStub(*MakeChannel({.target = "unix:" + options_.admin_socket}));
   }
-
-  google::protobuf::DynamicMessageFactory messages_;
 };
 
 TEST_F(AuthorizationTest, EveryMethodNeedsItsRight) {
@@ -215,11 +235,7 @@ TEST_F(AuthorizationTest, WhatIsForeignIsNotFound) {
   import.set_source_uri(absl::StrCat("file://", folder_, "/shared/tiny"));
   auto models = v1::ModelService::NewStub(channel_);
   ANNEAL_ASSERT_OK(Call(*models, &v1::ModelService::Stub::ImportModel, import).status());
-  const std::map<std::string, std::string> resources = {
-      {"job", job.name()},
-      {"artifact", job.name() + "/artifacts/adapter/adapter_config.json"},
-      {"file", absl::StrCat("files/", NewUlid(absl::Now(), random_))},
-      {"model", "models/tiny"}};
+  const std::map<std::string, std::string> resources = ResourcesOf(job.name());
   const std::string stranger = SecretOf(v1::Key::ROLE_ADMIN, "other");
   for (const google::protobuf::MethodDescriptor* method : AllMethods()) {
     const std::string kind = Needs().at(ShortName(*method)).resource;
@@ -328,6 +344,112 @@ TEST_F(AuthorizationTest, OnlyWorkersJoinTheFleet) {
   worker.Sync();
   worker.AwaitDesired(
       [](const internal::Desired& desired) { return desired.coordinator_epoch() > 0; });
+}
+
+// The same with certificates in place of keys, over TLS.
+class CertificateAuthorizationTest : public testing::TlsCoordinatorFixture, protected MethodCaller {
+ protected:
+  // A channel whose certificate stands for a role.
+  std::shared_ptr<grpc::Channel> ChannelOf(const std::string& name, v1::Key::Role role,
+                                           const std::string& project = "vision") {
+    MakeClient(name, absl::StrCat("/O=Lab/CN=", name));
+    EXPECT_THAT(Bind(absl::StrCat("CN=", name, ",O=Lab"), role, project), IsOk());
+    return ChannelAs(name);
+  }
+  absl::Status CallWith(const std::shared_ptr<grpc::Channel>& channel,
+                        const google::protobuf::MethodDescriptor& method,
+                        const std::string& resource = "") {
+    return CallMethod(channel, method, *NewRequestOf(method, resource), testing::kNoKey);
+  }
+};
+
+TEST_F(CertificateAuthorizationTest, EveryMethodNeedsItsRight) {
+  const std::map<Role, std::shared_ptr<grpc::Channel>> channels = {
+      {Role::kViewer, ChannelOf("viewer", v1::Key::ROLE_VIEWER)},
+      {Role::kUser, ChannelOf("user", v1::Key::ROLE_USER)},
+      {Role::kAdmin, ChannelOf("admin", v1::Key::ROLE_ADMIN)}};
+  for (const google::protobuf::MethodDescriptor* method : AllMethods()) {
+    const Right right = Needs().at(ShortName(*method)).right;
+    for (const auto& [role, channel] : channels) {
+      SCOPED_TRACE(absl::StrCat(method->full_name(), " by ", RoleName(role)));
+      const absl::Status status = CallWith(channel, *method);
+      EXPECT_EQ(ReasonOf(status) == "ROLE_TOO_WEAK", !IsAllowed(role, right)) << status;
+      EXPECT_NE(status.code(), absl::StatusCode::kUnauthenticated) << status;
+      EXPECT_NE(status.code(), absl::StatusCode::kUnavailable) << status;
+      EXPECT_NE(status.code(), absl::StatusCode::kInternal) << status;
+    }
+  }
+}
+
+TEST_F(CertificateAuthorizationTest, NoMethodAnswersToACertificateThatStandsForNobody) {
+  MakeClient("nobody", "/O=Lab/CN=nobody");
+  MakeClient("revoked", "/O=Lab/CN=revoked");
+  ANNEAL_ASSERT_OK_AND_ASSIGN(const v1::CreateKeyResponse revoked,
+                              Bind("CN=revoked,O=Lab", v1::Key::ROLE_ADMIN));
+  Revoke(revoked.key());
+  MakeClient("expired", "/O=Lab/CN=expired");
+  ANNEAL_ASSERT_OK(
+      Bind("CN=expired,O=Lab", v1::Key::ROLE_ADMIN, "vision", absl::Seconds(2)).status());
+  const std::shared_ptr<grpc::Channel> expired = ChannelAs("expired");
+  const google::protobuf::MethodDescriptor& any = *AllMethods().front();
+  const absl::Time patience = absl::Now() + absl::Seconds(20);
+  while (ReasonOf(CallWith(expired, any)) != "CERTIFICATE_EXPIRED" && absl::Now() < patience)
+    continue;
+  const std::vector<std::pair<std::string, std::shared_ptr<grpc::Channel>>> channels = {
+      {"API_KEY_MISSING", ChannelAs("")},
+      {"CERTIFICATE_UNKNOWN", ChannelAs("nobody")},
+      {"CERTIFICATE_UNKNOWN", ChannelAs("revoked")},
+      {"CERTIFICATE_EXPIRED", expired}};
+  for (const google::protobuf::MethodDescriptor* method : AllMethods()) {
+    for (const auto& [reason, channel] : channels) {
+      const absl::Status status = CallWith(channel, *method);
+      EXPECT_THAT(status, StatusIs(absl::StatusCode::kUnauthenticated)) << method->full_name();
+      EXPECT_EQ(ReasonOf(status), reason) << method->full_name();
+    }
+    // A key is what counts where one is sent, a bad one too.
+    EXPECT_EQ(
+        ReasonOf(CallMethod(expired, *method, *NewRequestOf(*method), "no-such-key-0123456789")),
+        "API_KEY_UNKNOWN");
+  }
+}
+
+TEST_F(CertificateAuthorizationTest, NoMethodIsReachedWithACertificateOfAnotherAuthority) {
+  MakeAuthority("stranger");
+  MakeClient("admin", "/O=Lab/CN=admin", "stranger");
+  ANNEAL_ASSERT_OK(Bind("CN=admin,O=Lab", v1::Key::ROLE_ADMIN).status());
+  const std::shared_ptr<grpc::Channel> channel = ChannelAs("admin");
+  for (const google::protobuf::MethodDescriptor* method : AllMethods()) {
+    EXPECT_THAT(CallWith(channel, *method), StatusIs(absl::StatusCode::kUnavailable))
+        << method->full_name();
+  }
+}
+
+TEST_F(CertificateAuthorizationTest, WhatIsForeignIsNotFound) {
+  channel_ = ChannelOf("owner", v1::Key::ROLE_USER);
+  ANNEAL_ASSERT_OK_AND_ASSIGN(const v1::Job job,
+                              Call(*v1::FineTuningService::NewStub(channel_), &Jobs::CreateJob,
+                                   NewRequest(1), testing::kNoKey));
+  v1::ImportModelRequest import;
+  import.set_model_id("tiny");
+  import.set_source_uri(absl::StrCat("file://", folder_, "/shared/tiny"));
+  ANNEAL_ASSERT_OK(Call(*v1::ModelService::NewStub(channel_), &v1::ModelService::Stub::ImportModel,
+                        import, testing::kNoKey)
+                       .status());
+  const std::map<std::string, std::string> resources = ResourcesOf(job.name());
+  const std::shared_ptr<grpc::Channel> stranger =
+      ChannelOf("stranger", v1::Key::ROLE_ADMIN, "other");
+  for (const google::protobuf::MethodDescriptor* method : AllMethods()) {
+    const std::string kind = Needs().at(ShortName(*method)).resource;
+    if (kind.empty()) continue;
+    EXPECT_THAT(CallWith(stranger, *method, resources.at(kind)),
+                StatusIs(absl::StatusCode::kNotFound))
+        << method->full_name();
+  }
+  v1::GetJobRequest get;
+  get.set_name(job.name());
+  EXPECT_THAT(Call(*v1::FineTuningService::NewStub(channel_), &Jobs::GetJob, get, testing::kNoKey),
+              IsOk())
+      << "and nothing has happened to it";
 }
 
 }  // namespace
