@@ -49,8 +49,8 @@ class ArtifactServiceTest : public testing::ApiFixture {
     done.mutable_job()->mutable_result()->set_manifest_sha256(Sha256Hex(manifest));
     running.set_id(kOtherJob);
     running.mutable_job()->set_project("vision");
-    catalog_.Publish({{kJob, std::make_shared<internal::JobRecord>(done)},
-                      {kOtherJob, std::make_shared<internal::JobRecord>(running)}});
+    catalog_.Publish({std::make_shared<internal::JobRecord>(done),
+                      std::make_shared<internal::JobRecord>(running)});
   }
 
   absl::StatusOr<v1::ListArtifactsResponse> List(const std::string& parent,

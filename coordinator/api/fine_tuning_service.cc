@@ -94,16 +94,6 @@ absl::StatusOr<FineTuningServiceImpl::Record> FineTuningServiceImpl::FindIn(
   return record;
 }
 
-FineTuningServiceImpl::Record FineTuningServiceImpl::FindByRequest(
-    const std::string& project, const std::string& request_id) const {
-  if (request_id.empty()) return nullptr;
-  const std::shared_ptr<const JobTable> jobs = parts_.catalog.jobs();
-  for (const auto& [id, record] : *jobs) {
-    if (record->request_id() == request_id && record->job().project() == project) return record;
-  }
-  return nullptr;
-}
-
 absl::Status FineTuningServiceImpl::Check(const grpc::ServerContext& context,
                                           const v1::CheckJobRequest& request,
                                           v1::CheckJobResponse* response) {
@@ -127,7 +117,7 @@ absl::Status FineTuningServiceImpl::Create(const grpc::ServerContext& context,
   record.set_request_sha256(RequestSha256(request));
   // A repetition gets the first job even if what it named is gone by now. The loop decides; this
   // only saves the looking up.
-  const Record first = FindByRequest(caller.project, request.request_id());
+  const Record first = parts_.catalog.FindRequest(caller.project, request.request_id());
   if (first != nullptr && first->request_sha256() == record.request_sha256()) {
     *response = first->job();
     return absl::OkStatus();

@@ -108,8 +108,6 @@ class FineTuningServiceImpl
   absl::StatusOr<Record> Find(const grpc::ServerContextBase& context,
                               const std::string& name) const;
   absl::StatusOr<Record> FindIn(const std::string& project, const std::string& name) const;
-  // The first job of a repeated CreateJob, or null.
-  Record FindByRequest(const std::string& project, const std::string& request_id) const;
 
   const Parts parts_;
 };

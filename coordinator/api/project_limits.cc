@@ -1,7 +1,7 @@
 #include "coordinator/api/project_limits.h"
 
 #include <algorithm>
-#include <memory>
+#include <vector>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
@@ -22,11 +22,11 @@ constexpr absl::string_view kProjectStorage = "PROJECT_STORAGE";
 // Streams end when their clients say so; a second is soon enough to look again.
 constexpr absl::Duration kStreamRetryDelay = absl::Seconds(1);
 
-// Of all checkpoints that jobs of the project keep.
-int64_t CheckpointBytes(const JobTable& jobs, const std::string& project, absl::Time now) {
+// Of all that jobs of the project have made and is still there.
+int64_t JobBytes(const std::vector<Catalog::Record>& jobs, absl::Time now) {
   int64_t bytes = 0;
-  for (const auto& [id, record] : jobs) {
-    if (record->job().project() != project || CheckpointsExpired(*record, now)) continue;
+  for (const Catalog::Record& record : jobs) {
+    if (CheckpointsExpired(*record, now)) continue;
     for (const internal::CheckpointRecord& checkpoint : record->checkpoints())
       bytes += checkpoint.size_bytes();
   }
@@ -117,9 +117,8 @@ absl::Status ProjectLimits::CheckStorage(const std::string& project,
                                          const ResourceStore::StoredBytes& stored,
                                          int64_t more_bytes) {
   const int64_t limit = options_.project_storage_bytes;
-  const std::shared_ptr<const JobTable> jobs = parts_.catalog.jobs();
-  const int64_t held =
-      stored.files + stored.models + CheckpointBytes(*jobs, project, parts_.clock.TimeNow());
+  const int64_t held = stored.files + stored.models +
+                       JobBytes(parts_.catalog.JobsWithBytes(project), parts_.clock.TimeNow());
   if (limit == 0 || (held < limit && more_bytes <= limit - held)) return absl::OkStatus();
   return Refuse(
       kProjectStorage,

@@ -80,9 +80,7 @@ class ProjectLimitsTest : public ::testing::Test {
     record->mutable_job()->set_project(kProject);
     record->mutable_job()->set_state(v1::JOB_STATE_RUNNING);
     for (const int64_t bytes : checkpoint_bytes) record->add_checkpoints()->set_size_bytes(bytes);
-    JobTable jobs = *catalog_.jobs();
-    jobs[record->id()] = record;
-    catalog_.Publish(std::move(jobs));
+    catalog_.Publish({record});
   }
 
   SimulatedClock clock_{absl::FromUnixSeconds(1'800'000'000)};

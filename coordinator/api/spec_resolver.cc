@@ -16,6 +16,9 @@
 namespace anneal {
 namespace {
 
+// So many imported models are remembered: a few kilobytes each.
+constexpr size_t kMostRemembered = 256;
+
 // Errors that say something about the spec, not about the coordinator.
 bool IsAboutTheSpec(const absl::Status& status) {
   return status.code() == absl::StatusCode::kNotFound ||
@@ -72,10 +75,27 @@ absl::StatusOr<SpecResolver::FoundModel> SpecResolver::FindModel(const std::stri
   const absl::string_view id = absl::StripPrefix(reference, "models/");
   ANNEAL_ASSIGN_OR_RETURN(const internal::ModelRecord record,
                           parts_.resources.GetModel(project, id));
-  model.dir = ModelPath(project, id);
+  ANNEAL_ASSIGN_OR_RETURN(model, DescribeImported(record));
+  model.resource = reference;
+  return model;
+}
+
+absl::StatusOr<SpecResolver::FoundModel> SpecResolver::DescribeImported(
+    const internal::ModelRecord& record) {
+  const std::string dir = ModelPath(record.project(), record.id());
+  {
+    absl::MutexLock lock(&mu_);
+    const auto known = imported_.find(dir);
+    if (known != imported_.end() && known->second.facts.content_hash == record.content_hash() &&
+        known->second.facts.source_id == record.source_id()) {
+      return known->second;
+    }
+  }
+  FoundModel model;
+  model.dir = dir;
   // Imported models never change, so the hash taken then holds.
   ANNEAL_ASSIGN_OR_RETURN(const ModelConfig config,
-                          ReadModelConfig(absl::StrCat(parts_.storage_root, "/", model.dir)));
+                          ReadModelConfig(absl::StrCat(parts_.storage_root, "/", dir)));
   model.facts.family = record.family();
   model.facts.max_positions = record.max_positions();
   model.facts.has_chat_template = record.has_chat_template();
@@ -86,7 +106,9 @@ absl::StatusOr<SpecResolver::FoundModel> SpecResolver::FindModel(const std::stri
     for (const LinearModule& linear : BlockLinears(config, layer))
       model.facts.linear_modules.push_back(linear.name);
   }
-  model.resource = reference;
+  absl::MutexLock lock(&mu_);
+  if (imported_.size() >= kMostRemembered) imported_.clear();
+  imported_[dir] = model;
   return model;
 }
 
@@ -112,12 +134,22 @@ absl::StatusOr<internal::DataFile> SpecResolver::FindFile(const std::string& pro
   return file;
 }
 
-spec::ClusterFacts SpecResolver::FactsOfFleet() const {
+spec::ClusterFacts SpecResolver::FactsOfFleet() {
+  std::shared_ptr<const FleetRoster::Workers> roster = parts_.roster.workers();
+  absl::MutexLock lock(&mu_);
+  if (roster != roster_) {
+    facts_ = FactsOf(*roster);
+    roster_ = std::move(roster);
+  }
+  return facts_;
+}
+
+spec::ClusterFacts SpecResolver::FactsOf(const FleetRoster::Workers& workers) {
   spec::ClusterFacts facts;
   const auto smaller = [](auto known, decltype(known) other) {
     return known == 0 ? other : std::min(known, other);
   };
-  for (const v1::Worker& worker : *parts_.roster.workers()) {
+  for (const v1::Worker& worker : workers) {
     // One that has not found this coordinator yet still counts: it most likely will.
     if (worker.state() == v1::Worker::STATE_LOST && worker.has_last_sync_time()) continue;
     for (const v1::Slot& slot : worker.slots()) {

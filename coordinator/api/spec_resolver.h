@@ -1,11 +1,15 @@
 #pragma once
 // From a user's spec to a resolved job with everything it reads found.
 
+#include <map>
+#include <memory>
 #include <string>
 #include <vector>
 
+#include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "anneal/internal/catalog.pb.h"
 #include "anneal/v1/job.pb.h"
@@ -54,14 +58,25 @@ class SpecResolver {
     std::string resource;
   };
   absl::StatusOr<FoundModel> FindModel(const std::string& project, const std::string& reference);
+  // Of an imported model, from its config.
+  absl::StatusOr<FoundModel> DescribeImported(const internal::ModelRecord& record);
   absl::StatusOr<FoundModel> Describe(const ModelDirectory& directory,
                                       const std::string& source_id);
   absl::StatusOr<internal::DataFile> FindFile(const std::string& project,
                                               const std::string& reference,
                                               internal::JobInputs* inputs);
-  spec::ClusterFacts FactsOfFleet() const;
+  // Of the newest roster; summed up once for each.
+  spec::ClusterFacts FactsOfFleet();
+  static spec::ClusterFacts FactsOf(const FleetRoster::Workers& workers);
 
   const Parts parts_;
+
+  absl::Mutex mu_;
+  std::shared_ptr<const FleetRoster::Workers> roster_ ABSL_GUARDED_BY(mu_);
+  spec::ClusterFacts facts_ ABSL_GUARDED_BY(mu_);
+  // Imported models by folder, with the hash that they had: whoever imports another under the same
+  // name gives it another hash.
+  std::map<std::string, FoundModel> imported_ ABSL_GUARDED_BY(mu_);
 };
 
 }  // namespace anneal

@@ -12,6 +12,8 @@ namespace anneal {
 namespace {
 
 constexpr absl::Duration kHeartbeatEvery = absl::Seconds(15);
+// Steps reach the disk this much after the record that shows them, at most.
+constexpr absl::Duration kLookEvery = absl::Seconds(1);
 constexpr absl::Duration kProgressEvery = absl::Milliseconds(500);
 constexpr int kPage = 200;
 
@@ -68,6 +70,7 @@ absl::StatusOr<WatchJobStream::Due> WatchJobStream::Next(v1::WatchJobResponse* m
         parts_.catalog.FindJob(project_, job_);
     if (record == nullptr)
       return WithReason(absl::NotFoundError(absl::StrCat("no jobs/", job_)), "NOT_FOUND");
+    if (record == seen_ && now < seen_at_ + kLookEvery) return Due::kNothing;
     ANNEAL_RETURN_IF_ERROR(Refill(*record));
     // Steps are on disk before the end is, so after the last event there is nothing left.
     if (waiting_.empty() && IsTerminal(record->job().state())) return Due::kEnd;
@@ -78,6 +81,10 @@ absl::StatusOr<WatchJobStream::Due> WatchJobStream::Next(v1::WatchJobResponse* m
       v1::WatchJobResponse& update = waiting_.emplace_back();
       update.set_sequence(sequence_);
       *update.mutable_progress() = record->job().progress();
+    }
+    if (waiting_.empty() && progress == last_progress_) {
+      seen_ = record;
+      seen_at_ = now;
     }
     if (waiting_.empty() && now >= last_sent_ + kHeartbeatEvery) {
       v1::WatchJobResponse& beat = waiting_.emplace_back();

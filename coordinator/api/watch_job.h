@@ -2,6 +2,7 @@
 // FineTuningService.WatchJob: a job as it changes.
 
 #include <deque>
+#include <memory>
 #include <string>
 
 #include "absl/time/time.h"
@@ -40,6 +41,10 @@ class WatchJobStream : public PumpedWriter<v1::WatchJobResponse> {
   int64_t sequence_;
   int64_t step_;
   bool started_ = false;
+  // What was looked at last, and when: without a change there is nothing new but steps that were
+  // not on disk then.
+  std::shared_ptr<const internal::JobRecord> seen_;
+  absl::Duration seen_at_;
   std::deque<v1::WatchJobResponse> waiting_;
   std::string last_progress_;
   absl::Duration progress_sent_ = -absl::InfiniteDuration();

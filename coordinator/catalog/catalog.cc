@@ -4,24 +4,69 @@
 
 namespace anneal {
 
+namespace {
+
+bool HoldsBytes(const internal::JobRecord& record) {
+  return record.checkpoints_size() > 0;
+}
+
+}  // namespace
+
 std::shared_ptr<const JobTable> Catalog::jobs() const {
   absl::MutexLock lock(&mu_);
+  taken_ = true;
   return jobs_;
 }
 
-std::shared_ptr<const internal::JobRecord> Catalog::FindJob(absl::string_view project,
-                                                            absl::string_view id) const {
-  const std::shared_ptr<const JobTable> table = jobs();
-  const auto found = table->find(std::string(id));
-  if (found == table->end() || found->second->job().project() != project) return nullptr;
+Catalog::Record Catalog::FindJob(absl::string_view project, absl::string_view id) const {
+  absl::MutexLock lock(&mu_);
+  const auto found = jobs_->find(id);
+  if (found == jobs_->end() || found->second->job().project() != project) return nullptr;
   return found->second;
 }
 
-void Catalog::Publish(JobTable jobs) {
-  auto table = std::make_shared<const JobTable>(std::move(jobs));
+Catalog::Record Catalog::FindRequest(const std::string& project,
+                                     const std::string& request_id) const {
   absl::MutexLock lock(&mu_);
-  // The old table dies outside the lock, with `table`, unless a reader still holds it.
-  jobs_.swap(table);
+  const auto found = requests_.find({project, request_id});
+  return found == requests_.end() ? nullptr : jobs_->at(found->second);
+}
+
+std::vector<Catalog::Record> Catalog::JobsWithBytes(const std::string& project) const {
+  absl::MutexLock lock(&mu_);
+  std::vector<Record> jobs;
+  const auto found = with_bytes_.find(project);
+  if (found == with_bytes_.end()) return jobs;
+  for (const auto& [id, record] : found->second) jobs.push_back(record);
+  return jobs;
+}
+
+void Catalog::Put(const Record& record) {
+  (*jobs_)[record->id()] = record;
+  const std::string& project = record->job().project();
+  if (!record->request_id().empty()) requests_[{project, record->request_id()}] = record->id();
+  if (HoldsBytes(*record)) {
+    with_bytes_[project][record->id()] = record;
+  } else if (const auto held = with_bytes_.find(project); held != with_bytes_.end()) {
+    held->second.erase(record->id());
+  }
+}
+
+void Catalog::Remove(const std::string& id) {
+  const auto found = jobs_->find(id);
+  if (found == jobs_->end()) return;
+  const internal::JobRecord& record = *found->second;
+  requests_.erase({record.job().project(), record.request_id()});
+  if (const auto held = with_bytes_.find(record.job().project()); held != with_bytes_.end())
+    held->second.erase(id);
+  jobs_->erase(found);
+}
+
+void Catalog::Publish(const std::vector<Record>& changed, const std::vector<std::string>& deleted) {
+  absl::MutexLock lock(&mu_);
+  if (std::exchange(taken_, false)) jobs_ = std::make_shared<JobTable>(*jobs_);
+  for (const Record& record : changed) Put(record);
+  for (const std::string& id : deleted) Remove(id);
   ++version_;
 }
 

@@ -35,7 +35,9 @@ class SqliteCatalogStore : public CatalogStore {
   absl::Status Commit(const CatalogChange& change) override;
 
  private:
-  absl::Status PutJob(const internal::JobRecord& record);
+  // Parts of Commit's transaction.
+  absl::Status PutJobs(const std::vector<std::shared_ptr<const internal::JobRecord>>& jobs);
+  absl::Status PutWorkers(const std::vector<internal::WorkerRecord>& workers);
 
   Database database_;
 };
@@ -77,32 +79,48 @@ absl::StatusOr<std::string> SqliteCatalogStore::FindMissingResource(
   return std::string();
 }
 
-absl::Status SqliteCatalogStore::PutJob(const internal::JobRecord& record) {
+absl::Status SqliteCatalogStore::PutJobs(
+    const std::vector<std::shared_ptr<const internal::JobRecord>>& jobs) {
   ANNEAL_ASSIGN_OR_RETURN(
       Statement put, database_.Prepare("INSERT INTO jobs VALUES (?, ?, NULLIF(?, ''), ?) "
                                        "ON CONFLICT (id) DO UPDATE SET record = excluded.record"));
-  ANNEAL_RETURN_IF_ERROR(put.Bind(record.id())
-                             .Bind(record.job().project())
-                             .Bind(record.request_id())
-                             .BindBlob(record.SerializeAsString())
-                             .Run());
-  if (IsTerminal(record.job().state())) {
-    ANNEAL_ASSIGN_OR_RETURN(Statement release,
-                            database_.Prepare("DELETE FROM job_resources WHERE job = ?"));
-    return release.Bind(record.id()).Run();
-  }
   ANNEAL_ASSIGN_OR_RETURN(Statement hold,
                           database_.Prepare("INSERT OR IGNORE INTO job_resources VALUES (?, ?)"));
-  for (const std::string& resource : record.inputs().resources()) {
-    ANNEAL_RETURN_IF_ERROR(hold.Bind(record.id()).Bind(resource).Run());
-    hold.Reset();
+  ANNEAL_ASSIGN_OR_RETURN(Statement release,
+                          database_.Prepare("DELETE FROM job_resources WHERE job = ?"));
+  for (const auto& record : jobs) {
+    ANNEAL_RETURN_IF_ERROR(put.Bind(record->id())
+                               .Bind(record->job().project())
+                               .Bind(record->request_id())
+                               .BindBlob(record->SerializeAsString())
+                               .Run());
+    put.Reset();
+    if (IsTerminal(record->job().state())) {
+      ANNEAL_RETURN_IF_ERROR(release.Bind(record->id()).Run());
+      release.Reset();
+      continue;
+    }
+    for (const std::string& resource : record->inputs().resources()) {
+      ANNEAL_RETURN_IF_ERROR(hold.Bind(record->id()).Bind(resource).Run());
+      hold.Reset();
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status SqliteCatalogStore::PutWorkers(const std::vector<internal::WorkerRecord>& workers) {
+  ANNEAL_ASSIGN_OR_RETURN(Statement put,
+                          database_.Prepare("INSERT OR REPLACE INTO workers VALUES (?, ?)"));
+  for (const internal::WorkerRecord& worker : workers) {
+    ANNEAL_RETURN_IF_ERROR(put.Bind(worker.name()).BindBlob(worker.SerializeAsString()).Run());
+    put.Reset();
   }
   return absl::OkStatus();
 }
 
 absl::Status SqliteCatalogStore::Commit(const CatalogChange& change) {
   ANNEAL_ASSIGN_OR_RETURN(Transaction transaction, Transaction::Begin(database_));
-  for (const auto& record : change.jobs) ANNEAL_RETURN_IF_ERROR(PutJob(*record));
+  ANNEAL_RETURN_IF_ERROR(PutJobs(change.jobs));
   {
     ANNEAL_ASSIGN_OR_RETURN(Statement append,
                             database_.Prepare("INSERT INTO job_events VALUES (?, ?, ?)"));
@@ -116,14 +134,8 @@ absl::Status SqliteCatalogStore::Commit(const CatalogChange& change) {
       ANNEAL_RETURN_IF_ERROR(remove.Bind(job).Run());
       remove.Reset();
     }
-    ANNEAL_ASSIGN_OR_RETURN(Statement put_worker,
-                            database_.Prepare("INSERT OR REPLACE INTO workers VALUES (?, ?)"));
-    for (const internal::WorkerRecord& worker : change.workers) {
-      ANNEAL_RETURN_IF_ERROR(
-          put_worker.Bind(worker.name()).BindBlob(worker.SerializeAsString()).Run());
-      put_worker.Reset();
-    }
   }
+  ANNEAL_RETURN_IF_ERROR(PutWorkers(change.workers));
   return transaction.Commit();
 }
 

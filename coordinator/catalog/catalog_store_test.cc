@@ -175,10 +175,45 @@ TEST_F(CatalogStoreTest, ReadersSeeTheirProjectOnly) {
   SimulatedClock clock;
   Catalog catalog(clock);
   EXPECT_EQ(catalog.FindJob("p", "a"), nullptr);
-  catalog.Publish({{"a", Job("a")}});
+  catalog.Publish({Job("a")});
   EXPECT_NE(catalog.FindJob("p", "a"), nullptr);
   EXPECT_EQ(catalog.FindJob("other", "a"), nullptr);
   EXPECT_EQ(catalog.AwaitVersionAbove(0, absl::InfiniteDuration()), 1u);
+}
+
+TEST_F(CatalogStoreTest, ATakenTableStaysAsItWas) {
+  SimulatedClock clock;
+  Catalog catalog(clock);
+  catalog.Publish({Job("a"), Job("b")});
+  const std::shared_ptr<const JobTable> taken = catalog.jobs();
+  catalog.Publish({Job("a", v1::JOB_STATE_FAILED), Job("c")}, {"b"});
+  catalog.Publish({Job("d")});
+  EXPECT_THAT(*taken, SizeIs(2));
+  EXPECT_EQ(taken->at("a")->job().state(), v1::JOB_STATE_PENDING);
+  EXPECT_THAT(*catalog.jobs(), SizeIs(3));
+  EXPECT_EQ(catalog.FindJob("p", "a")->job().state(), v1::JOB_STATE_FAILED);
+  EXPECT_EQ(catalog.FindJob("p", "b"), nullptr);
+  EXPECT_EQ(catalog.version(), 3u);
+}
+
+TEST_F(CatalogStoreTest, ReadersFindJobsByRequestAndByBytes) {
+  SimulatedClock clock;
+  Catalog catalog(clock);
+  const auto requested = Job("a");
+  requested->set_request_id("r");
+  const auto trained = Job("b");
+  trained->add_checkpoints()->set_size_bytes(1);
+  catalog.Publish({requested, trained});
+  ASSERT_NE(catalog.FindRequest("p", "r"), nullptr);
+  EXPECT_EQ(catalog.FindRequest("p", "r")->id(), "a");
+  EXPECT_EQ(catalog.FindRequest("other", "r"), nullptr);
+  EXPECT_EQ(catalog.FindRequest("p", ""), nullptr);
+  EXPECT_THAT(catalog.JobsWithBytes("p"), SizeIs(1));
+  EXPECT_THAT(catalog.JobsWithBytes("other"), SizeIs(0));
+  // Its checkpoints are forgotten, the other is deleted.
+  catalog.Publish({Job("b")}, {"a"});
+  EXPECT_THAT(catalog.JobsWithBytes("p"), SizeIs(0));
+  EXPECT_EQ(catalog.FindRequest("p", "r"), nullptr);
 }
 
 }  // namespace

@@ -71,6 +71,17 @@ class StorageCollectorTest : public ::testing::Test {
     record.mutable_train()->set_generation(generation);
   }
 
+  // As jobs_ has them now.
+  void PublishJobs() {
+    std::vector<Catalog::Record> changed;
+    for (const auto& [id, record] : jobs_) changed.push_back(record);
+    std::vector<std::string> deleted;
+    for (const auto& [id, record] : *catalog_.jobs()) {
+      if (jobs_.count(id) == 0) deleted.push_back(id);
+    }
+    catalog_.Publish(changed, deleted);
+  }
+
   testing::TempDir dir_;
   SimulatedClock clock_;
   SeededRandom random_{7};
@@ -83,12 +94,12 @@ class StorageCollectorTest : public ::testing::Test {
 
 TEST_F(StorageCollectorTest, OutputsUnderWayStayHoweverLongTheJobTrains) {
   Job("j", v1::JOB_STATE_RUNNING).mutable_train()->set_generation(2);
-  catalog_.Publish(jobs_);
+  PublishJobs();
   for (int generation : {1, 2, 3}) Make(StagedOutputPath("j", generation));
   EXPECT_THAT(CollectAfterGrace(), ElementsAre(StagedOutputPath("j", 1)))
       << "3 may have been told to start by a turn that is not visible yet";
   Job("j", v1::JOB_STATE_FAILED).mutable_train()->set_generation(2);
-  catalog_.Publish(jobs_);
+  PublishJobs();
   EXPECT_THAT(CollectAfterGrace(), ElementsAre(StagedOutputPath("j", 2), StagedOutputPath("j", 3)));
 }
 
@@ -118,7 +129,7 @@ TEST_F(StorageCollectorTest, KeepsCheckpointsThatAreCommittedOrMayBe) {
   job.mutable_train()->set_generation(2);
   for (const char* id : {"30-g2", "20-g1", "25-g1", "10-g2", "40-g2", "99-g1", "tmp/50-g1"})
     Make(absl::StrCat("jobs/j/checkpoints/", id));
-  catalog_.Publish(jobs_);
+  PublishJobs();
   EXPECT_THAT(CollectAfterGrace(),
               ElementsAre("jobs/j/checkpoints/10-g2", "jobs/j/checkpoints/25-g1",
                           "jobs/j/checkpoints/99-g1", "jobs/j/checkpoints/tmp/50-g1"));
@@ -131,12 +142,12 @@ TEST_F(StorageCollectorTest, AChildKeepsItsParentsCheckpoints) {
   Make("jobs/parent/checkpoints/10-g1");
   internal::JobRecord& child = Job("child", v1::JOB_STATE_QUEUED);
   *child.mutable_parent_checkpoints() = parent.checkpoints();
-  catalog_.Publish(jobs_);
+  PublishJobs();
   clock_.AdvanceTime(kCheckpointTimeToLive);
   EXPECT_THAT(CollectAfterGrace(), IsEmpty());
   child.mutable_job()->set_state(v1::JOB_STATE_SUCCEEDED);
   *child.mutable_job()->mutable_finish_time() = TimestampOf(clock_.TimeNow());
-  catalog_.Publish(jobs_);
+  PublishJobs();
   EXPECT_THAT(CollectAfterGrace(), ElementsAre("jobs/parent/checkpoints/10-g1"));
 }
 
@@ -210,7 +221,7 @@ TEST_F(StorageCollectorTest, NothingWantedIsEverCollected) {
       }
       wanted.erase(victim);
     }
-    catalog_.Publish(jobs_);
+    PublishJobs();
     clock_.AdvanceTime(absl::Minutes(random_.Next() % 40));
     Collect();
     for (const auto& [owner, things] : wanted) {

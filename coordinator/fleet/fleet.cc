@@ -134,7 +134,7 @@ absl::Status Fleet::CheckMessage(const internal::Observed& observed) const {
 }
 
 void Fleet::WorkerSynced(std::shared_ptr<FleetSession> session, const internal::Observed& observed,
-                         const JobTable& live, absl::Duration now, absl::Time wall_now,
+                         const PlacedJobs& placed, absl::Duration now, absl::Time wall_now,
                          FleetNews* news) {
   if (absl::Status status = CheckMessage(observed); !status.ok()) {
     ANNEAL_LOG(WARNING) << "worker refused" << Field("worker", observed.worker())
@@ -164,6 +164,7 @@ void Fleet::WorkerSynced(std::shared_ptr<FleetSession> session, const internal::
       worker.session->Close(absl::AbortedError("the worker has opened a newer stream"));
     worker.session = std::move(session);
     worker.last_sent.clear();
+    roster_changed_ = true;
     // What the worker says on a new stream it says after all that the old one has brought it.
     for (auto& [key, memory] : worker.tasks) {
       if (memory.unwanted_since.has_value())
@@ -172,13 +173,9 @@ void Fleet::WorkerSynced(std::shared_ptr<FleetSession> session, const internal::
   }
   worker.last_heard = now;
   worker.last_sync = wall_now;
-  worker.lost = false;
-  worker.observed = observed;
-  worker.observed.clear_tasks();
-  worker.has_tasks = observed.tasks_size() > 0;
-  RememberSlots(worker);
+  TakeFacts(worker, observed);
 
-  RefreshTasks(worker, live, now);
+  RefreshTasks(worker, placed, now);
   std::set<TaskKey> present;
   for (const internal::TaskObservation& observation : observed.tasks()) {
     const TaskKey key = KeyOf(observation.id());
@@ -192,27 +189,41 @@ void Fleet::WorkerSynced(std::shared_ptr<FleetSession> session, const internal::
   FindAbsent(worker, present, now, news);
 }
 
-void Fleet::RefreshTasks(WorkerState& worker, const JobTable& live, absl::Duration now) {
+void Fleet::TakeFacts(WorkerState& worker, const internal::Observed& observed) {
+  internal::Observed facts = observed;
+  facts.clear_tasks();
+  worker.has_tasks = observed.tasks_size() > 0;
+  worker.desired_changed = true;
+  if (!worker.lost && facts.SerializeAsString() == worker.observed.SerializeAsString()) return;
+  worker.lost = false;
+  worker.observed = std::move(facts);
+  roster_changed_ = true;
+  RememberSlots(worker);
+}
+
+void Fleet::RefreshTasks(WorkerState& worker, const PlacedJobs& placed, absl::Duration now) {
   std::set<TaskKey> wanted;
-  for (const auto& [id, record] : live) {
-    for (const TaskPlace& place : DesiredTasks(*record)) {
+  for (const std::string& id : placed.On(worker.record.name())) {
+    const internal::JobRecord& record = placed.Get(id);
+    for (const TaskPlace& place : DesiredTasks(record)) {
       if (place.worker == worker.record.name()) wanted.insert(place.task);
     }
-    for (const TaskPlace& place : OpenTasks(*record)) {
+    for (const TaskPlace& place : OpenTasks(record)) {
       if (place.worker != worker.record.name()) continue;
       const auto [entry, is_new] = worker.tasks.try_emplace(place.task);
       TaskMemory& memory = entry->second;
       if (is_new && place.task.kind == TaskKey::Kind::kTrain) {
-        const internal::RankRecord& rank = record->train().ranks(place.task.rank);
+        const internal::RankRecord& rank = record.train().ranks(place.task.rank);
+        roster_changed_ = true;
         memory.slot_ids = {rank.slot_id()};
         memory.observed = rank.observed();
         memory.received = memory.durable = rank.applied_report();
       } else if (is_new) {
-        memory.observed = record->prepare().observed();
-        memory.received = memory.durable = record->prepare().applied_report();
+        memory.observed = record.prepare().observed();
+        memory.received = memory.durable = record.prepare().applied_report();
       }
       if (memory.task_json.empty() && wanted.count(place.task) > 0) {
-        memory.task_json = MakeTaskJson(*record, place.task, worker.observed);
+        memory.task_json = MakeTaskJson(record, place.task, worker.observed);
       }
     }
   }
@@ -278,7 +289,7 @@ void Fleet::TakeReport(const internal::Report& report, const TaskKey& key, TaskM
 }
 
 void Fleet::FindAbsent(WorkerState& worker, const std::set<TaskKey>& present, absl::Duration now,
-                       FleetNews* news) const {
+                       FleetNews* news) {
   for (auto it = worker.tasks.begin(); it != worker.tasks.end();) {
     const auto& [key, memory] = *it;
     if (present.count(key) > 0) {
@@ -293,6 +304,7 @@ void Fleet::FindAbsent(WorkerState& worker, const std::set<TaskKey>& present, ab
       ++it;
     } else if (memory.observed || now - *memory.unwanted_since >= options_.release_unseen_after) {
       news->items.push_back(FleetNews::Fact{key.job, TaskReleased{key}});
+      roster_changed_ |= !memory.slot_ids.empty();
       it = worker.tasks.erase(it);
     } else {
       ++it;
@@ -306,25 +318,30 @@ void Fleet::SessionClosed(const std::shared_ptr<FleetSession>& session) {
     worker.session = nullptr;
     worker.record.set_left(worker.observed.draining() && !worker.has_tasks);
     worker.record_changed |= worker.record.left();
+    roster_changed_ = true;
     ANNEAL_LOG(INFO) << "worker disconnected" << Field("worker", name)
                      << Field("left", worker.record.left());
   }
 }
 
-void Fleet::CheckLeases(const JobTable& live, absl::Duration now, FleetNews* news) {
+void Fleet::CheckLeases(const PlacedJobs& placed, absl::Duration now, FleetNews* news) {
   if (now < start_ + options_.start_grace) return;
   for (auto& [name, worker] : workers_) {
     if (worker.lost || now < worker.last_heard + options_.lease) continue;
     ANNEAL_LOG(WARNING) << "worker lost" << Field("worker", name);
     worker.lost = true;
+    roster_changed_ = true;
   }
-  for (const auto& [id, record] : live) {
-    for (const TaskPlace& place : OpenTasks(*record)) {
-      const auto worker = workers_.find(place.worker);
-      if (worker != workers_.end() && !worker->second.lost) continue;
-      const std::string message = absl::StrCat("worker ", place.worker, " was not heard from for ",
-                                               absl::FormatDuration(options_.lease));
-      news->items.push_back(FleetNews::Fact{id, TaskLost{place.task, message}});
+  for (const auto& [name, jobs] : placed.by_worker()) {
+    const auto worker = workers_.find(name);
+    if (worker != workers_.end() && !worker->second.lost) continue;
+    const std::string message = absl::StrCat("worker ", name, " was not heard from for ",
+                                             absl::FormatDuration(options_.lease));
+    for (const std::string& id : jobs) {
+      for (const TaskPlace& place : OpenTasks(placed.Get(id))) {
+        if (place.worker == name)
+          news->items.push_back(FleetNews::Fact{id, TaskLost{place.task, message}});
+      }
     }
   }
 }
@@ -366,13 +383,13 @@ ClusterView Fleet::View(absl::Time wall_now) const {
   return view;
 }
 
-internal::Desired Fleet::MakeDesired(const WorkerState& worker, const JobTable& live) const {
+internal::Desired Fleet::MakeDesired(const WorkerState& worker, const PlacedJobs& placed) const {
   internal::Desired desired;
   desired.set_coordinator_epoch(epoch_);
   desired.set_draining(worker.record.drained());
   for (const auto& [key, memory] : worker.tasks) {
     if (memory.unwanted_since.has_value()) continue;
-    const internal::JobRecord& record = *live.at(key.job);
+    const internal::JobRecord& record = placed.Get(key.job);
     internal::DesiredTask& task = *desired.add_tasks();
     *task.mutable_id() = IdOf(key);
     task.set_action(ActionFor(key, record));
@@ -385,11 +402,17 @@ internal::Desired Fleet::MakeDesired(const WorkerState& worker, const JobTable& 
   return desired;
 }
 
-void Fleet::SendDesired(const JobTable& live, absl::Duration now) {
+void Fleet::SendDesired(PlacedJobs& placed, absl::Duration now) {
+  for (const std::string& name : placed.TakeTouched()) {
+    const auto touched = workers_.find(name);
+    if (touched != workers_.end()) touched->second.desired_changed = true;
+  }
   for (auto& [name, worker] : workers_) {
-    RefreshTasks(worker, live, now);
+    const bool due = now >= worker.last_sent_at + options_.send_every;
+    if (!std::exchange(worker.desired_changed, false) && !due) continue;
+    RefreshTasks(worker, placed, now);
     if (worker.session == nullptr) continue;
-    internal::Desired desired = MakeDesired(worker, live);
+    internal::Desired desired = MakeDesired(worker, placed);
     std::string bytes = desired.SerializeAsString();
     if (bytes == worker.last_sent && now < worker.last_sent_at + options_.send_every) continue;
     worker.session->Send(std::move(desired));
@@ -400,7 +423,10 @@ void Fleet::SendDesired(const JobTable& live, absl::Duration now) {
 
 void Fleet::MarkDurable() {
   for (auto& [name, worker] : workers_) {
-    for (auto& [key, memory] : worker.tasks) memory.durable = memory.received;
+    for (auto& [key, memory] : worker.tasks) {
+      worker.desired_changed |= memory.durable != memory.received;
+      memory.durable = memory.received;
+    }
   }
 }
 

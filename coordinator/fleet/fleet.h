@@ -7,6 +7,7 @@
 #include <optional>
 #include <set>
 #include <string>
+#include <utility>
 #include <variant>
 #include <vector>
 
@@ -17,7 +18,7 @@
 #include "anneal/internal/fleet_service.pb.h"
 #include "anneal/v1/cluster_service.pb.h"
 #include "coordinator/fleet/fleet_session.h"
-#include "coordinator/lifecycle/job_table.h"
+#include "coordinator/fleet/placed_jobs.h"
 #include "coordinator/lifecycle/lifecycle_event.h"
 #include "coordinator/scheduling/placement_policy.h"
 
@@ -61,7 +62,7 @@ struct FleetNews {
 // Purpose: translates streams into facts about tasks, and job records into desired state. It
 // decides nothing about jobs. Owner: Coordinator. Loop thread only.
 //
-// All it knows of jobs it takes from the table of live jobs at each call; its own memory (what was
+// All it knows of jobs it takes from the placed ones at each call; its own memory (what was
 // observed, what was acknowledged) is rebuilt from the workers' messages after a restart.
 // Surprising: reports count as received at once but are acknowledged only by MarkDurable, after the
 // turn that used them is on disk; RollBack forgets what a failed turn had used.
@@ -75,10 +76,11 @@ class Fleet {
 
   // Takes in a message; refuses it by closing the session. `wall_now` is shown to people.
   void WorkerSynced(std::shared_ptr<FleetSession> session, const internal::Observed& observed,
-                    const JobTable& live, absl::Duration now, absl::Time wall_now, FleetNews* news);
+                    const PlacedJobs& placed, absl::Duration now, absl::Time wall_now,
+                    FleetNews* news);
   void SessionClosed(const std::shared_ptr<FleetSession>& session);
   // Tasks of workers whose lease has run out.
-  void CheckLeases(const JobTable& live, absl::Duration now, FleetNews* news);
+  void CheckLeases(const PlacedJobs& placed, absl::Duration now, FleetNews* news);
 
   // NOT_FOUND for a worker never seen. Undraining also ends an exclusion.
   absl::Status SetDrained(absl::string_view worker, bool drained);
@@ -89,7 +91,7 @@ class Fleet {
   // Without the running jobs.
   ClusterView View(absl::Time wall_now) const;
   // Sends desired state to the workers for which it has changed, or is due.
-  void SendDesired(const JobTable& live, absl::Duration now);
+  void SendDesired(PlacedJobs& placed, absl::Duration now);
 
   // Everything received so far is on disk.
   void MarkDurable();
@@ -101,6 +103,8 @@ class Fleet {
   // For ListWorkers, by name: all but those that have left after draining, and those that have not
   // been heard for `forget_after`.
   std::vector<v1::Worker> Roster(absl::Duration now, absl::Time wall_now) const;
+  // Whether anything of the roster but the times of syncs may have changed since the last call.
+  bool TakeRosterChanged() { return std::exchange(roster_changed_, false); }
 
  private:
   // What is known of one task on one worker.
@@ -125,23 +129,27 @@ class Fleet {
     bool lost = false;
     bool record_changed = false;
     std::map<TaskKey, TaskMemory> tasks;
+    // What is desired of it may not be what was sent last.
+    bool desired_changed = true;
     std::string last_sent;
     absl::Duration last_sent_at;
   };
 
   static void RememberSlots(WorkerState& worker);
+  // Takes in what the message says of the worker itself.
+  void TakeFacts(WorkerState& worker, const internal::Observed& observed);
   static bool IsExcluded(const WorkerState& worker, absl::Time wall_now);
   // Why the message cannot be taken.
   absl::Status CheckMessage(const internal::Observed& observed) const;
   // Brings the memory in line with what the live jobs want of the worker.
-  static void RefreshTasks(WorkerState& worker, const JobTable& live, absl::Duration now);
+  void RefreshTasks(WorkerState& worker, const PlacedJobs& placed, absl::Duration now);
   static void TakeObservation(const internal::TaskObservation& observation, const TaskKey& key,
                               TaskMemory& memory, FleetNews* news);
   static void TakeReport(const internal::Report& report, const TaskKey& key, TaskMemory& memory,
                          FleetNews* news);
   void FindAbsent(WorkerState& worker, const std::set<TaskKey>& present, absl::Duration now,
-                  FleetNews* news) const;
-  internal::Desired MakeDesired(const WorkerState& worker, const JobTable& live) const;
+                  FleetNews* news);
+  internal::Desired MakeDesired(const WorkerState& worker, const PlacedJobs& placed) const;
   // Slots in use, with the job that holds them.
   static std::map<std::string, std::string> TakenSlots(const WorkerState& worker);
 
@@ -149,6 +157,7 @@ class Fleet {
   const int64_t epoch_;
   const absl::Duration start_;
   std::map<std::string, WorkerState, std::less<>> workers_;
+  bool roster_changed_ = true;
 };
 
 }  // namespace anneal

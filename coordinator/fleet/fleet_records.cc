@@ -17,10 +17,13 @@ absl::Status Fleet::SetDrained(absl::string_view worker, bool drained) {
   if (found->second.record.drained() != drained) {
     found->second.record.set_drained(drained);
     found->second.record_changed = true;
+    found->second.desired_changed = true;
+    roster_changed_ = true;
   }
   if (!drained && found->second.record.has_excluded_until()) {
     found->second.record.clear_excluded_until();
     found->second.record_changed = true;
+    roster_changed_ = true;
   }
   return absl::OkStatus();
 }
@@ -62,6 +65,7 @@ void Fleet::CountFault(absl::string_view name, absl::Time wall_now) {
   found->second.record_changed = true;
   if (times.size() < options_.faults_to_exclude) return;
   times.Clear();
+  roster_changed_ = true;
   *record.mutable_excluded_until() = TimestampOf(wall_now + options_.exclude_for);
   ANNEAL_LOG(WARNING) << "worker excluded" << Field("worker", name)
                       << Field("for", absl::FormatDuration(options_.exclude_for));

@@ -15,6 +15,10 @@ namespace {
 
 // The longest time between turns: leases, deadlines and flushes are looked at this often.
 constexpr absl::Duration kTick = absl::Milliseconds(250);
+// Leases and deadlines, which are of seconds, are looked at this often at most.
+constexpr absl::Duration kCheckEvery = absl::Milliseconds(100);
+// The times of syncs that the roster shows are at most this old.
+constexpr absl::Duration kRosterEvery = absl::Milliseconds(500);
 constexpr absl::Duration kFlushEvery = absl::Seconds(1);
 constexpr absl::Duration kProgressEvery = absl::Milliseconds(500);
 // A disk may be slow; a loop that takes longer than this for one turn is taken for dead.
@@ -43,10 +47,9 @@ absl::Status ControlLoop::Load() {
   ANNEAL_ASSIGN_OR_RETURN(std::vector<internal::JobRecord> records, parts_.store.LoadJobs());
   for (internal::JobRecord& record : records) {
     auto shared = std::make_shared<const internal::JobRecord>(std::move(record));
-    jobs_[shared->id()] = shared;
+    Keep(shared);
     if (!shared->request_id().empty()) requests_[RequestKey(*shared)] = shared->id();
     if (IsTerminal(shared->job().state())) continue;
-    live_[shared->id()] = shared;
     ANNEAL_ASSIGN_OR_RETURN(StepMetricsWriter::Totals totals,
                             parts_.steps.ReadTotals(shared->id()));
     meters_.Start(*shared, totals, parts_.clock.TimeNow());
@@ -56,6 +59,7 @@ absl::Status ControlLoop::Load() {
   ANNEAL_LOG(INFO) << "catalog loaded" << Field("epoch", epoch_) << Field("jobs", jobs_.size())
                    << Field("live", live_.size()) << Field("workers", workers.size());
   parts_.metrics.epoch.Set(static_cast<double>(epoch_));
+  parts_.metrics.CountJobs(counts_);
   Publish();
   return absl::OkStatus();
 }
@@ -129,7 +133,9 @@ void ControlLoop::Run() {
       const auto has_work = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
         return stopping_ || !queue_.empty();
       };
-      parts_.clock.AwaitWithTimeout(&mu_, absl::Condition(&has_work), kTick);
+      const absl::Duration plan_in = plan_due_ ? next_plan_ - parts_.clock.MonotonicNow() : kTick;
+      parts_.clock.AwaitWithTimeout(&mu_, absl::Condition(&has_work),
+                                    std::clamp(plan_in, absl::ZeroDuration(), kTick));
       messages.swap(queue_);
       stopping = stopping_;
     }
@@ -172,7 +178,7 @@ void ControlLoop::RunTurn(std::vector<Message> messages) {
   ShowProgress(turn);
   Publish();
   for (const auto& reply : turn.replies) reply(status);
-  fleet_.SendDesired(live_, turn.monotonic_now);
+  fleet_.SendDesired(placed_, turn.monotonic_now);
   for (const std::shared_ptr<FleetSession>& session : turn.read_next) session->ReadNext();
   parts_.metrics.turn_seconds.Observe(
       absl::ToDoubleSeconds(parts_.clock.MonotonicNow() - turn.monotonic_now));
@@ -225,7 +231,7 @@ absl::Status ControlLoop::Apply(const std::string& id, const LifecycleEvent& eve
 void ControlLoop::Handle(SyncMessage& message, Turn& turn) {
   FleetNews news;
   turn.read_next.push_back(message.session);
-  fleet_.WorkerSynced(std::move(message.session), message.observed, live_, turn.monotonic_now,
+  fleet_.WorkerSynced(std::move(message.session), message.observed, placed_, turn.monotonic_now,
                       turn.now, &news);
   TakeNews(news, turn);
 }
@@ -282,8 +288,10 @@ void ControlLoop::TakeStep(const FleetNews::StepNews& news, Turn& turn) {
 }
 
 void ControlLoop::CheckDeadlines(Turn& turn) {
+  if (turn.monotonic_now < last_check_ + kCheckEvery) return;
+  last_check_ = turn.monotonic_now;
   FleetNews lost;
-  fleet_.CheckLeases(live_, turn.monotonic_now, &lost);
+  fleet_.CheckLeases(placed_, turn.monotonic_now, &lost);
   TakeNews(lost, turn);
   for (const auto& [id, record] : live_) {
     if (turn.now >= NextDeadline(*record)) ANNEAL_CHECK_OK(Apply(id, Tick{}, turn));
@@ -310,15 +318,10 @@ absl::Status ControlLoop::Commit(Turn& turn) {
 void ControlLoop::Install(Turn& turn) {
   for (auto& [id, record] : turn.changed) {
     const bool is_new = jobs_.count(id) == 0;
-    jobs_[id] = record;
+    Keep(record);
     if (is_new) meters_.Start(*record, {}, turn.now);
     meters_.TakeRecord(*record, turn.now);
-    if (IsTerminal(record->job().state())) {
-      live_.erase(id);
-      meters_.End(id, turn.monotonic_now);
-    } else {
-      live_[id] = record;
-    }
+    if (IsTerminal(record->job().state())) meters_.End(id, turn.monotonic_now);
   }
   requests_.merge(turn.new_requests);
   for (const std::string& id : turn.change.deleted_jobs) {
@@ -326,14 +329,40 @@ void ControlLoop::Install(Turn& turn) {
     if (!found->second->request_id().empty()) {
       requests_.erase(RequestKey(*found->second));
     }
+    --counts_[found->second->job().state()];
     jobs_.erase(found);
+    unpublished_deletions_.push_back(id);
     if (absl::Status status = parts_.steps.DeleteJob(id); !status.ok()) {
       // Rows of a job that is gone are never read; they only take space.
       ANNEAL_LOG(WARNING) << "step metrics stay behind" << Field("job", id)
                           << Field("why", status.message());
     }
   }
-  unpublished_ |= !turn.change.empty();
+}
+
+void ControlLoop::Keep(const std::shared_ptr<const internal::JobRecord>& record) {
+  std::shared_ptr<const internal::JobRecord>& kept = jobs_[record->id()];
+  if (kept != nullptr) --counts_[kept->job().state()];
+  kept = record;
+  ++counts_[record->job().state()];
+  unpublished_.push_back(record);
+  if (IsTerminal(record->job().state())) return Retire(record->id());
+  live_[record->id()] = record;
+  placed_.Put(record);
+  waiting_.Put(*record);
+  // One that is cancelled may still have some.
+  if (HasTrainers(record->job().state()) || record->job().state() == v1::JOB_STATE_CANCELLING) {
+    with_trainers_[record->id()] = record;
+  } else {
+    with_trainers_.erase(record->id());
+  }
+}
+
+void ControlLoop::Retire(const std::string& id) {
+  live_.erase(id);
+  placed_.Remove(id);
+  waiting_.Remove(id);
+  with_trainers_.erase(id);
 }
 
 void ControlLoop::ShowProgress(Turn& turn) {
@@ -342,19 +371,22 @@ void ControlLoop::ShowProgress(Turn& turn) {
   for (const std::string& id : meters_.TakeChanged()) {
     auto record = std::make_shared<internal::JobRecord>(*live_.at(id));
     meters_.Overlay(*record, turn.now);
-    jobs_[id] = live_[id] = std::move(record);
-    unpublished_ = true;
+    Keep(record);
   }
 }
 
 void ControlLoop::Publish() {
-  std::vector<v1::Worker> workers =
-      fleet_.Roster(parts_.clock.MonotonicNow(), parts_.clock.TimeNow());
-  parts_.metrics.CountWorkers(workers);
-  parts_.roster.Publish(std::move(workers));
-  if (!std::exchange(unpublished_, false)) return;
-  parts_.metrics.CountJobs(jobs_);
-  parts_.catalog.Publish(jobs_);
+  const absl::Duration now = parts_.clock.MonotonicNow();
+  if (fleet_.TakeRosterChanged() || now >= last_roster_ + kRosterEvery) {
+    last_roster_ = now;
+    std::vector<v1::Worker> workers = fleet_.Roster(now, parts_.clock.TimeNow());
+    parts_.metrics.CountWorkers(workers);
+    parts_.roster.Publish(std::move(workers));
+  }
+  if (unpublished_.empty() && unpublished_deletions_.empty()) return;
+  parts_.metrics.CountJobs(counts_);
+  parts_.catalog.Publish(std::exchange(unpublished_, {}),
+                         std::exchange(unpublished_deletions_, {}));
 }
 
 }  // namespace anneal

@@ -7,6 +7,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <utility>
 #include <variant>
@@ -24,11 +25,13 @@
 #include "coordinator/collection/output_publisher.h"
 #include "coordinator/fleet/fleet.h"
 #include "coordinator/fleet/fleet_roster.h"
+#include "coordinator/fleet/placed_jobs.h"
 #include "coordinator/lifecycle/event_sink.h"
 #include "coordinator/lifecycle/step.h"
 #include "coordinator/scheduling/placement_policy.h"
 #include "coordinator/server/coordinator_metrics.h"
 #include "coordinator/server/job_meters.h"
+#include "coordinator/server/job_queue.h"
 
 namespace anneal {
 
@@ -148,6 +151,8 @@ class ControlLoop : public EventSink, public FleetInbox {
   void NoteFault(const v1::JobEvent& event, const internal::JobRecord& record, absl::Time now);
   void CheckDeadlines(Turn& turn);
   void Schedule(Turn& turn);
+  // Turns the plan's decisions into events of their jobs.
+  void CarryOut(const std::vector<Decision>& decisions, Turn& turn);
 
   // The job as this turn sees it, or null.
   const internal::JobRecord* Find(const std::string& id, const Turn& turn) const;
@@ -156,6 +161,10 @@ class ControlLoop : public EventSink, public FleetInbox {
 
   absl::Status Commit(Turn& turn);
   void Install(Turn& turn);
+  // Takes the record as the job's newest, wherever it is looked up.
+  void Keep(const std::shared_ptr<const internal::JobRecord>& record);
+  // Drops it from all that is looked up of live jobs.
+  void Retire(const std::string& id);
   void ShowProgress(Turn& turn);
   void Publish();
   // Answers with the job's record as of the commit.
@@ -175,11 +184,26 @@ class ControlLoop : public EventSink, public FleetInbox {
   Fleet fleet_;
   JobMeters meters_;
   JobTable jobs_;
-  JobTable live_;
+  std::map<v1::JobState, int> counts_;           // of jobs_, by state
   std::map<std::string, std::string> requests_;  // request key -> job
+  // Of the live jobs: all, those with something to do for workers, those that wait, and those whose
+  // trainers hold slots.
+  JobTable live_;
+  PlacedJobs placed_;
+  JobQueue waiting_;
+  JobTable with_trainers_;
+  // Changed since the last plan, and whether a turn has gone without one since.
+  std::set<std::string> unplanned_;
+  bool plan_due_ = false;
+  absl::Duration next_plan_ = -absl::InfiniteDuration();
+  absl::Duration last_queue_count_ = -absl::InfiniteDuration();
+  absl::Duration last_check_ = -absl::InfiniteDuration();
+  absl::Duration last_roster_ = -absl::InfiniteDuration();
   absl::Duration last_flush_ = -absl::InfiniteDuration();
   absl::Duration last_progress_ = -absl::InfiniteDuration();
-  bool unpublished_ = true;
+  // Since the last publication.
+  std::vector<std::shared_ptr<const internal::JobRecord>> unpublished_;
+  std::vector<std::string> unpublished_deletions_;
 
   // Last, so that it has ended before anything above goes.
   Thread thread_;

@@ -1,5 +1,10 @@
 // From records to the policy's view, and from its decisions to events.
 
+#include <set>
+#include <string>
+#include <utility>
+#include <vector>
+
 #include "common/base/status.h"
 #include "coordinator/lifecycle/proto_time.h"
 #include "coordinator/lifecycle/states.h"
@@ -10,40 +15,12 @@ namespace {
 
 // An elastic job trains for so long before it is worth starting again with more slots.
 constexpr absl::Duration kGrowAfter = absl::Minutes(1);
-
-QueuePlace PlaceOf(const internal::JobRecord& record) {
-  return {
-      .priority = record.job().resolved().spec().priority(),
-      .since = TimeOf(record.has_queue_time() ? record.queue_time() : record.job().create_time()),
-      .id = record.id()};
-}
-
-std::vector<Placement> PlacementsOf(const internal::JobRecord& record) {
-  std::vector<Placement> placements;
-  for (const internal::RankRecord& rank : record.train().ranks())
-    placements.push_back({rank.worker(), rank.slot_id(), rank.device_uuid()});
-  return placements;
-}
-
-std::optional<WaitingJob> AsWaiting(const internal::JobRecord& record, absl::Time now) {
-  const v1::JobState state = record.job().state();
-  const v1::ResourceSpec& resources = record.job().resolved().spec().resources();
-  if (state == v1::JOB_STATE_PENDING)
-    return WaitingJob{.place = PlaceOf(record), .needs_prepare = true};
-  const bool recovering = state == v1::JOB_STATE_RECOVERING;
-  if ((state != v1::JOB_STATE_QUEUED && !recovering) || now < TimeOf(record.retry().not_before())) {
-    return std::nullopt;
-  }
-  // Jobs of earlier versions have but one number.
-  const bool elastic = resources.has_min_slots();
-  WaitingJob job{.place = PlaceOf(record),
-                 .min_slots = elastic ? resources.min_slots() : resources.slots(),
-                 .max_slots = elastic ? resources.max_slots() : resources.slots(),
-                 .accelerator = resources.accelerator(),
-                 .recovering = recovering};
-  if (recovering) job.kept = PlacementsOf(record);
-  return job;
-}
+// A plan looks at so many jobs of each kind; those behind them have that many before them.
+constexpr size_t kPlanDepth = 512;
+// After a plan so many times as long as it took pass before the next: planning for a large fleet
+// must not keep requests waiting, and for a small one every turn plans.
+constexpr int kPlanPause = 10;
+constexpr absl::Duration kQueueCountEvery = absl::Seconds(1);
 
 std::optional<RunningJob> AsRunning(const internal::JobRecord& record, absl::Time now) {
   const v1::JobState state = record.job().state();
@@ -64,21 +41,43 @@ std::optional<RunningJob> AsRunning(const internal::JobRecord& record, absl::Tim
 }  // namespace
 
 void ControlLoop::Schedule(Turn& turn) {
+  for (const auto& [id, record] : turn.changed) unplanned_.insert(id);
+  if (turn.monotonic_now >= last_queue_count_ + kQueueCountEvery) {
+    parts_.metrics.CountQueue(waiting_.First(JobQueue::kAll, turn.now), turn.now);
+    last_queue_count_ = turn.monotonic_now;
+  }
+  plan_due_ = turn.monotonic_now < next_plan_;
+  if (plan_due_) return;
+  const absl::Duration began = parts_.clock.MonotonicNow();
   ClusterView view = fleet_.View(turn.now);
   std::vector<WaitingJob> queue;
   const auto add = [&](const internal::JobRecord& record) {
-    if (std::optional<WaitingJob> job = AsWaiting(record, turn.now))
-      queue.push_back(*std::move(job));
+    std::optional<WaitingJob> job = AsWaiting(record);
+    if (job.has_value() && turn.now >= NotBefore(record)) queue.push_back(*std::move(job));
+  };
+  const auto add_running = [&](const internal::JobRecord& record) {
     if (std::optional<RunningJob> job = AsRunning(record, turn.now))
       view.running.push_back(*std::move(job));
   };
-  for (const auto& [id, record] : turn.changed) add(*record);
-  for (const auto& [id, record] : live_) {
-    if (turn.changed.count(id) == 0) add(*record);
+  // All that is new is looked at once, however far back it stands: it hears why it waits.
+  const std::set<std::string> unplanned = std::exchange(unplanned_, {});
+  for (const std::string& id : unplanned) {
+    if (const internal::JobRecord* record = Find(id, turn)) add(*record);
   }
-  parts_.metrics.CountQueue(queue, turn.now);
-  if (queue.empty() && view.running.empty()) return;
-  for (const Decision& decision : policy_.Plan(view, std::move(queue))) {
+  for (WaitingJob& job : waiting_.First(kPlanDepth, turn.now)) {
+    if (unplanned.count(job.place.id) == 0) queue.push_back(std::move(job));
+  }
+  for (const auto& [id, record] : turn.changed) add_running(*record);
+  for (const auto& [id, record] : with_trainers_) {
+    if (turn.changed.count(id) == 0) add_running(*record);
+  }
+  if (!queue.empty() || !view.running.empty()) CarryOut(policy_.Plan(view, std::move(queue)), turn);
+  const absl::Duration ended = parts_.clock.MonotonicNow();
+  next_plan_ = ended + (ended - began) * kPlanPause;
+}
+
+void ControlLoop::CarryOut(const std::vector<Decision>& decisions, Turn& turn) {
+  for (const Decision& decision : decisions) {
     const internal::JobRecord& record = *Find(decision.job, turn);
     // Said already: not worth a copy of the record, of which there may be thousands.
     const auto* wait = std::get_if<WaitExplained>(&decision.event);

@@ -189,12 +189,12 @@ void CoordinatorMetrics::CountEnd(absl::string_view job, v1::JobState state,
   job_end_info.Set(1, {job, StateName(state), bounded});
 }
 
-void CoordinatorMetrics::CountJobs(const JobTable& table) {
-  std::map<v1::JobState, int> counts;
-  for (int state = v1::JOB_STATE_PENDING; state <= v1::JobState_MAX; ++state)
-    counts[static_cast<v1::JobState>(state)] = 0;
-  for (const auto& [id, record] : table) ++counts[record->job().state()];
-  for (const auto& [state, count] : counts) jobs.Set(count, {StateName(state)});
+void CoordinatorMetrics::CountJobs(const std::map<v1::JobState, int>& by_state) {
+  for (int number = v1::JOB_STATE_PENDING; number <= v1::JobState_MAX; ++number) {
+    const auto state = static_cast<v1::JobState>(number);
+    const auto count = by_state.find(state);
+    jobs.Set(count == by_state.end() ? 0 : count->second, {StateName(state)});
+  }
 }
 
 }  // namespace anneal

@@ -2,6 +2,7 @@
 // The coordinator's metrics: the table from which docs/metrics.md is made. Times in seconds;
 // `job_id`, never `job`, which Prometheus uses itself. Series of a job go a while after its end.
 
+#include <map>
 #include <set>
 #include <string>
 #include <vector>
@@ -9,8 +10,8 @@
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "anneal/v1/cluster_service.pb.h"
+#include "anneal/v1/job.pb.h"
 #include "common/metrics/metrics.h"
-#include "coordinator/lifecycle/job_table.h"
 #include "coordinator/scheduling/placement_policy.h"
 
 namespace anneal {
@@ -19,7 +20,7 @@ namespace anneal {
 struct CoordinatorMetrics {
   explicit CoordinatorMetrics(MetricRegistry& registry);
 
-  void CountJobs(const JobTable& table);
+  void CountJobs(const std::map<v1::JobState, int>& by_state);
   void CountWorkers(const std::vector<v1::Worker>& roster);
   void CountQueue(const std::vector<WaitingJob>& queue, absl::Time now);
   void CountEnd(absl::string_view job, v1::JobState state, absl::string_view reason);

@@ -34,7 +34,13 @@ void JobMeters::Start(const internal::JobRecord& record, const StepMetricsWriter
   const v1::JobSpec& spec = record.job().resolved().spec();
   metrics_.job_info.Set(1, {record.id(), spec.display_name(), spec.model(),
                             spec.method().has_full() ? "full" : "lora"});
-  const int64_t milliseconds = TimeUtil::DurationToMilliseconds(spec.checkpoint().every());
+  meter.generation = record.job().generation();
+  TakeRecord(record, now);
+}
+
+void JobMeters::ShowTraining(const internal::JobRecord& record) {
+  const v1::CheckpointSpec& checkpoint = record.job().resolved().spec().checkpoint();
+  const int64_t milliseconds = TimeUtil::DurationToMilliseconds(checkpoint.every());
   metrics_.job_checkpoint_interval.Set(static_cast<double>(milliseconds) / 1000, {record.id()});
   // Totals that alerts watch begin at 0, so that the first event is a rise.
   for (Counter* total :
@@ -42,8 +48,6 @@ void JobMeters::Start(const internal::JobRecord& record, const StepMetricsWriter
         &metrics_.job_damaged_checkpoints, &metrics_.job_redone_steps}) {
     total->Add(0, {record.id()});
   }
-  meter.generation = record.job().generation();
-  TakeRecord(record, now);
 }
 
 void JobMeters::TakeRecord(const internal::JobRecord& record, absl::Time now) {
@@ -51,6 +55,7 @@ void JobMeters::TakeRecord(const internal::JobRecord& record, absl::Time now) {
   if (found == meters_.end()) return;
   Meter& meter = found->second;
   const int64_t generation = record.job().generation();
+  if (generation > 0 && !std::exchange(meter.trains, true)) ShowTraining(record);
   if (meter.generation > 0 && generation > meter.generation) {
     metrics_.job_restarts.Add(static_cast<double>(generation - meter.generation), {record.id()});
   }
@@ -58,7 +63,7 @@ void JobMeters::TakeRecord(const internal::JobRecord& record, absl::Time now) {
   const auto& ranks = record.train().ranks();
   const auto held = std::count_if(ranks.begin(), ranks.end(),
                                   [](const internal::RankRecord& rank) { return !rank.ended(); });
-  metrics_.job_slots.Set(static_cast<double>(held), {record.id()});
+  if (meter.trains) metrics_.job_slots.Set(static_cast<double>(held), {record.id()});
   const v1::JobState state = record.job().state();
   if (state == meter.state) return;
   if (meter.state != v1::JOB_STATE_UNSPECIFIED)
@@ -69,7 +74,7 @@ void JobMeters::TakeRecord(const internal::JobRecord& record, absl::Time now) {
   // Before the first checkpoint all since the start of training would be lost.
   if (state == v1::JOB_STATE_RUNNING) MarkCheckpoint(record.id(), now);
   if (IsTerminal(state)) {
-    metrics_.job_slots.Set(0, {record.id()});
+    if (meter.trains) metrics_.job_slots.Set(0, {record.id()});
     metrics_.CountEnd(record.id(), state, record.job().state_reason());
   }
 }

@@ -1,0 +1,77 @@
+#include "coordinator/server/job_queue.h"
+
+#include "coordinator/lifecycle/proto_time.h"
+
+namespace anneal {
+
+QueuePlace PlaceOf(const internal::JobRecord& record) {
+  return {
+      .priority = record.job().resolved().spec().priority(),
+      .since = TimeOf(record.has_queue_time() ? record.queue_time() : record.job().create_time()),
+      .id = record.id()};
+}
+
+std::vector<Placement> PlacementsOf(const internal::JobRecord& record) {
+  std::vector<Placement> placements;
+  for (const internal::RankRecord& rank : record.train().ranks())
+    placements.push_back({rank.worker(), rank.slot_id(), rank.device_uuid()});
+  return placements;
+}
+
+std::optional<WaitingJob> AsWaiting(const internal::JobRecord& record) {
+  const v1::JobState state = record.job().state();
+  const v1::ResourceSpec& resources = record.job().resolved().spec().resources();
+  if (state == v1::JOB_STATE_PENDING)
+    return WaitingJob{.place = PlaceOf(record), .needs_prepare = true};
+  const bool recovering = state == v1::JOB_STATE_RECOVERING;
+  if (state != v1::JOB_STATE_QUEUED && !recovering) return std::nullopt;
+  // Jobs of earlier versions have but one number.
+  const bool elastic = resources.has_min_slots();
+  WaitingJob job{.place = PlaceOf(record),
+                 .min_slots = elastic ? resources.min_slots() : resources.slots(),
+                 .max_slots = elastic ? resources.max_slots() : resources.slots(),
+                 .accelerator = resources.accelerator(),
+                 .recovering = recovering};
+  if (recovering) job.kept = PlacementsOf(record);
+  return job;
+}
+
+absl::Time NotBefore(const internal::JobRecord& record) {
+  return record.job().state() == v1::JOB_STATE_PENDING ? absl::InfinitePast()
+                                                       : TimeOf(record.retry().not_before());
+}
+
+void JobQueue::Put(const internal::JobRecord& record) {
+  Remove(record.id());
+  std::optional<WaitingJob> job = AsWaiting(record);
+  if (!job.has_value()) return;
+  const Kind kind = job->needs_prepare                                      ? Kind::kPrepare
+                    : job->accelerator == v1::ResourceSpec::ACCELERATOR_GPU ? Kind::kGpu
+                                                                            : Kind::kCpu;
+  const Key key(!job->recovering, job->place);
+  places_[record.id()] = {kind, key};
+  jobs_[kind][key] = {*std::move(job), NotBefore(record)};
+}
+
+void JobQueue::Remove(const std::string& id) {
+  const auto found = places_.find(id);
+  if (found == places_.end()) return;
+  const auto& [kind, key] = found->second;
+  jobs_[kind].erase(key);
+  places_.erase(found);
+}
+
+std::vector<WaitingJob> JobQueue::First(size_t depth, absl::Time now) const {
+  std::vector<WaitingJob> first;
+  for (const auto& [kind, jobs] : jobs_) {
+    size_t left = depth;
+    for (auto it = jobs.begin(); it != jobs.end() && left > 0; ++it) {
+      if (now < it->second.not_before) continue;
+      first.push_back(it->second.job);
+      --left;
+    }
+  }
+  return first;
+}
+
+}  // namespace anneal

@@ -1,0 +1,53 @@
+#pragma once
+// The jobs that wait to be placed, in the order in which they are served.
+
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/time/time.h"
+#include "anneal/internal/catalog.pb.h"
+#include "coordinator/scheduling/placement_policy.h"
+
+namespace anneal {
+
+// Where the job stands among those that wait or have trainers.
+QueuePlace PlaceOf(const internal::JobRecord& record);
+// The slots of its newest generation, by rank.
+std::vector<Placement> PlacementsOf(const internal::JobRecord& record);
+// What it waits for, or nothing.
+std::optional<WaitingJob> AsWaiting(const internal::JobRecord& record);
+// It is not placed before this.
+absl::Time NotBefore(const internal::JobRecord& record);
+
+// Purpose: keeps the waiting jobs sorted, so that a plan looks at the first of them and not at
+// thousands. Owner: ControlLoop. Loop thread only.
+class JobQueue {
+ public:
+  // The newest record of a live job: in, or out if it does not wait.
+  void Put(const internal::JobRecord& record);
+  // The job has ended, or is not there any more.
+  void Remove(const std::string& id);
+
+  static constexpr size_t kAll = SIZE_MAX;
+  // The first `depth` of each kind (for prepare, CPU and GPU slots) that may be placed now.
+  std::vector<WaitingJob> First(size_t depth, absl::Time now) const;
+
+ private:
+  enum class Kind { kPrepare, kCpu, kGpu };
+  // False for recovering jobs, which come first; then the queue's order.
+  using Key = std::pair<bool, QueuePlace>;
+  struct Entry {
+    WaitingJob job;
+    absl::Time not_before;
+  };
+
+  std::map<Kind, std::map<Key, Entry>> jobs_;
+  std::map<std::string, std::pair<Kind, Key>, std::less<>> places_;  // by id
+};
+
+}  // namespace anneal
