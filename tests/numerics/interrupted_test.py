@@ -170,3 +170,17 @@ def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(tmp_path, inp
     assert [damaged["dir"] for damaged in resumed["damaged"]] == ["checkpoints/6-g2"]
     assert state.name in resumed["damaged"][0]["why"]
     assert job.digests() == digests
+
+
+def test_a_rank_that_hangs_leaves_with_the_stacks_of_its_threads(tmp_path, inputs):
+    job = Job(tmp_path, inputs, **METHODS["lora"])
+    assert job.run(1, {0: ["--hang-at", "forward:3", "--run-dir", tmp_path]}) == [1]
+    record = json.loads((tmp_path / "exit.json").read_text())
+    assert record["reason"] == "HUNG"
+    assert record["message"].startswith("rank 0 hangs in forward of step 3 for 1")
+    log = (tmp_path / "g1-rank0.out").read_text()
+    # The training thread is the process's first, and comes last.
+    stack = log[log.rindex("\nthread "):log.rindex("\nend of stacks\n")]
+    assert "anneal::trainer::Trainer::Run()" in stack, log
+    assert "\nthread " in log[:log.rindex("\nthread ")], "the other threads are there, too"
+    assert log.rindex("end of stacks") < log.rindex("reason=HUNG"), "what matters most is the log's end"

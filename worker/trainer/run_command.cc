@@ -2,6 +2,7 @@
 #include <signal.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cstdio>
 #include <memory>
 #include <optional>
@@ -17,6 +18,7 @@
 #include "common/base/log.h"
 #include "common/base/reasons.h"
 #include "common/base/status.h"
+#include "common/base/thread_stacks.h"
 #include "common/format/json.h"
 #include "common/format/model_directory.h"
 #include "common/plan/sharding.h"
@@ -48,7 +50,7 @@ struct Options {
   std::string task_file, storage_root, run_dir, rendezvous, rendezvous_file;
   std::optional<int> rank;
   std::optional<int64_t> pause_after;
-  std::string die_at;
+  std::string die_at, hang_at;
 };
 
 // How ranks learn where rank 0's store listens, besides what the trainer itself needs of its surroundings.
@@ -271,6 +273,7 @@ absl::StatusOr<RunEnd> RunTask(const protocol::TrainTask& task, const std::strin
 }
 
 [[noreturn]] void LeaveHung(const Whereabouts::Position& position, int rank, LastWords& last_words) {
+  WriteThreadStacks(STDERR_FILENO);
   last_words.Say({.status_code = static_cast<int>(absl::StatusCode::kDeadlineExceeded),
                   .reason = "HUNG",
                   .message = absl::StrCat("rank ", rank, " hangs ", Describe(position))});
@@ -300,13 +303,20 @@ absl::StatusOr<RunEnd> RunTask(const protocol::TrainTask& task, const std::strin
   LastWords last_words(options.run_dir);
   const StopWatcher watcher([] { return false; }, [&] { LeaveStopped(last_words); });
   ConsoleHost host(options);
+  std::atomic<int> rank = 0;  // once known
   Whereabouts whereabouts(Clock::Real(), [&](absl::string_view activity, int64_t step) {
-    if (options.die_at == absl::StrCat(activity, ":", step)) kill(getpid(), SIGKILL);
+    const std::string place = absl::StrCat(activity, ":", step);
+    if (options.die_at == place) kill(getpid(), SIGKILL);
+    if (options.hang_at == place) Clock::Real().Sleep(absl::InfiniteDuration());
   });
+  const Watchdog watchdog(
+      Clock::Real(), whereabouts, [](const Whereabouts::Position&) {},
+      [&](const Whereabouts::Position& position) { LeaveHung(position, rank, last_words); });
   const absl::StatusOr<RunEnd> end = [&]() -> absl::StatusOr<RunEnd> {
     ANNEAL_ASSIGN_OR_RETURN(const Json json, ReadJsonFile(options.task_file));
     ANNEAL_ASSIGN_OR_RETURN(protocol::TrainTask task, ReadTask(json, options.storage_root));
     if (options.rank.has_value()) task.rank = *options.rank;
+    rank = task.rank;
     return RunTask(task, options.storage_root, host, whereabouts);
   }();
   Leave(end, last_words);
@@ -325,6 +335,7 @@ int RunCommand(int argc, char** argv) {
   app.add_option("--die-at", options.die_at,
                  "for tests of recovery: kill this process when it enters ACTIVITY:STEP, as in backward:3")
       ->needs(task);
+  app.add_option("--hang-at", options.hang_at, "the same, but its training thread stands still there")->needs(task);
   app.add_option("--run-dir", options.run_dir, "gets exit.json")->needs(task);
   app.add_option("--rendezvous", options.rendezvous, "address that rank 0 printed; for the other ranks")->needs(task);
   app.add_option("--rendezvous-file", options.rendezvous_file, "rank 0 writes its address here, the others wait for it")
@@ -340,6 +351,7 @@ int RunCommand(int argc, char** argv) {
     return kExitBadInput;
   }
   StopWatcher::BlockSignals();
+  PrepareThreadStacks();
   if (options.task_file.empty()) RunForWorker(options.socket);
   RunAlone(options);
 }
