@@ -7,19 +7,21 @@
 #include "absl/status/statusor.h"
 #include "absl/synchronization/notification.h"
 #include "common/base/status.h"
+#include "common/config/version.h"
 #include "common/rpc/paging.h"
 #include "common/rpc/status.h"
 #include "coordinator/api/resource_names.h"
+#include "coordinator/lifecycle/proto_time.h"
 
 namespace anneal {
 
 absl::Status ClusterServiceImpl::List(const grpc::ServerContext& context,
                                       const v1::ListWorkersRequest& request,
                                       v1::ListWorkersResponse* response) const {
-  ANNEAL_RETURN_IF_ERROR(authenticator_.CallerOf(context, Right::kRead).status());
+  ANNEAL_RETURN_IF_ERROR(parts_.authenticator.CallerOf(context, Right::kRead).status());
   ANNEAL_ASSIGN_OR_RETURN(const PageRequest page,
                           ParsePageRequest(request.page_size(), request.page_token(), "workers"));
-  for (const v1::Worker& worker : *roster_.workers()) {
+  for (const v1::Worker& worker : *parts_.roster.workers()) {
     if (worker.name() <= page.after_id) continue;
     if (response->workers_size() == page.size) {
       response->set_next_page_token(
@@ -34,11 +36,11 @@ absl::Status ClusterServiceImpl::List(const grpc::ServerContext& context,
 absl::Status ClusterServiceImpl::SetDrained(const grpc::ServerContext& context,
                                             const std::string& name, bool drained,
                                             v1::Worker* response) {
-  ANNEAL_RETURN_IF_ERROR(authenticator_.CallerOf(context, Right::kOperate).status());
+  ANNEAL_RETURN_IF_ERROR(parts_.authenticator.CallerOf(context, Right::kOperate).status());
   ANNEAL_ASSIGN_OR_RETURN(const std::string worker, WorkerNameOf(name));
   absl::Notification done;
   absl::StatusOr<v1::Worker> answer;
-  inbox_.SetDrained(worker, drained, [&](absl::StatusOr<v1::Worker> result) {
+  parts_.inbox.SetDrained(worker, drained, [&](absl::StatusOr<v1::Worker> result) {
     answer = std::move(result);
     done.Notify();
   });
@@ -65,11 +67,32 @@ grpc::Status ClusterServiceImpl::UndrainWorker(grpc::ServerContext* context,
 grpc::Status ClusterServiceImpl::GetStorage(grpc::ServerContext* context,
                                             const v1::GetStorageRequest*, v1::Storage* response) {
   const auto measure = [&]() -> absl::Status {
-    ANNEAL_RETURN_IF_ERROR(authenticator_.CallerOf(*context, Right::kRead).status());
-    ANNEAL_ASSIGN_OR_RETURN(*response, collector_.Measure());
+    ANNEAL_RETURN_IF_ERROR(parts_.authenticator.CallerOf(*context, Right::kRead).status());
+    ANNEAL_ASSIGN_OR_RETURN(*response, parts_.collector.Measure());
     return absl::OkStatus();
   };
   return ToGrpcStatus(measure());
+}
+
+grpc::Status ClusterServiceImpl::GetCoordinator(grpc::ServerContext* context,
+                                                const v1::GetCoordinatorRequest*,
+                                                v1::Coordinator* response) {
+  const absl::Status known = parts_.authenticator.CallerOf(*context, Right::kRead).status();
+  if (!known.ok()) return ToGrpcStatus(known);
+  response->set_version(std::string(Version()));
+  *response->mutable_time() = TimestampOf(parts_.clock.TimeNow());
+  return grpc::Status::OK;
+}
+grpc::Status ClusterServiceImpl::CheckFleet(grpc::ServerContext* context,
+                                            const v1::CheckFleetRequest*,
+                                            v1::CheckFleetResponse* response) {
+  const auto check = [&]() -> absl::Status {
+    ANNEAL_RETURN_IF_ERROR(parts_.authenticator.CallerOf(*context, Right::kOperate).status());
+    ANNEAL_ASSIGN_OR_RETURN(*response,
+                            parts_.examiner.Examine([&] { return context->IsCancelled(); }));
+    return absl::OkStatus();
+  };
+  return ToGrpcStatus(check());
 }
 
 }  // namespace anneal

@@ -174,6 +174,8 @@ void Fleet::WorkerSynced(std::shared_ptr<FleetSession> session, const internal::
   worker.last_heard = now;
   worker.last_sync = wall_now;
   TakeFacts(worker, observed);
+  if (observed.has_examination() && examination_sink_ != nullptr)
+    examination_sink_(observed.worker(), observed.examination());
 
   RefreshTasks(worker, placed, now);
   std::set<TaskKey> present;
@@ -192,6 +194,7 @@ void Fleet::WorkerSynced(std::shared_ptr<FleetSession> session, const internal::
 void Fleet::TakeFacts(WorkerState& worker, const internal::Observed& observed) {
   internal::Observed facts = observed;
   facts.clear_tasks();
+  facts.clear_examination();
   worker.has_tasks = observed.tasks_size() > 0;
   worker.desired_changed = true;
   if (!worker.lost && facts.SerializeAsString() == worker.observed.SerializeAsString()) return;
@@ -387,6 +390,8 @@ internal::Desired Fleet::MakeDesired(const WorkerState& worker, const PlacedJobs
   internal::Desired desired;
   desired.set_coordinator_epoch(epoch_);
   desired.set_draining(worker.record.drained());
+  if (const auto wanted = examinations_.find(worker.record.name()); wanted != examinations_.end())
+    *desired.mutable_examination() = wanted->second;
   for (const auto& [key, memory] : worker.tasks) {
     if (memory.unwanted_since.has_value()) continue;
     const internal::JobRecord& record = placed.Get(key.job);
@@ -419,6 +424,13 @@ void Fleet::SendDesired(PlacedJobs& placed, absl::Duration now) {
     worker.last_sent = std::move(bytes);
     worker.last_sent_at = now;
   }
+}
+
+void Fleet::Examine(std::map<std::string, internal::Examination> wanted,
+                    FleetInbox::ExaminationSink sink) {
+  examinations_ = std::move(wanted);
+  examination_sink_ = std::move(sink);
+  for (auto& [name, worker] : workers_) worker.desired_changed = true;
 }
 
 void Fleet::MarkDurable() {

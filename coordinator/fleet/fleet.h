@@ -84,6 +84,9 @@ class Fleet {
 
   // NOT_FOUND for a worker never seen. Undraining also ends an exclusion.
   absl::Status SetDrained(absl::string_view worker, bool drained);
+  // As FleetInbox::Examine. Kept in memory only: a coordinator that starts has nothing to ask.
+  void Examine(std::map<std::string, internal::Examination> wanted,
+               FleetInbox::ExaminationSink sink);
   // A trainer died on the worker before its first step, for no fault of its job.
   void CountFault(absl::string_view worker, absl::Time wall_now);
 
@@ -158,6 +161,8 @@ class Fleet {
   const absl::Duration start_;
   std::map<std::string, WorkerState, std::less<>> workers_;
   bool roster_changed_ = true;
+  std::map<std::string, internal::Examination> examinations_;  // that are desired, by worker
+  FleetInbox::ExaminationSink examination_sink_;
 };
 
 }  // namespace anneal

@@ -2,6 +2,7 @@
 // The two directions between the control loop and a worker's stream.
 
 #include <functional>
+#include <map>
 #include <memory>
 #include <string>
 
@@ -29,6 +30,9 @@ class FleetSession {
 class FleetInbox {
  public:
   using WorkerReply = std::function<void(absl::StatusOr<v1::Worker>)>;
+  // What a worker tells of an examination. Called on the loop's thread, so it must not wait.
+  using ExaminationSink =
+      std::function<void(const std::string& worker, const internal::ExaminationResult&)>;
 
   virtual ~FleetInbox() = default;
   virtual void WorkerSynced(std::shared_ptr<FleetSession> session, internal::Observed observed) = 0;
@@ -36,6 +40,10 @@ class FleetInbox {
   // Gives the worker no new tasks, or gives it tasks again. NOT_FOUND for a worker never seen.
   // `reply` as in EventSink.
   virtual void SetDrained(const std::string& worker, bool drained, WorkerReply reply) = 0;
+  // From now on these examinations are desired, by worker, and no others; what is told of them goes
+  // to `sink`, until the next call.
+  virtual void Examine(std::map<std::string, internal::Examination> wanted,
+                       ExaminationSink sink) = 0;
 };
 
 }  // namespace anneal

@@ -66,6 +66,8 @@ const std::map<std::string, Need>& Needs() {
       {"ClusterService.DrainWorker", {Right::kOperate}},
       {"ClusterService.UndrainWorker", {Right::kOperate}},
       {"ClusterService.GetStorage", {Right::kRead}},
+      {"ClusterService.GetCoordinator", {Right::kRead}},
+      {"ClusterService.CheckFleet", {Right::kOperate}},
       {"KeyService.CreateKey", {Right::kOperate}},
       {"KeyService.ListKeys", {Right::kOperate}},
       {"KeyService.RevokeKey", {Right::kOperate}},

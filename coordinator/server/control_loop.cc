@@ -123,6 +123,10 @@ void ControlLoop::SessionClosed(std::shared_ptr<FleetSession> session) {
 void ControlLoop::SetDrained(const std::string& worker, bool drained, WorkerReply reply) {
   Post(DrainMessage{worker, drained, std::move(reply)});
 }
+void ControlLoop::Examine(std::map<std::string, internal::Examination> wanted,
+                          ExaminationSink sink) {
+  Post(ExamineMessage{std::move(wanted), std::move(sink)});
+}
 
 void ControlLoop::Run() {
   while (true) {

@@ -81,6 +81,7 @@ class ControlLoop : public EventSink, public FleetInbox {
   void WorkerSynced(std::shared_ptr<FleetSession> session, internal::Observed observed) override;
   void SessionClosed(std::shared_ptr<FleetSession> session) override;
   void SetDrained(const std::string& worker, bool drained, WorkerReply reply) override;
+  void Examine(std::map<std::string, internal::Examination> wanted, ExaminationSink sink) override;
 
  private:
   struct CreateMessage {
@@ -108,8 +109,12 @@ class ControlLoop : public EventSink, public FleetInbox {
     bool drained;
     WorkerReply reply;
   };
+  struct ExamineMessage {
+    std::map<std::string, internal::Examination> wanted;
+    ExaminationSink sink;
+  };
   using Message = std::variant<CreateMessage, ChangeMessage, DeleteMessage, SyncMessage,
-                               ClosedMessage, DrainMessage>;
+                               ClosedMessage, DrainMessage, ExamineMessage>;
 
   // What one turn has decided and not yet committed.
   struct Turn {
@@ -135,6 +140,7 @@ class ControlLoop : public EventSink, public FleetInbox {
   void Handle(SyncMessage& message, Turn& turn);
   void Handle(ClosedMessage& message, Turn& turn);
   void Handle(DrainMessage& message, Turn& turn);
+  void Handle(ExamineMessage& message, Turn& turn);
   // By project and request id.
   static std::string RequestKey(const internal::JobRecord& record);
   static absl::Status NoSuchJob(const std::string& id);

@@ -154,4 +154,8 @@ void ControlLoop::Handle(DrainMessage& message, Turn& turn) {
   });
 }
 
+void ControlLoop::Handle(ExamineMessage& message, Turn&) {
+  fleet_.Examine(std::move(message.wanted), std::move(message.sink));
+}
+
 }  // namespace anneal

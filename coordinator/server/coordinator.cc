@@ -128,7 +128,10 @@ absl::Status Coordinator::StartServing() {
       random_, options_.data_dir, options_.min_free_bytes});
   collector_ = std::make_unique<StorageCollector>(*storage_, catalog_, *resources_, clock_,
                                                   StorageCollector::Options());
-  cluster_service_ = std::make_unique<ClusterServiceImpl>(*clients_, roster_, *loop_, *collector_);
+  examiner_ = std::make_unique<FleetExaminer>(
+      FleetExaminer::Parts{roster_, *loop_, *storage_, clock_, random_});
+  cluster_service_ = std::make_unique<ClusterServiceImpl>(
+      ClusterServiceImpl::Parts{*clients_, roster_, *loop_, *collector_, *examiner_, clock_});
   files_ = std::make_unique<FileLibrary>(
       FileLibrary::Parts{*resources_, *limits_, *storage_, clock_, random_},
       FileLibrary::Options());

@@ -25,6 +25,7 @@
 #include "coordinator/api/file_library.h"
 #include "coordinator/api/file_service.h"
 #include "coordinator/api/fine_tuning_service.h"
+#include "coordinator/api/fleet_examiner.h"
 #include "coordinator/api/key_service.h"
 #include "coordinator/api/model_library.h"
 #include "coordinator/api/model_service.h"
@@ -104,6 +105,7 @@ class Coordinator {
   std::unique_ptr<StepMetricsWriter> steps_;
   std::unique_ptr<ControlLoop> loop_;
   std::unique_ptr<StorageCollector> collector_;
+  std::unique_ptr<FleetExaminer> examiner_;
   std::unique_ptr<SpecResolver> resolver_;
   std::unique_ptr<StreamPump> pump_;
   TransferPool transfers_{TransferPool::Options()};

@@ -195,7 +195,8 @@ TEST_F(AnnealTest, DebugPacksOneArchiveThatTarReads) {
     return std::string{std::istreambuf_iterator<char>(file), {}};
   };
   EXPECT_THAT(read("job.json"), HasSubstr(kJob));
-  EXPECT_THAT(read("versions.json"), HasSubstr("anneal"));
+  EXPECT_THAT(read("versions.json"),
+              AllOf(HasSubstr("\"anneal\":"), HasSubstr("\"coordinator\":\"0.0.1\"")));
   EXPECT_THAT(read("workers.json"), HasSubstr("workers"));
   EXPECT_EQ(read("logs/prepare.log"), "rank -1says\n-1");
   // The fake coordinator does not know what else is asked for.
@@ -204,6 +205,61 @@ TEST_F(AnnealTest, DebugPacksOneArchiveThatTarReads) {
     if (!entry.is_regular_file()) continue;
     EXPECT_THAT(read(fs::relative(entry.path(), packed).string()), Not(HasSubstr(kFakeKey)));
   }
+}
+
+TEST_F(AnnealTest, DoctorLooksAtThisMachineAndTheCoordinator) {
+  const fs::path library =
+      fs::read_symlink("/proc/self/exe").parent_path().parent_path() / "lib/libfake_nvml.so";
+  const std::vector<std::string> command = {"doctor", "--storage-root", folder_.string(),
+                                            "--data-address", "127.0.0.1"};
+  const Outcome good = Anneal(command);
+  EXPECT_EQ(good.code, 0) << good.out;
+  for (const char* found :
+       {"gpu driver", "shared memory", "64 free ones at 127.0.0.1", "renames are atomic",
+        "0.0.1, here", "from this machine's", "1 of 1 ready", "what to do:\n"}) {
+    EXPECT_THAT(good.out, HasSubstr(found));
+  }
+  for (const auto& entry : fs::directory_iterator(folder_))
+    EXPECT_THAT(entry.path().string(), Not(HasSubstr("doctor-"))) << "nothing stays behind";
+
+  coordinator_.SetClockAhead(absl::Minutes(5));
+  const Outcome late = Anneal(command);
+  EXPECT_EQ(late.code, 6) << late.out;
+  EXPECT_THAT(late.out, HasSubstr("coordinator, clock: keep it by NTP"));
+  const Outcome missing = Anneal({"doctor", "--storage-root", (folder_ / "none").string()});
+  EXPECT_EQ(missing.code, 6);
+  EXPECT_THAT(missing.out, HasSubstr("is no folder"));
+  const Outcome old = Anneal({"doctor", "--nvml-library", library.string()});
+  EXPECT_THAT(old.out, HasSubstr("580.65.06 with 2 GPUs"));
+}
+
+TEST_F(AnnealTest, DoctorNamesWhatFailsInTheFleet) {
+  EXPECT_EQ(Anneal({"doctor", "--all-workers"}).code, 5);
+  v1::CheckFleetResponse checks;
+  v1::Check& check = *checks.add_checks();
+  check.set_machine("workers/w7");
+  check.set_name("shared memory");
+  check.set_verdict(v1::Check::VERDICT_WARNING);
+  check.set_measured("/dev/shm has 64 MiB");
+  check.set_advice("give it more");
+  coordinator_.SetFleetChecks(checks);
+  const Outcome warned = Anneal({"doctor", "--all-workers"});
+  EXPECT_EQ(warned.code, 0) << warned.err;
+  EXPECT_THAT(warned.out, HasSubstr("w7, shared memory: give it more"));
+  EXPECT_THAT(warned.out, Not(HasSubstr("\nhere "))) << "this machine is none of the fleet's";
+  check.set_verdict(v1::Check::VERDICT_FAILED);
+  coordinator_.SetFleetChecks(checks);
+  const Outcome failed = Anneal({"doctor", "--all-workers", "--output", "json"});
+  EXPECT_EQ(failed.code, 6);
+  EXPECT_THAT(failed.out, HasSubstr("\"verdict\":\"VERDICT_FAILED\""));
+  EXPECT_EQ(Anneal({"doctor", "--all-workers", "--storage-root", "/tmp"}).code, 2);
+}
+
+TEST_F(AnnealTest, DoctorWithoutACoordinatorStillLooksAtTheMachine) {
+  const Outcome run = Anneal({"--server", "127.0.0.1:1", "doctor"});
+  EXPECT_EQ(run.code, 6);
+  EXPECT_THAT(run.out, HasSubstr("ports"));
+  EXPECT_THAT(run.out, HasSubstr("coordinator, answer: see whether it runs"));
 }
 
 TEST_F(AnnealTest, InitWritesAJobThatCanBeSubmitted) {

@@ -52,7 +52,8 @@ CommandLine::CommandLine()
       ->default_str("table");
   app_.footer(
       "JOB is an id, a unique beginning of one, a display name, or @last.\n"
-      "Exit codes: 0 ok, 1 failed, 2 bad input, 3 cancelled, 4 service unreachable, 5 denied.");
+      "Exit codes: 0 ok, 1 failed, 2 bad input, 3 cancelled, 4 service unreachable, 5 denied, "
+      "6 doctor found something that fails.");
 }
 
 CLI::App* CommandLine::AddCommand(CLI::App* parent, const std::string& name,

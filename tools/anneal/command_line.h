@@ -56,6 +56,7 @@ void AddSubmitCommand(CommandLine& line);    // submit, retry
 void AddJobCommands(CommandLine& line);
 void AddExplainCommand(CommandLine& line);    // explain
 void AddDebugCommand(CommandLine& line);      // debug
+void AddDoctorCommand(CommandLine& line);     // doctor
 void AddUsageCommand(CommandLine& line);      // usage
 void AddWatchCommands(CommandLine& line);     // watch, wait, logs
 void AddArtifactCommands(CommandLine& line);  // artifacts, download

@@ -37,7 +37,7 @@ class Collection {
       : client_(client), job_(std::move(job)), tar_(tar), now_(Clock::Real().TimeNow()) {}
 
   absl::Status CollectAll() {
-    ANNEAL_RETURN_IF_ERROR(Add("versions.json", VersionsJson()));
+    ANNEAL_RETURN_IF_ERROR(AddVersions());
     v1::GetJobRequest request;
     request.set_name(job_);
     ANNEAL_ASSIGN_OR_RETURN(const v1::Job job, client_.Call(&Jobs::GetJob, request));
@@ -68,12 +68,20 @@ class Collection {
   static std::string ToText(const google::protobuf::Message& message) {
     return absl::StrCat(DumpJson(spec::MessageToJson(message)), "\n");
   }
-  static std::string VersionsJson() {
-    return absl::StrCat(DumpJson({{"anneal", Version()}}), "\n");
-  }
-
   absl::Status Add(const std::string& name, const std::string& content) {
     return tar_.Add(absl::StrCat("anneal-debug-", IdOf(job_), "/", name), content, now_);
+  }
+  // Of the workers each says its own in workers.json.
+  absl::Status AddVersions() {
+    Json versions = {{"anneal", Version()}};
+    const absl::StatusOr<v1::Coordinator> coordinator = client_.Call(
+        &v1::ClusterService::StubInterface::GetCoordinator, v1::GetCoordinatorRequest());
+    if (coordinator.ok()) {
+      versions["coordinator"] = coordinator->version();
+    } else {
+      Miss("the coordinator's version", coordinator.status());
+    }
+    return Add("versions.json", absl::StrCat(DumpJson(versions), "\n"));
   }
   void Miss(const std::string& name, const absl::Status& why) {
     absl::StrAppend(&missing_, name, ": ", why.ToString(), "\n");

@@ -13,6 +13,7 @@ enum ExitCode {
   kCancelled = 3,
   kUnreachable = 4,
   kDenied = 5,
+  kUnfit = 6,  // anneal doctor has found something that fails
 };
 
 ExitCode ExitCodeOf(const absl::Status& status);

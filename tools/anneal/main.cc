@@ -17,6 +17,7 @@ int main(int argc, char** argv) {
   anneal::cli::AddJobCommands(line);
   anneal::cli::AddExplainCommand(line);
   anneal::cli::AddDebugCommand(line);
+  anneal::cli::AddDoctorCommand(line);
   anneal::cli::AddUsageCommand(line);
   anneal::cli::AddWatchCommands(line);
   anneal::cli::AddArtifactCommands(line);

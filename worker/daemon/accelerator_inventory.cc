@@ -1,10 +1,8 @@
 #include "worker/daemon/accelerator_inventory.h"
 
-#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <cerrno>
 #include <cmath>
 #include <fstream>
 #include <iterator>
@@ -19,7 +17,7 @@
 #include "common/base/file.h"
 #include "common/base/log.h"
 #include "common/base/status.h"
-#include "worker/daemon/nvml.h"
+#include "common/host/nvml.h"
 #include "worker/supervisor/cpu_list.h"
 
 namespace anneal {
@@ -115,18 +113,6 @@ int64_t CountUsableMemory(const std::string& cgroup_root, const std::string& own
   const double machine = static_cast<double>(::sysconf(_SC_PHYS_PAGES)) * ::sysconf(_SC_PAGE_SIZE);
   return static_cast<int64_t>(
       std::min(machine, LowestLimit(cgroup_root, own_cgroup_file, MemoryLimitOf)));
-}
-
-absl::Status CheckSharedMemory(int gpus, const std::string& path) {
-  constexpr int64_t kNeededBytes = int64_t{1} << 30;
-  if (gpus < 2) return absl::OkStatus();
-  struct statvfs info = {};
-  if (::statvfs(path.c_str(), &info) != 0)
-    return absl::ErrnoToStatus(errno, absl::StrCat("cannot look at ", path));
-  const int64_t bytes = static_cast<int64_t>(info.f_blocks) * static_cast<int64_t>(info.f_frsize);
-  if (bytes >= kNeededBytes) return absl::OkStatus();
-  return absl::FailedPreconditionError(
-      absl::StrCat(path, " has ", bytes >> 20, " MiB; NCCL needs 1024 MiB for several GPUs"));
 }
 
 absl::StatusOr<std::vector<v1::Slot>> FindSlots(const InventoryOptions& options) {

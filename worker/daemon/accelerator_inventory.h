@@ -5,7 +5,6 @@
 #include <string>
 #include <vector>
 
-#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "anneal/v1/cluster_service.pb.h"
@@ -39,10 +38,5 @@ int CountUsableProcessors(const std::string& cgroup_root = "/sys/fs/cgroup",
 // The same for bytes of memory (cgroup v2, memory.max).
 int64_t CountUsableMemory(const std::string& cgroup_root = "/sys/fs/cgroup",
                           const std::string& own_cgroup_file = "/proc/self/cgroup");
-
-// NCCL passes data between the GPUs of a machine through `path` and fails in the midst of a job
-// where that is too small; containers get 64 MiB unless told otherwise. FAILED_PRECONDITION if
-// several GPUs have less than 1 GiB.
-absl::Status CheckSharedMemory(int gpus, const std::string& path = "/dev/shm");
 
 }  // namespace anneal

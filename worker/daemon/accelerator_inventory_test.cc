@@ -64,14 +64,6 @@ TEST(AcceleratorInventoryTest, ABrokenDriverIsAnErrorNotAMachineWithoutGpus) {
               StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("nvmlInit_v2")));
 }
 
-TEST(AcceleratorInventoryTest, SeveralGpusNeedSharedMemory) {
-  const testing::TempDir disk;
-  EXPECT_TRUE(CheckSharedMemory(2, disk.path()).ok());
-  EXPECT_TRUE(CheckSharedMemory(1, "/proc").ok());
-  EXPECT_THAT(CheckSharedMemory(2, "/proc"),  // has no size
-              StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("/proc has 0 MiB")));
-}
-
 TEST(AcceleratorInventoryTest, Bf16IsAFeatureOfTheProcessor) {
   EXPECT_TRUE(HasBf16DotProducts("model name\t: X\nflags\t\t: fpu avx512_bf16 sse\n"));
   EXPECT_TRUE(HasBf16DotProducts("flags\t\t: fpu amx_bf16\n"));

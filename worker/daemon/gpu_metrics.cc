@@ -5,7 +5,7 @@
 
 #include "absl/status/statusor.h"
 #include "common/base/log.h"
-#include "worker/daemon/nvml.h"
+#include "common/host/nvml.h"
 
 namespace anneal {
 

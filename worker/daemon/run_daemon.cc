@@ -18,17 +18,20 @@
 #include "common/base/status.h"
 #include "common/config/version.h"
 #include "common/format/json.h"
+#include "common/host/machine_checks.h"
 #include "common/metrics/admin_server.h"
 #include "common/metrics/host_metrics.h"
 #include "common/metrics/metrics.h"
 #include "common/metrics/sampler.h"
 #include "common/rpc/certificate_metrics.h"
 #include "common/rpc/channel.h"
+#include "common/storage/file_system.h"
 #include "worker/daemon/accelerator_inventory.h"
 #include "worker/daemon/coordinator_link.h"
 #include "worker/daemon/gpu_metrics.h"
 #include "worker/daemon/worker_daemon.h"
 #include "worker/daemon/worker_metrics.h"
+#include "worker/examiner/examiner.h"
 
 namespace anneal {
 namespace {
@@ -67,8 +70,10 @@ absl::Status RunDaemon(const WorkerOptions& options, UniqueFd keeper_fd) {
   ANNEAL_ASSIGN_OR_RETURN(std::vector<v1::Slot> slots, FindSlots(options.inventory));
   const int gpus = std::count_if(slots.begin(), slots.end(),
                                  [](const v1::Slot& slot) { return !slot.device_uuid().empty(); });
-  if (absl::Status status = CheckSharedMemory(gpus); !status.ok())
-    ANNEAL_LOG(WARNING) << "shared memory" << Field("why", status.message());
+  if (const v1::Check check = CheckSharedMemory(gpus); check.verdict() != v1::Check::VERDICT_OK) {
+    ANNEAL_LOG(WARNING) << "shared memory" << Field("found", check.measured())
+                        << Field("advice", check.advice());
+  }
   ANNEAL_ASSIGN_OR_RETURN(std::string api_key, ReadApiKey(options.credentials_file));
   ANNEAL_ASSIGN_OR_RETURN(std::shared_ptr<grpc::Channel> channel,
                           MakeChannel(ChannelOptionsOf(options)));
@@ -84,7 +89,14 @@ absl::Status RunDaemon(const WorkerOptions& options, UniqueFd keeper_fd) {
   CoordinatorLink link(
       std::move(channel), std::move(api_key), [fd = wake.get()] { WorkerDaemon::WakeUp(fd); },
       clock, Random::Real());
-  WorkerDaemon daemon(options, std::move(slots), keeper, link, wake.get(), metrics, clock);
+  Examiner examiner(
+      {.data_address = options.data_address,
+       .storage_root = options.storage_root,
+       .worker = options.name,
+       .nvml_library = options.inventory.use_gpus ? options.inventory.nvml_library : ""},
+      FileSystem::Posix(), [fd = wake.get()] { WorkerDaemon::WakeUp(fd); }, clock);
+  WorkerDaemon daemon(options, std::move(slots), keeper, link, examiner, wake.get(), metrics,
+                      clock);
   ANNEAL_RETURN_IF_ERROR(daemon.SetUp());
   const Sampler sampler(
       {[&] { certificate_metrics.Measure("client", options.tls_certificate_file); },

@@ -67,12 +67,13 @@ void WorkerDaemon::WakeUp(int wake_fd) {
 }
 
 WorkerDaemon::WorkerDaemon(const WorkerOptions& options, std::vector<v1::Slot> slots,
-                           KeeperClient& keeper, CoordinatorLink& link, int wake_fd,
-                           WorkerMetrics& metrics, Clock& clock)
+                           KeeperClient& keeper, CoordinatorLink& link, Examiner& examiner,
+                           int wake_fd, WorkerMetrics& metrics, Clock& clock)
     : options_(options),
       slots_(std::move(slots)),
       keeper_(keeper),
       link_(link),
+      examiner_(examiner),
       wake_fd_(wake_fd),
       metrics_(metrics),
       clock_(clock),
@@ -129,6 +130,7 @@ absl::Status WorkerDaemon::Run() {
   while (true) {
     ANNEAL_RETURN_IF_ERROR(keeper_.Serve());
     if (std::optional<Desired> desired = link_.TakeDesired()) ApplyDesired(*desired);
+    if (examiner_.TakeNews()) changed_ = true;
     StopOrphans();
     AdvanceTasks();
     ForgetUndesired();
@@ -187,6 +189,7 @@ void WorkerDaemon::ApplyDesired(const Desired& desired) {
     }
   }
   last_heard_ = clock_.MonotonicNow();
+  examiner_.Update(desired.has_examination() ? &desired.examination() : nullptr);
   wanted_.emplace();
   for (const DesiredTask& task : desired.tasks()) {
     absl::StatusOr<TaskKey> key = TaskKeyFromProto(task.id());
@@ -356,6 +359,8 @@ internal::Observed WorkerDaemon::Observe() const {
   observed.set_data_address(options_.data_address);
   observed.set_version(std::string(Version()));
   observed.set_draining(drain_start_.has_value());
+  if (std::optional<internal::ExaminationResult> result = examiner_.result())
+    *observed.mutable_examination() = *std::move(result);
   for (const v1::Slot& slot : slots_) *observed.add_slots() = slot;
   for (const auto& [key, task] : tasks_) {
     *observed.add_tasks() = task->Observe();

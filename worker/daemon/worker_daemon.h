@@ -22,6 +22,7 @@
 #include "worker/daemon/spare_policy.h"
 #include "worker/daemon/task.h"
 #include "worker/daemon/worker_metrics.h"
+#include "worker/examiner/examiner.h"
 #include "worker/supervisor/keeper_client.h"
 
 namespace anneal {
@@ -41,9 +42,10 @@ class WorkerDaemon {
   static absl::StatusOr<UniqueFd> MakeWakeFd();
   static void WakeUp(int wake_fd);
 
-  // All must outlive the daemon. `wake_fd` is raised whenever `link` has something.
+  // All must outlive the daemon. `wake_fd` is raised whenever `link` or `examiner` has something.
   WorkerDaemon(const WorkerOptions& options, std::vector<v1::Slot> slots, KeeperClient& keeper,
-               CoordinatorLink& link, int wake_fd, WorkerMetrics& metrics, Clock& clock);
+               CoordinatorLink& link, Examiner& examiner, int wake_fd, WorkerMetrics& metrics,
+               Clock& clock);
 
   // Reads what earlier daemons have left and counts this start. Call once, before Run.
   absl::Status SetUp();
@@ -86,6 +88,7 @@ class WorkerDaemon {
   const std::vector<v1::Slot> slots_;
   KeeperClient& keeper_;
   CoordinatorLink& link_;
+  Examiner& examiner_;
   const int wake_fd_;
   WorkerMetrics& metrics_;
   Clock& clock_;

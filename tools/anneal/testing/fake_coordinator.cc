@@ -36,6 +36,8 @@ struct FakeCoordinator::State {
   std::vector<v1::ImportModelRequest> imports ABSL_GUARDED_BY(mu);
   std::map<std::string, std::map<std::string, std::string>> artifacts ABSL_GUARDED_BY(mu);
   bool damage_artifacts ABSL_GUARDED_BY(mu) = false;
+  absl::Duration clock_ahead ABSL_GUARDED_BY(mu);
+  std::optional<v1::CheckFleetResponse> fleet_checks ABSL_GUARDED_BY(mu);
 
   std::string NewId() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu) {
     return NewUlid(absl::FromUnixMillis(1'700'000'000'000 + ++next_id), random);
@@ -335,6 +337,7 @@ class FakeCoordinator::Artifacts : public v1::ArtifactService::Service {
 
 class FakeCoordinator::Cluster : public v1::ClusterService::Service {
  public:
+  explicit Cluster(State& state) : state_(state) {}
   grpc::Status ListWorkers(grpc::ServerContext* context, const v1::ListWorkersRequest*,
                            v1::ListWorkersResponse* response) override {
     if (auto status = Authorise(context); !status.ok()) return status;
@@ -344,6 +347,27 @@ class FakeCoordinator::Cluster : public v1::ClusterService::Service {
     worker.add_slots()->set_device_name("Test \x1b[31mCPU");
     return grpc::Status::OK;
   }
+  grpc::Status GetCoordinator(grpc::ServerContext* context, const v1::GetCoordinatorRequest*,
+                              v1::Coordinator* response) override {
+    if (auto status = Authorise(context); !status.ok()) return status;
+    absl::MutexLock lock(&state_.mu);
+    response->set_version("0.0.1");
+    response->mutable_time()->set_seconds(
+        absl::ToUnixSeconds(Clock::Real().TimeNow() + state_.clock_ahead));
+    return grpc::Status::OK;
+  }
+  grpc::Status CheckFleet(grpc::ServerContext* context, const v1::CheckFleetRequest*,
+                          v1::CheckFleetResponse* response) override {
+    if (auto status = Authorise(context); !status.ok()) return status;
+    absl::MutexLock lock(&state_.mu);
+    if (!state_.fleet_checks.has_value())
+      return grpc::Status(grpc::StatusCode::PERMISSION_DENIED, "for admins");
+    *response = *state_.fleet_checks;
+    return grpc::Status::OK;
+  }
+
+ private:
+  State& state_;
 };
 
 FakeCoordinator::FakeCoordinator()
@@ -352,7 +376,7 @@ FakeCoordinator::FakeCoordinator()
       files_(std::make_unique<Files>(*state_)),
       models_(std::make_unique<Models>(*state_)),
       artifacts_(std::make_unique<Artifacts>(*state_)),
-      cluster_(std::make_unique<Cluster>()) {
+      cluster_(std::make_unique<Cluster>(*state_)) {
   auto server =
       RpcServer::Start({.address = "127.0.0.1:0"},
                        {jobs_.get(), files_.get(), models_.get(), artifacts_.get(), cluster_.get()},
@@ -451,6 +475,16 @@ void FakeCoordinator::AddArtifact(const std::string& job, const std::string& pat
 void FakeCoordinator::DamageArtifacts() {
   absl::MutexLock lock(&state_->mu);
   state_->damage_artifacts = true;
+}
+
+void FakeCoordinator::SetClockAhead(absl::Duration duration) {
+  absl::MutexLock lock(&state_->mu);
+  state_->clock_ahead = duration;
+}
+
+void FakeCoordinator::SetFleetChecks(const v1::CheckFleetResponse& checks) {
+  absl::MutexLock lock(&state_->mu);
+  state_->fleet_checks = checks;
 }
 
 }  // namespace anneal::cli

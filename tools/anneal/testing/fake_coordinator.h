@@ -61,6 +61,11 @@ class FakeCoordinator {
   // What arrives differs from what was listed.
   void DamageArtifacts();
 
+  // Of the time that it tells.
+  void SetClockAhead(absl::Duration duration);
+  // What CheckFleet answers; before, it is PERMISSION_DENIED.
+  void SetFleetChecks(const v1::CheckFleetResponse& checks);
+
  private:
   class Jobs;
   class Files;

@@ -1,6 +1,6 @@
-// Stands for libnvidia-ml.so.1 with two GPUs. Built as a shared library, loaded by the inventory's
-// test. With FAKE_NVML_BROKEN defined its start fails, as that of a driver does that does not fit
-// the kernel.
+// Stands for libnvidia-ml.so.1 with two GPUs. Built as a shared library, loaded by tests. With
+// FAKE_NVML_BROKEN defined its start fails, as that of a driver does that does not fit the kernel;
+// with FAKE_NVML_OLD the driver runs no CUDA newer than 12.4.
 
 #include <sched.h>
 
@@ -19,6 +19,18 @@ int nvmlInit_v2() { return 0; }
 #endif
 int nvmlShutdown() { return 0; }
 const char* nvmlErrorString(int) { return "Driver/library version mismatch"; }
+int nvmlSystemGetDriverVersion(char* version, unsigned length) {
+  std::strncpy(version, "580.65.06", length);
+  return 0;
+}
+int nvmlSystemGetCudaDriverVersion_v2(int* version) {
+#ifdef FAKE_NVML_OLD
+  *version = 12040;
+#else
+  *version = 13000;
+#endif
+  return 0;
+}
 int nvmlDeviceGetCount_v2(unsigned* count) {
   *count = 2;
   return 0;

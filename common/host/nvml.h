@@ -29,6 +29,13 @@ struct GpuReading {
   std::optional<int64_t> uncorrected_errors;  // of memory, since the driver was loaded
 };
 
+struct GpuDriver {
+  std::string version;   // "580.65.06"
+  int cuda_version = 0;  // the newest CUDA that it runs: 13000 is 13.0
+};
+
+// The driver; nothing when `library` is not installed; an error when it is and does not work.
+absl::StatusOr<std::optional<GpuDriver>> ReadGpuDriver(const std::string& library);
 // All GPUs that the driver shows. Empty when `library` is not installed; an error when it is and
 // does not work.
 absl::StatusOr<std::vector<GpuDevice>> ListGpus(const std::string& library);

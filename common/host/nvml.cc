@@ -1,4 +1,4 @@
-#include "worker/daemon/nvml.h"
+#include "common/host/nvml.h"
 
 #include <dlfcn.h>
 #include <sched.h>
@@ -48,6 +48,8 @@ struct Nvml {
   NvmlReturn (*Init)();
   NvmlReturn (*Shutdown)();
   const char* (*ErrorString)(NvmlReturn);
+  NvmlReturn (*SystemGetDriverVersion)(char*, unsigned);
+  NvmlReturn (*SystemGetCudaDriverVersion)(int*);
   NvmlReturn (*DeviceGetCount)(unsigned*);
   NvmlReturn (*DeviceGetHandleByIndex)(unsigned, NvmlDevice*);
   NvmlReturn (*DeviceGetUuid)(NvmlDevice, char*, unsigned);
@@ -63,6 +65,9 @@ struct Nvml {
     ANNEAL_RETURN_IF_ERROR(library.Load("nvmlInit_v2", &Init));
     ANNEAL_RETURN_IF_ERROR(library.Load("nvmlShutdown", &Shutdown));
     ANNEAL_RETURN_IF_ERROR(library.Load("nvmlErrorString", &ErrorString));
+    ANNEAL_RETURN_IF_ERROR(library.Load("nvmlSystemGetDriverVersion", &SystemGetDriverVersion));
+    ANNEAL_RETURN_IF_ERROR(
+        library.Load("nvmlSystemGetCudaDriverVersion_v2", &SystemGetCudaDriverVersion));
     ANNEAL_RETURN_IF_ERROR(library.Load("nvmlDeviceGetCount_v2", &DeviceGetCount));
     ANNEAL_RETURN_IF_ERROR(library.Load("nvmlDeviceGetHandleByIndex_v2", &DeviceGetHandleByIndex));
     ANNEAL_RETURN_IF_ERROR(library.Load("nvmlDeviceGetUUID", &DeviceGetUuid));
@@ -150,6 +155,20 @@ GpuReading Read(const Nvml& nvml, NvmlDevice device, const std::string& uuid,
 }
 
 }  // namespace
+
+absl::StatusOr<std::optional<GpuDriver>> ReadGpuDriver(const std::string& library) {
+  std::optional<GpuDriver> driver;
+  ANNEAL_RETURN_IF_ERROR(WithNvml(library, [&](const Nvml& nvml) -> absl::Status {
+    char version[kNameBytes] = "";
+    driver.emplace();
+    ANNEAL_RETURN_IF_ERROR(
+        nvml.Check(nvml.SystemGetDriverVersion(version, kNameBytes), "say its version"));
+    driver->version = version;
+    return nvml.Check(nvml.SystemGetCudaDriverVersion(&driver->cuda_version),
+                      "say which CUDA it runs");
+  }));
+  return driver;
+}
 
 absl::StatusOr<std::vector<GpuDevice>> ListGpus(const std::string& library) {
   std::vector<GpuDevice> devices;

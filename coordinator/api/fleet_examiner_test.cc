@@ -1,0 +1,217 @@
+#include "coordinator/api/fleet_examiner.h"
+
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "common/base/status_matchers.h"
+#include "common/base/temp_dir.h"
+#include "common/config/version.h"
+#include "common/host/check.h"
+#include "common/host/storage_checks.h"
+#include "coordinator/lifecycle/proto_time.h"
+#include "gmock/gmock.h"
+
+namespace anneal {
+namespace {
+
+using internal::Examination;
+using internal::ExaminationResult;
+using ::testing::AllOf;
+using ::testing::Contains;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+using ::testing::Not;
+using testing::StatusIs;
+
+// A fleet whose workers do at once what is desired, as well as they are.
+class FakeFleet : public FleetInbox {
+ public:
+  struct Worker {
+    absl::Duration clock_ahead = absl::ZeroDuration();
+    bool answers = true;
+    bool comes_to_an_end = true;
+    std::string storage_root;  // where its marks lie
+    double bytes_per_second = 1e9;
+    std::string link_error;
+    std::vector<v1::Check> checks = {};
+  };
+
+  void WorkerSynced(std::shared_ptr<FleetSession>, internal::Observed) override {}
+  void SessionClosed(std::shared_ptr<FleetSession>) override {}
+  void SetDrained(const std::string&, bool, WorkerReply) override {}
+  void Examine(std::map<std::string, Examination> wanted, ExaminationSink sink) override {
+    if (during) during();
+    wanted_ = std::move(wanted);
+    for (const auto& [name, examination] : wanted_) {
+      if (workers.at(name).answers) sink(name, Answer(name, workers.at(name), examination));
+    }
+  }
+
+  const std::map<std::string, Examination>& wanted() const { return wanted_; }
+  std::map<std::string, Worker> workers;
+  std::function<void()> during;
+
+ private:
+  static ExaminationResult Answer(const std::string& name, const Worker& worker,
+                                  const Examination& examination) {
+    FileSystem& files = FileSystem::Posix();
+    const std::string folder =
+        absl::StrCat(worker.storage_root, "/tmp/doctor-", examination.token());
+    ExaminationResult result;
+    result.set_token(examination.token());
+    const google::protobuf::Timestamp now =
+        TimestampOf(Clock::Real().TimeNow() + worker.clock_ahead);
+    *result.mutable_hear_time() = *result.mutable_send_time() = now;
+    result.set_listen_address(absl::StrCat(name, ":40000"));
+    result.set_is_ready(true);
+    for (const v1::Check& check : worker.checks) *result.add_checks() = check;
+    result.set_has_left_mark(LeaveMark(files, folder, name, examination.token()).ok());
+    if (!examination.everyone_is_ready() || !worker.comes_to_an_end) return result;
+    for (const Examination::Peer& peer : examination.peers()) {
+      ExaminationResult::Link& link = *result.add_links();
+      link.set_worker(peer.worker());
+      link.set_bytes_per_second(worker.bytes_per_second);
+      link.set_error(worker.link_error);
+    }
+    *result.add_checks() =
+        CheckMarks(files, folder, {examination.marks().begin(), examination.marks().end()},
+                   examination.token(), absl::ZeroDuration(), Clock::Real());
+    result.set_is_complete(true);
+    return result;
+  }
+
+  std::map<std::string, Examination> wanted_;
+};
+
+class FleetExaminerTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    ANNEAL_ASSERT_OK_AND_ASSIGN(
+        storage_, StorageRoot::Open(disk_.path(), FileSystem::Posix(), Clock::Real(), random_));
+  }
+  FakeFleet::Worker& Add(const std::string& name,
+                         v1::Worker::State state = v1::Worker::STATE_READY) {
+    v1::Worker& worker = roster_workers_.emplace_back();
+    worker.set_name("workers/" + name);
+    worker.set_state(state);
+    worker.set_version(std::string(Version()));
+    roster_.Publish(roster_workers_);
+    fleet_.workers[name].storage_root = disk_.path();
+    return fleet_.workers[name];
+  }
+  absl::StatusOr<v1::CheckFleetResponse> Examine(bool cancelled = false) {
+    FleetExaminer examiner({roster_, fleet_, *storage_, Clock::Real(), random_},
+                           /*patience=*/absl::Milliseconds(300));
+    return examiner.Examine([cancelled] { return cancelled; });
+  }
+  // "machine name verdict: measured" of each check that is not OK.
+  std::vector<std::string> NotOk() {
+    std::vector<std::string> found;
+    absl::StatusOr<v1::CheckFleetResponse> response = Examine();
+    EXPECT_THAT(response, testing::IsOk());
+    for (const v1::Check& check : response->checks()) {
+      if (check.verdict() == v1::Check::VERDICT_OK) continue;
+      EXPECT_NE(check.advice(), "");
+      found.push_back(absl::StrCat(check.machine(), " ", check.name(), " ",
+                                   v1::Check::Verdict_Name(check.verdict()), ": ",
+                                   check.measured()));
+    }
+    return found;
+  }
+
+  testing::TempDir disk_, other_disk_;
+  SeededRandom random_{1};
+  std::unique_ptr<StorageRoot> storage_;
+  FleetRoster roster_;
+  std::vector<v1::Worker> roster_workers_;
+  FakeFleet fleet_;
+};
+
+TEST_F(FleetExaminerTest, AWholeFleetIsWell) {
+  Add("w1");
+  Add("w2");
+  Add("w3");
+  EXPECT_THAT(NotOk(), IsEmpty());
+  ANNEAL_ASSERT_OK_AND_ASSIGN(const v1::CheckFleetResponse response, Examine());
+  std::vector<std::string> names;
+  for (const v1::Check& check : response.checks())
+    names.push_back(absl::StrCat(check.machine(), " ", check.name()));
+  for (const char* name :
+       {"coordinator storage", "coordinator shared storage", "workers/w1 answer",
+        "workers/w1 version", "workers/w1 clock", "workers/w1 shared storage",
+        "workers/w1 link to w2", "workers/w1 link to w3", "workers/w2 link to w3"}) {
+    EXPECT_THAT(names, Contains(name));
+  }
+  EXPECT_THAT(fleet_.wanted(), IsEmpty()) << "afterwards nothing is desired any more";
+  EXPECT_THAT(*FileSystem::Posix().List(disk_.path() + "/tmp"), Not(Contains(HasSubstr("doctor"))));
+}
+
+TEST_F(FleetExaminerTest, WithoutWorkersTheCoordinatorLooksAtItself) {
+  EXPECT_THAT(NotOk(), IsEmpty());
+}
+
+TEST_F(FleetExaminerTest, EachFaultIsNamedWhereItIs) {
+  Add("w1").clock_ahead = absl::Minutes(10);
+  Add("w2").storage_root = other_disk_.path();
+  Add("w3", v1::Worker::STATE_LOST);
+  Add("w4").checks = {FailedCheck("gpu driver", "version mismatch", "restart the machine")};
+  Add("w5", v1::Worker::STATE_EXCLUDED);
+  roster_workers_[3].set_version("0.0.1");
+  roster_.Publish(roster_workers_);
+  const std::vector<std::string> found = NotOk();
+  for (const auto& expected :
+       {AllOf(HasSubstr("workers/w1 clock VERDICT_FAILED"), HasSubstr("ahead")),
+        AllOf(HasSubstr("workers/w2 shared storage VERDICT_FAILED"),
+              HasSubstr("COORDINATOR, w1, w4, w5")),
+        AllOf(HasSubstr("coordinator shared storage VERDICT_FAILED"), HasSubstr("written by w2")),
+        AllOf(HasSubstr("workers/w3 answer VERDICT_FAILED"), HasSubstr("LOST")),
+        AllOf(HasSubstr("workers/w4 gpu driver VERDICT_FAILED"), HasSubstr("mismatch")),
+        AllOf(HasSubstr("workers/w4 version VERDICT_WARNING"), HasSubstr("0.0.1")),
+        AllOf(HasSubstr("workers/w5 answer VERDICT_WARNING"), HasSubstr("EXCLUDED"))}) {
+    EXPECT_THAT(found, Contains(expected));
+  }
+  EXPECT_THAT(found, Not(Contains(HasSubstr("w5 clock"))));
+}
+
+TEST_F(FleetExaminerTest, LinksAreJudgedAgainstEachOther) {
+  Add("w1");
+  Add("w2");
+  Add("w3").bytes_per_second = 1e7;
+  Add("w4").link_error = "unused: the last measures no pair";
+  fleet_.workers["w2"].link_error = "cannot connect";
+  const std::vector<std::string> found = NotOk();
+  EXPECT_THAT(found, Contains(HasSubstr("workers/w3 link to w4 VERDICT_WARNING: 10 MB/s")));
+  EXPECT_THAT(found, Contains("workers/w2 link to w3 VERDICT_FAILED: cannot connect"));
+  EXPECT_THAT(found, Contains("workers/w2 link to w4 VERDICT_FAILED: cannot connect"));
+  EXPECT_EQ(found.size(), 3u);
+}
+
+TEST_F(FleetExaminerTest, WhoDoesNotAnswerIsNotWaitedForLong) {
+  Add("w1");
+  Add("w2").answers = false;
+  Add("w3").comes_to_an_end = false;
+  const std::vector<std::string> found = NotOk();
+  EXPECT_THAT(found, ::testing::ElementsAre(
+                         HasSubstr("workers/w2 answer VERDICT_FAILED: no answer in time"),
+                         HasSubstr("workers/w3 answer VERDICT_FAILED: has begun")));
+}
+
+TEST_F(FleetExaminerTest, OneAtATimeAndOnlyWhileSomebodyWaits) {
+  Add("w1").answers = false;
+  EXPECT_THAT(Examine(/*cancelled=*/true), StatusIs(absl::StatusCode::kCancelled));
+  EXPECT_THAT(fleet_.wanted(), IsEmpty());
+  FleetExaminer examiner({roster_, fleet_, *storage_, Clock::Real(), random_},
+                         absl::Milliseconds(1));
+  absl::Status second;
+  fleet_.during = [&] { second = examiner.Examine([] { return false; }).status(); };
+  EXPECT_THAT(examiner.Examine([] { return false; }), testing::IsOk());
+  EXPECT_THAT(second, StatusIs(absl::StatusCode::kAborted));
+}
+
+}  // namespace
+}  // namespace anneal
