@@ -179,7 +179,8 @@ class PosixFileSystem : public FileSystem {
     if (::mkdir(folder.c_str(), 0777) == 0) return SyncFolder(ParentOf(folder));
     if (errno == ENOENT) {
       ANNEAL_RETURN_IF_ERROR(MakeFolders(ParentOf(folder)));
-      return MakeFolders(folder);
+      // Once: where nothing can be made (/proc) it says the same although the parent is there.
+      if (::mkdir(folder.c_str(), 0777) == 0) return SyncFolder(ParentOf(folder));
     }
     struct stat info = {};
     if (errno == EEXIST && ::stat(folder.c_str(), &info) == 0 && S_ISDIR(info.st_mode))

@@ -18,6 +18,7 @@ using ::anneal::testing::StatusIs;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
+using ::testing::Not;
 using ::testing::SizeIs;
 
 class StorageRootTest : public ::testing::Test {
@@ -55,6 +56,10 @@ TEST_F(StorageRootTest, RefusesWhatIsNotItsOwn) {
   EXPECT_THAT(Open(folder_), StatusIs(kRefused, HasSubstr("FORMAT")));
   EXPECT_THAT(Open("relative/root"),
               StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("absolute")));
+}
+
+TEST_F(StorageRootTest, WhereNoFolderCanBeMadeThatIsSaid) {
+  EXPECT_THAT(files_.MakeFolders("/proc/no-such/folder"), Not(IsOk()));
 }
 
 TEST_F(StorageRootTest, PublishesFilesAndFoldersWhole) {
