@@ -69,7 +69,9 @@ def test_the_images_run_as_a_cluster_runs_them(tmp_path, base, configs, version)
     buildah = ["buildah", "--root", tmp_path / "storage", "--runroot", tmp_path / "run", "--storage-driver", "vfs"]
 
     def run(*arguments):
-        return subprocess.run([*buildah, *arguments], cwd=SOURCE_DIR, check=True, capture_output=True, text=True).stdout.strip()
+        done = subprocess.run([*buildah, *arguments], cwd=SOURCE_DIR, capture_output=True, text=True)
+        assert done.returncode == 0, f"buildah {arguments[0]}: {done.stdout[-3000:]}{done.stderr[-3000:]}"
+        return done.stdout.strip()
 
     container = run("from", "scratch")
     run("add", container, base, "/")
