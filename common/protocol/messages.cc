@@ -233,6 +233,7 @@ void Fields(V& v, T& x) {
   v("collective", x.collective);
   v("collective_sequence", x.collective_sequence);
   v("in_collective", x.in_collective);
+  v("overdue", x.overdue);
 }
 template <typename V, typename T>
   requires std::is_same_v<std::remove_const_t<T>, Report>

@@ -187,6 +187,9 @@ void Fleet::WorkerSynced(std::shared_ptr<FleetSession> session, const internal::
     // it.
     if (found == worker.tasks.end()) continue;
     TakeObservation(observation, key, found->second, news);
+    if (!found->second.overdue.has_value() || found->second.unwanted_since.has_value()) continue;
+    if (std::optional<TaskHung> hung = FindHung(placed.Get(key.job)))
+      news->items.push_back(FleetNews::Fact{key.job, *std::move(hung)});
   }
   FindAbsent(worker, present, now, news);
 }
@@ -250,6 +253,8 @@ void Fleet::TakeObservation(const internal::TaskObservation& observation, const 
         FleetNews::Fact{key.job, TaskObserved{key, memory.phase, memory.rendezvous}});
     if (phase_changed) news->items.push_back(FleetNews::PhaseNews{key, memory.phase});
   }
+  memory.overdue.reset();
+  if (observation.has_overdue()) memory.overdue = observation.overdue();
   for (const internal::Report& report : observation.reports())
     TakeReport(report, key, memory, news);
   const bool over = observation.state() == internal::TaskObservation::STATE_EXITED ||
@@ -452,14 +457,6 @@ void Fleet::RollBack() {
     }
     worker.record_changed = true;
   }
-}
-
-std::vector<internal::WorkerRecord> Fleet::TakeChangedRecords() {
-  std::vector<internal::WorkerRecord> records;
-  for (auto& [name, worker] : workers_) {
-    if (std::exchange(worker.record_changed, false)) records.push_back(worker.record);
-  }
-  return records;
 }
 
 std::vector<v1::Worker> Fleet::Roster(absl::Duration now, absl::Time wall_now) const {

@@ -117,6 +117,7 @@ class Fleet {
     bool observed = false;
     bool ended = false;
     std::string phase, rendezvous;
+    std::optional<internal::CollectiveWait> overdue;
     int64_t received = 0;  // newest report taken in
     int64_t durable = 0;   // newest report on disk
     // When the task stopped being wanted. Its slots stay taken until it is gone.
@@ -150,6 +151,8 @@ class Fleet {
                               TaskMemory& memory, FleetNews* news);
   static void TakeReport(const internal::Report& report, const TaskKey& key, TaskMemory& memory,
                          FleetNews* news);
+  // The rank that the others wait for, when all of them are overdue.
+  std::optional<TaskHung> FindHung(const internal::JobRecord& record) const;
   void FindAbsent(WorkerState& worker, const std::set<TaskKey>& present, absl::Duration now,
                   FleetNews* news);
   internal::Desired MakeDesired(const WorkerState& worker, const PlacedJobs& placed) const;

@@ -1,6 +1,8 @@
 // What the fleet remembers of workers on disk.
 
 #include <algorithm>
+#include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "common/base/log.h"
@@ -69,6 +71,14 @@ void Fleet::CountFault(absl::string_view name, absl::Time wall_now) {
   *record.mutable_excluded_until() = TimestampOf(wall_now + options_.exclude_for);
   ANNEAL_LOG(WARNING) << "worker excluded" << Field("worker", name)
                       << Field("for", absl::FormatDuration(options_.exclude_for));
+}
+
+std::vector<internal::WorkerRecord> Fleet::TakeChangedRecords() {
+  std::vector<internal::WorkerRecord> records;
+  for (auto& [name, worker] : workers_) {
+    if (std::exchange(worker.record_changed, false)) records.push_back(worker.record);
+  }
+  return records;
 }
 
 }  // namespace anneal

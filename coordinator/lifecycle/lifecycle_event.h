@@ -92,6 +92,12 @@ struct TaskLost {
   std::string message;
 };
 
+// A rank stands still while all others wait for it.
+struct TaskHung {
+  TaskKey task;
+  std::string message;
+};
+
 // A task that is no longer wanted has left its worker.
 struct TaskReleased {
   TaskKey task;
@@ -117,7 +123,7 @@ struct FinishRequested {
 
 using LifecycleEvent =
     std::variant<PrepareAssigned, SlotsAssigned, WaitExplained, MoveRequired, TaskObserved,
-                 TaskReported, OutputLost, TaskEnded, TaskLost, TaskReleased, Tick, CancelRequested,
-                 PauseRequested, ResumeRequested, FinishRequested>;
+                 TaskReported, OutputLost, TaskEnded, TaskLost, TaskHung, TaskReleased, Tick,
+                 CancelRequested, PauseRequested, ResumeRequested, FinishRequested>;
 
 }  // namespace anneal

@@ -149,6 +149,19 @@ TEST(RecoveryTest, AnEchoWaitsForTheRankThatDied) {
   EXPECT_THAT(walk.record.job().error().message(), HasSubstr("rank 1"));
 }
 
+TEST(RecoveryTest, AHungRankEndsTheAttemptOnce) {
+  Walk walk = Running();
+  walk.Then(TaskHung{Rank(1), "rank 1 hangs in reduce of step 3"});
+  EXPECT_EQ(walk.state(), v1::JOB_STATE_RECOVERING);
+  EXPECT_EQ(walk.record.job().state_reason(), "HUNG");
+  EXPECT_THAT(walk.record.job().state_message(), HasSubstr("rank 1 on worker w2"));
+  EXPECT_THAT(DesiredTasks(walk.record), IsEmpty());
+  // Said again until the processes are gone.
+  walk.Then(TaskHung{Rank(1), "again"}).Then(TwoSlots()).Then(TaskHung{Rank(1), "again"});
+  EXPECT_EQ(walk.record.job().failures().infrastructure(), 1);
+  EXPECT_EQ(walk.state(), v1::JOB_STATE_STARTING);
+}
+
 TEST(RecoveryTest, AnEchoWithoutAnExplanationEndsTheAttempt) {
   Walk walk = Running();
   walk.Then(Killed(Rank(0), "COLLECTIVE_FAILED")).Then(Tick{});

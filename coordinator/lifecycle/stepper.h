@@ -71,6 +71,7 @@ class Stepper {
   void PrepareEnded(const TaskEnded& event);
   void RankEnded(const TaskEnded& event);
   absl::Status On(const TaskLost& event);
+  absl::Status On(const TaskHung& event);
   absl::Status On(const TaskReleased& event);
 
   // Checkpoints (stepper_checkpoints.cc).

@@ -280,6 +280,19 @@ absl::Status Stepper::On(const TaskLost& event) {
   return absl::OkStatus();
 }
 
+absl::Status Stepper::On(const TaskHung& event) {
+  const internal::RankRecord* rank = FindRank(event.task);
+  if (!HasTrainers(state()) || rank == nullptr || rank->ended()) return absl::OkStatus();
+  internal::TaskFailure failure;
+  failure.set_rank(event.task.rank);
+  failure.set_worker(rank->worker());
+  failure.set_code(google::rpc::DEADLINE_EXCEEDED);
+  failure.set_reason("HUNG");
+  failure.set_message(event.message);
+  AttemptFailed(failure);
+  return absl::OkStatus();
+}
+
 absl::Status Stepper::On(const TaskReleased& event) {
   MarkEnded(event.task);
   LeaveIfNothingRuns();

@@ -199,7 +199,8 @@ absl::Status ControlLoop::Apply(const std::string& id, const LifecycleEvent& eve
   const internal::JobRecord* before = Find(id, turn);
   if (before == nullptr) return NoSuchJob(id);
   internal::JobRecord with_progress;
-  if (std::holds_alternative<TaskEnded>(event) || std::holds_alternative<TaskLost>(event)) {
+  if (std::holds_alternative<TaskEnded>(event) || std::holds_alternative<TaskLost>(event) ||
+      std::holds_alternative<TaskHung>(event)) {
     // What a failure costs depends on how far the job had come.
     with_progress = *before;
     meters_.Overlay(with_progress, turn.now);

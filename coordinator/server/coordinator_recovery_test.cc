@@ -46,6 +46,33 @@ TEST_F(RecoveryTest, AKilledTrainerLeadsToANewGenerationFromTheLastCheckpoint) {
   EXPECT_EQ(end->attempt_end().blame(), "infrastructure");
 }
 
+TEST_F(RecoveryTest, WhenAllRanksWaitTheOneFurthestBehindHangs) {
+  auto worker = StartWorker("w1", 2);
+  const v1::Job job = StartTraining(*worker, 2);
+  const auto wait = [&](int rank, int64_t sequence) {
+    internal::CollectiveWait& wait = *worker->observed().mutable_tasks(rank)->mutable_overdue();
+    wait.set_sequence(sequence);
+    wait.set_where(absl::StrCat("inside collective ", sequence, " 'share losses step 12'"));
+  };
+  // A rank that is not overdue is at work, and the others wait for it.
+  wait(0, 346);
+  FakeWorker::Report(*worker->observed().mutable_tasks(0), StepReport(11), 1);
+  worker->Sync();
+  AwaitJob(job.name(), [](const v1::Job& j) { return j.progress().step() == 11; });
+  EXPECT_EQ(Get(job.name())->state(), v1::JOB_STATE_RUNNING);
+  wait(1, 345);
+  worker->Sync();
+  AwaitGeneration(*worker, 2, 2);
+  const std::vector<v1::JobEvent> events = Events(job.name());
+  const auto end = std::find_if(events.begin(), events.end(),
+                                [](const v1::JobEvent& e) { return e.has_attempt_end(); });
+  ASSERT_NE(end, events.end());
+  EXPECT_EQ(end->attempt_end().rank(), 1);
+  EXPECT_EQ(end->attempt_end().blame(), "infrastructure");
+  EXPECT_THAT(end->message(),
+              HasSubstr("rank 1 hangs inside collective 345 'share losses step 12'"));
+}
+
 TEST_F(RecoveryTest, APausedJobFreesItsSlotsAndGoesOnWithOthers) {
   auto worker = StartWorker("w1", 2);
   const v1::Job job = StartTraining(*worker, 2);

@@ -136,7 +136,7 @@ void SimCluster::InjectFault() {
   SimWorker& worker = *workers_[world_.Below(workers_.size())];
   const absl::Duration down = world_.Between(absl::Milliseconds(200), absl::Seconds(20));
   const std::vector<TaskKey> running = worker.running();
-  switch (world_.Below(9)) {
+  switch (world_.Below(10)) {
     case 0:
       CrashCoordinator();
       break;
@@ -170,6 +170,12 @@ void SimCluster::InjectFault() {
     case 6:
       ActAsUser();
       break;
+    case 7: {
+      if (running.empty()) break;
+      const TaskKey& victim = running[world_.Below(running.size())];
+      if (victim.kind == TaskKey::Kind::kTrain) Hang({victim.job, victim.generation}, victim.rank);
+      break;
+    }
     default:
       if (running.empty()) break;
       worker.EndProcess(running[world_.Below(running.size())], world_.Chance(0.8) ? 9 : 11, 2,
@@ -328,7 +334,7 @@ void SimCluster::BeginTraining(const GangKey& id) {
 
 void SimCluster::Step(const GangKey& id) {
   world_.After(world_.Between(absl::Milliseconds(200), absl::Milliseconds(900)), [this, id] {
-    if (!IsWhole(id)) return;
+    if (!IsWhole(id) || gangs_.at(id).hung) return;
     Gang& gang = gangs_.at(id);
     SimWorker& leader = *gang.joined.at(0);
     const int64_t total = TotalSteps(id.first);
@@ -352,6 +358,20 @@ void SimCluster::Step(const GangKey& id) {
   });
 }
 
+void SimCluster::Hang(const GangKey& id, int rank) {
+  const auto found = gangs_.find(id);
+  // One that still starts or exports has no pace by which a hang would show.
+  if (found == gangs_.end() || found->second.step == 0 || found->second.exporting) return;
+  world_.Trace(absl::StrCat("rank ", rank, " of ", id.first, " hangs"));
+  found->second.hung = true;
+  for (const auto& [other, worker] : found->second.joined) {
+    world_.After(world_.Between(absl::Seconds(8), absl::Seconds(9)),
+                 [w = worker, key = RankOf(id, other), sequence = other == rank ? 1 : 2] {
+                   w->SetOverdue(key, sequence);
+                 });
+  }
+}
+
 void SimCluster::Checkpoint(const GangKey& id) {
   Gang& gang = gangs_.at(id);
   if (gang.checkpoint_step == gang.step) return;
@@ -370,6 +390,7 @@ void SimCluster::Checkpoint(const GangKey& id) {
 }
 
 void SimCluster::Export(const GangKey& id) {
+  gangs_.at(id).exporting = true;
   gangs_.at(id).joined.at(0)->SetPhase(RankOf(id, 0), "export");
   world_.After(world_.Between(absl::Milliseconds(500), absl::Seconds(2)), [this, id] {
     if (!IsWhole(id)) return;

@@ -53,6 +53,8 @@ class SimCluster : public ProcessModel {
     protocol::TrainTask task;  // of rank 0
     std::map<int, SimWorker*> joined;
     int64_t step = 0, checkpoint_step = 0;
+    bool exporting = false;
+    bool hung = false;  // in its next step, for good
     bool over = false;
   };
   using GangKey = std::pair<std::string, int64_t>;
@@ -74,6 +76,8 @@ class SimCluster : public ProcessModel {
   void Step(const GangKey& id);
   void Export(const GangKey& id);
   void Checkpoint(const GangKey& id);
+  // One rank does not come to its next collective, where all others wait for it.
+  void Hang(const GangKey& id, int rank);
   // False, and the others fail one after another, if a rank is gone.
   bool IsWhole(const GangKey& id);
   void EndAll(Gang& gang, const GangKey& id, const std::string& reason);

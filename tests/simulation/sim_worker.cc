@@ -225,6 +225,13 @@ void SimWorker::SetPhase(const TaskKey& key, const std::string& phase,
   Changed();
 }
 
+void SimWorker::SetOverdue(const TaskKey& key, int64_t sequence) {
+  SimTask* task = FindRunning(key);
+  if (task == nullptr) return;
+  task->overdue.emplace().set_sequence(sequence);
+  Changed();
+}
+
 void SimWorker::EndProcess(const TaskKey& key, int signal, int status_code,
                            const std::string& reason) {
   SimTask* task = FindRunning(key);
@@ -267,6 +274,7 @@ internal::Observed SimWorker::Observe() const {
                                      : internal::TaskId::KIND_PREPARE);
     shown.set_phase(task.phase);
     shown.set_rendezvous(task.rendezvous);
+    if (task.overdue.has_value()) *shown.mutable_overdue() = *task.overdue;
     const auto total = static_cast<int64_t>(task.reports.size());
     for (int64_t n = task.acknowledged + 1; n <= total && shown.reports_size() < kMaxReports; ++n) {
       internal::Report& report = *shown.add_reports();

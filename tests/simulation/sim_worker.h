@@ -49,6 +49,7 @@ struct SimTask {
   std::string phase, rendezvous, peer;  // peer: where rank 0 listens, as told
   std::vector<std::string> reports;
   int64_t acknowledged = 0;
+  std::optional<internal::CollectiveWait> overdue;
   internal::TaskExit exit;
   bool stopping = false;
 };
@@ -85,6 +86,8 @@ class SimWorker {
   std::vector<TaskKey> running() const;
   void Report(const TaskKey& key, const protocol::Report& report);
   void SetPhase(const TaskKey& key, const std::string& phase, const std::string& rendezvous = "");
+  // The trainer says that it waits in a collective for too long.
+  void SetOverdue(const TaskKey& key, int64_t sequence);
   void EndProcess(const TaskKey& key, int signal, int status_code, const std::string& reason);
 
  private:

@@ -212,6 +212,10 @@ TaskObservation Task::Observe() const {
     observation.set_rendezvous(channel_->rendezvous());
     observation.set_phase(channel_->status().phase);
   }
+  if (const protocol::RankReport* rank = rank_report(); rank != nullptr && !rank->overdue.empty()) {
+    observation.mutable_overdue()->set_sequence(rank->collective_sequence);
+    observation.mutable_overdue()->set_where(rank->overdue);
+  }
   switch (state_) {
     case State::kWaiting:
     case State::kStarting:

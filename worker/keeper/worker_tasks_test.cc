@@ -151,6 +151,16 @@ TEST_F(WorkerTasksTest, AStoppedTrainerIsNamedAndKilled) {
   EXPECT_TRUE(IsRunning(coordinator_.AwaitTask("its neighbour", Rank(0), IsRunning)));
 }
 
+TEST_F(WorkerTasksTest, ATrainerThatIsOverdueInACollectiveIsTold) {
+  StartWorker();
+  coordinator_.Want({Want(Rank(0), "run", "cpu0"), Want(Rank(1), "wait", "cpu1")});
+  const TaskObservation waits = coordinator_.AwaitTask(
+      "the wait", Rank(1), [](const TaskObservation& task) { return task.has_overdue(); });
+  EXPECT_EQ(waits.overdue().sequence(), 7);
+  EXPECT_EQ(waits.overdue().where(), "inside collective 7");
+  EXPECT_FALSE(coordinator_.AwaitTask("its neighbour", Rank(0), IsRunning).has_overdue());
+}
+
 TEST_F(WorkerTasksTest, ASlotIsNeverLentTwice) {
   StartWorker();
   coordinator_.Want({Want(Rank(0), "stubborn")});

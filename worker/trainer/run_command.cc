@@ -62,7 +62,8 @@ class Host : public TrainerHost {
 
 class WorkerHost : public Host {
  public:
-  explicit WorkerHost(protocol::ChildChannel& channel) : channel_(channel) {}
+  WorkerHost(protocol::ChildChannel& channel, const Whereabouts& whereabouts)
+      : channel_(channel), whereabouts_(whereabouts) {}
 
   protocol::StopMode stop_requested() override {
     const protocol::StopMode mode = channel_.stop_requested();
@@ -72,23 +73,14 @@ class WorkerHost : public Host {
   // Passed on at once: a short job ends before the next Tell.
   void SetRankReport(const protocol::RankReport& report) override {
     absl::MutexLock lock(&mu_);
-    protocol::RankReport news = report;
-    news.phase_seconds = report_.phase_seconds;
-    news.collective = report_.collective;
-    news.collective_sequence = report_.collective_sequence;
-    news.in_collective = report_.in_collective;
-    report_ = news;
-    channel_.SetRankReport(report_);
+    report_ = report;
+    Say(whereabouts_.Look());
   }
   // Passes the newest report on, with where the training thread is: so the worker hears from a rank every second, also when
   // that thread hangs, and then knows where.
   void Tell(const Whereabouts::Position& position) {
     absl::MutexLock lock(&mu_);
-    report_.phase_seconds = absl::ToDoubleSeconds(position.since);
-    report_.collective = position.collective;
-    report_.collective_sequence = position.collective_sequence;
-    report_.in_collective = position.in_collective;
-    channel_.SetRankReport(report_);
+    Say(position);
   }
   absl::Status SendReport(const protocol::Report& report) override { return channel_.SendReport(report); }
   absl::Status AnnounceRendezvous(const std::string& address) override {
@@ -98,7 +90,17 @@ class WorkerHost : public Host {
   absl::StatusOr<std::string> AwaitRendezvous() override { return channel_.WaitForRendezvous(kJoinTimeout); }
 
  private:
+  void Say(const Whereabouts::Position& position) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+    report_.phase_seconds = absl::ToDoubleSeconds(position.since);
+    report_.collective = position.collective;
+    report_.collective_sequence = position.collective_sequence;
+    report_.in_collective = position.in_collective;
+    report_.overdue = position.in_collective && position.overdue() ? Describe(position) : "";
+    channel_.SetRankReport(report_);
+  }
+
   protocol::ChildChannel& channel_;
+  const Whereabouts& whereabouts_;
   absl::Mutex mu_;
   protocol::RankReport report_ ABSL_GUARDED_BY(mu_);
 };
@@ -286,8 +288,8 @@ absl::StatusOr<RunEnd> RunTask(const protocol::TrainTask& task, const std::strin
   if (!channel.ok()) Leave(channel.status(), last_words);
   const StopWatcher watcher([&] { return (*channel)->stop_requested() == protocol::StopMode::kNow; },
                             [&] { LeaveStopped(last_words); });
-  WorkerHost host(**channel);
   Whereabouts whereabouts(Clock::Real());
+  WorkerHost host(**channel, whereabouts);
   const Watchdog watchdog(
       Clock::Real(), whereabouts, [&](const Whereabouts::Position& position) { host.Tell(position); },
       [&](const Whereabouts::Position& position) { LeaveHung(position, (*channel)->key().rank, last_words); });

@@ -10,6 +10,7 @@
 //              exit 0, NOW: a record and exit 1
 //   busy       as run, but never comes to a step boundary to pause at
 //   stubborn   as run, but ignores orders and SIGTERM
+//   wait       as run, but says that it is overdue inside collective 7
 //   join       rank 0 offers a rendezvous, others wait for it and report it; then as run
 
 #include <csignal>
@@ -65,6 +66,8 @@ int Run(ChildChannel& channel, const std::string& mode) {
   channel.SetPhase("train");
   for (int64_t step = 1;; ++step) {
     SendStep(channel, step);
+    if (mode == "wait")
+      channel.SetRankReport({.collective_sequence = 7, .overdue = "inside collective 7"});
     Clock::Real().Sleep(absl::Milliseconds(1));
     if (stubborn) continue;
     if (channel.stop_requested() == StopMode::kPause && mode != "busy")

@@ -72,9 +72,10 @@ absl::StatusOr<std::unique_ptr<Evaluator>> Evaluator::Create(const PreparedDatas
   return evaluator;
 }
 
-absl::StatusOr<protocol::EvaluationReport> Evaluator::Run(int64_t step) {
+absl::StatusOr<protocol::EvaluationReport> Evaluator::Run(int64_t step, const std::function<void()>& before_cell) {
   std::vector<RowResult> results(rows_);
   for (size_t first = 0; first < cells_.size(); first += communicator_.world_size()) {
+    before_cell();
     ANNEAL_RETURN_IF_ERROR(EvaluateOne(first + communicator_.rank(), results));
   }
   ANNEAL_RETURN_IF_ERROR(Share(results, step));

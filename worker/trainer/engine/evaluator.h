@@ -2,6 +2,7 @@
 // How well the model does on held-out rows.
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <vector>
@@ -42,8 +43,9 @@ class Evaluator {
                                                            ShardedValues& values, Communicator& communicator, Accelerator& accelerator,
                                                            const Options& options);
 
-  // The report's seconds are left for the caller to fill. All ranks call it together and get the same.
-  absl::StatusOr<protocol::EvaluationReport> Run(int64_t step);
+  // The report's seconds are left for the caller to fill. All ranks call it together and get the same. `before_cell` is called
+  // again and again on the way, so that a hang can be told from a long evaluation.
+  absl::StatusOr<protocol::EvaluationReport> Run(int64_t step, const std::function<void()>& before_cell);
 
  private:
   // Per row: summed loss, whether all tokens were right, whether the right answer was chosen.

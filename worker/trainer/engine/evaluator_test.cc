@@ -88,7 +88,7 @@ class EvaluatorTest : public ::testing::Test {
           const auto evaluator,
           Evaluator::Create(*dataset, decoder_, values, communicator, *accelerator,
                             {.max_rows = max_rows, .microbatch_tokens = microbatch_tokens}));
-      ANNEAL_ASSIGN_OR_RETURN(reports[communicator.rank()], evaluator->Run(7));
+      ANNEAL_ASSIGN_OR_RETURN(reports[communicator.rank()], evaluator->Run(7, [] {}));
       return absl::OkStatus();
     }));
     for (const protocol::EvaluationReport& report : reports) {

@@ -304,7 +304,8 @@ absl::StatusOr<protocol::StopMode> Trainer::TrainAllSteps() {
     if (last || due) ANNEAL_RETURN_IF_ERROR(Evaluate(step_));
     // After the evaluation, so that it is in the checkpoint.
     if (checkpointer_.has_value()) {
-      around_.whereabouts.Enter("checkpoint", step_, Pace::kUnsteady);
+      // Copying the state takes its time, the other boundaries none.
+      timer_->Enter(agreed.checkpoint ? "snapshot" : "checkpoint", step_);
       ANNEAL_RETURN_IF_ERROR(
           checkpointer_->AtStepBoundary(step_, agreed.checkpoint, agreed.part_is_done));
       phases_.checkpoint_stall_seconds = checkpointer_->stall_seconds();
@@ -351,7 +352,8 @@ absl::StatusOr<StepVote> Trainer::TrainOneStep(int64_t step) {
 absl::Status Trainer::Evaluate(int64_t step) {
   if (evaluator_ == nullptr) return absl::OkStatus();
   EnterPhase("evaluate");
-  ANNEAL_ASSIGN_OR_RETURN(protocol::EvaluationReport report, evaluator_->Run(step));
+  ANNEAL_ASSIGN_OR_RETURN(protocol::EvaluationReport report,
+                          evaluator_->Run(step, [&] { timer_->Enter("evaluate", step); }));
   report.seconds = timer_->Lap(phases_.evaluate_seconds);
   ReportRank(/*now=*/true);
   if (!is_first_rank()) return absl::OkStatus();

@@ -32,7 +32,7 @@ void Watchdog::Watch() {
     }
     const Whereabouts::Position position = whereabouts_.Look();
     tell_(position);
-    if (position.since > position.limit) hung_(position);
+    if (position.overdue() && !position.in_collective) hung_(position);
   }
 }
 

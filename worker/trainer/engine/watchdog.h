@@ -13,11 +13,15 @@ namespace anneal::trainer {
 
 // A thread of its own, "watchdog", which waits for nothing that the training thread holds. Owned by
 // main.
+//
+// Surprising: a training thread that is overdue inside a collective is told of, and not taken for
+// hung. It may wait for another rank; which one hangs is known to the coordinator, which hears of
+// all.
 class Watchdog {
  public:
   using Callback = std::function<void(const Whereabouts::Position&)>;
-  // `tell` is called every second; `hung`, which need not return, once the position's limit has
-  // passed.
+  // `tell` is called every second; `hung`, which need not return, once the position is overdue
+  // outside a collective.
   Watchdog(Clock& clock, const Whereabouts& whereabouts, Callback tell, Callback hung);
   ~Watchdog();
 

@@ -8,9 +8,11 @@
 namespace anneal::trainer {
 namespace {
 
-constexpr absl::Duration kShortestLimit = absl::Seconds(10);
+constexpr absl::Duration kShortestPatience = absl::Seconds(10);
+constexpr int kPatienceFactor = 5;
+// What is left of it to look (once a second), tell, and start another.
+constexpr absl::Duration kReplacementTime = absl::Seconds(2);
 constexpr absl::Duration kFirstLimit = absl::Minutes(10);
-constexpr int kLimitFactor = 5;
 
 }  // namespace
 
@@ -19,8 +21,9 @@ Whereabouts::Whereabouts(Clock& clock, OnEnter on_enter)
 
 void Whereabouts::Mark() {
   const absl::Duration now = clock_.MonotonicNow();
-  if (pace_ == Pace::kSteady && !position_.in_collective) {
-    absl::Duration& longest = longest_[position_.activity];
+  if (pace_ == Pace::kSteady) {
+    auto& seen = position_.in_collective ? longest_wait_ : longest_;
+    absl::Duration& longest = seen[position_.activity];
     longest = std::max(longest, now - last_mark_);
   }
   last_mark_ = now;
@@ -55,14 +58,16 @@ Whereabouts::Position Whereabouts::Look() const {
   absl::MutexLock lock(&mu_);
   Position position = position_;
   position.since = clock_.MonotonicNow() - last_mark_;
-  if (pace_ == Pace::kUnsteady || position.in_collective) {
+  if (pace_ == Pace::kUnsteady) {
     position.limit = absl::InfiniteDuration();
-  } else {
-    const auto longest = longest_.find(position.activity);
-    position.limit = longest == longest_.end()
-                         ? kFirstLimit
-                         : std::max(kShortestLimit, kLimitFactor * longest->second);
+    return position;
   }
+  const auto& seen = position.in_collective ? longest_wait_ : longest_;
+  const auto longest = seen.find(position.activity);
+  position.limit =
+      longest == seen.end()
+          ? kFirstLimit
+          : std::max(kShortestPatience, kPatienceFactor * longest->second) - kReplacementTime;
   return position;
 }
 

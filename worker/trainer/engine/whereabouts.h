@@ -37,10 +37,13 @@ class Whereabouts {
     int64_t collective_sequence = 0;
     bool in_collective = false;
     absl::Duration since;  // the last of the calls above
-    // Longer than this is a hang: max(10 s, 5 times the longest seen in this activity), and 10
-    // minutes for one that was not seen before. Infinite while it waits for other ranks, which may
-    // be the ones that hang, and for what has no pace.
+    // Longer than this is a hang, of this rank or, inside a collective, of one that it waits for.
+    // So long that a rank is replaced within max(10 s, 5 times the longest seen in this activity,
+    // the waits in its collectives counted apart); 10 minutes for what was not seen before, and
+    // infinite for what has no pace.
     absl::Duration limit;
+
+    bool overdue() const { return since > limit; }
   };
   Position Look() const;
 
@@ -55,7 +58,9 @@ class Whereabouts {
   Position position_ ABSL_GUARDED_BY(mu_);
   Pace pace_ ABSL_GUARDED_BY(mu_) = Pace::kUnsteady;
   absl::Duration last_mark_ ABSL_GUARDED_BY(mu_);
+  // By activity: of its own work, and of a wait in one of its collectives.
   std::map<std::string, absl::Duration> longest_ ABSL_GUARDED_BY(mu_);
+  std::map<std::string, absl::Duration> longest_wait_ ABSL_GUARDED_BY(mu_);
 };
 
 // "in backward of step 12 for 14.2s, after collective 345 'reduce layers.7 step 11'"
