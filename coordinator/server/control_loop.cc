@@ -26,19 +26,20 @@ constexpr absl::Duration kStuckAfter = absl::Minutes(2);
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<ControlLoop>> ControlLoop::Create(ControlLoopParts parts,
-                                                                 FleetOptions fleet_options) {
+absl::StatusOr<std::unique_ptr<ControlLoop>> ControlLoop::Create(
+    ControlLoopParts parts, const ControlLoopOptions& options) {
   ANNEAL_ASSIGN_OR_RETURN(const int64_t epoch, parts.store.NextEpoch());
-  std::unique_ptr<ControlLoop> loop(new ControlLoop(parts, fleet_options, epoch));
+  std::unique_ptr<ControlLoop> loop(new ControlLoop(parts, options, epoch));
   ANNEAL_RETURN_IF_ERROR(loop->Load());
   return loop;
 }
 
-ControlLoop::ControlLoop(ControlLoopParts parts, FleetOptions fleet_options, int64_t epoch)
+ControlLoop::ControlLoop(ControlLoopParts parts, const ControlLoopOptions& options, int64_t epoch)
     : parts_(parts),
+      grow_after_(options.grow_after),
       epoch_(epoch),
       last_turn_(parts.clock.MonotonicNow()),
-      fleet_(fleet_options, epoch, parts.clock.MonotonicNow()),
+      fleet_(options.fleet, epoch, parts.clock.MonotonicNow()),
       meters_(parts.metrics, parts.registry) {}
 
 ControlLoop::~ControlLoop() { Stop(); }

@@ -47,6 +47,12 @@ struct ControlLoopParts {
   Clock& clock;
 };
 
+struct ControlLoopOptions {
+  FleetOptions fleet;
+  // An elastic job trains for so long before it is worth starting again with more slots.
+  absl::Duration grow_after = absl::Minutes(1);
+};
+
 // Purpose: turns. Each turn takes all that has come in, carries jobs over it (Step), places waiting
 // jobs (PlacementPolicy), then persists, publishes, answers and tells the workers, in this order;
 // so nobody hears of anything that a crash would undo. Owner: Coordinator. The public methods are
@@ -59,7 +65,7 @@ class ControlLoop : public EventSink, public FleetInbox {
  public:
   // Takes over from an earlier coordinator: a new epoch, its jobs and its workers.
   static absl::StatusOr<std::unique_ptr<ControlLoop>> Create(ControlLoopParts parts,
-                                                             FleetOptions fleet_options);
+                                                             const ControlLoopOptions& options);
   ~ControlLoop() override;
 
   void Start();
@@ -127,7 +133,7 @@ class ControlLoop : public EventSink, public FleetInbox {
     std::vector<std::shared_ptr<FleetSession>> read_next;
   };
 
-  ControlLoop(ControlLoopParts parts, FleetOptions fleet_options, int64_t epoch);
+  ControlLoop(ControlLoopParts parts, const ControlLoopOptions& options, int64_t epoch);
   absl::Status Load();
 
   void Post(Message message);
@@ -177,6 +183,7 @@ class ControlLoop : public EventSink, public FleetInbox {
   void ReplyWith(std::string id, JobReply reply, Turn& turn);
 
   const ControlLoopParts parts_;
+  const absl::Duration grow_after_;
   const int64_t epoch_;
   const PlacementPolicy policy_{};
 

@@ -13,8 +13,6 @@
 namespace anneal {
 namespace {
 
-// An elastic job trains for so long before it is worth starting again with more slots.
-constexpr absl::Duration kGrowAfter = absl::Minutes(1);
 // A plan looks at so many jobs of each kind; those behind them have that many before them.
 constexpr size_t kPlanDepth = 512;
 // After a plan so many times as long as it took pass before the next: planning for a large fleet
@@ -22,7 +20,8 @@ constexpr size_t kPlanDepth = 512;
 constexpr int kPlanPause = 10;
 constexpr absl::Duration kQueueCountEvery = absl::Seconds(1);
 
-std::optional<RunningJob> AsRunning(const internal::JobRecord& record, absl::Time now) {
+std::optional<RunningJob> AsRunning(const internal::JobRecord& record, absl::Time now,
+                                    absl::Duration grow_after) {
   const v1::JobState state = record.job().state();
   const bool cancelling = state == v1::JOB_STATE_CANCELLING && record.has_train();
   if (!HasTrainers(state) && !cancelling) return std::nullopt;
@@ -35,7 +34,7 @@ std::optional<RunningJob> AsRunning(const internal::JobRecord& record, absl::Tim
       .max_slots = resources.max_slots(),
       .movable = trains || state == v1::JOB_STATE_STARTING,
       .leaving = state == v1::JOB_STATE_PAUSING || state == v1::JOB_STATE_PREEMPTING || cancelling,
-      .may_grow = trains && now >= TimeOf(record.train().start_time()) + kGrowAfter};
+      .may_grow = trains && now >= TimeOf(record.train().start_time()) + grow_after};
 }
 
 }  // namespace
@@ -56,7 +55,7 @@ void ControlLoop::Schedule(Turn& turn) {
     if (job.has_value() && turn.now >= NotBefore(record)) queue.push_back(*std::move(job));
   };
   const auto add_running = [&](const internal::JobRecord& record) {
-    if (std::optional<RunningJob> job = AsRunning(record, turn.now))
+    if (std::optional<RunningJob> job = AsRunning(record, turn.now, grow_after_))
       view.running.push_back(*std::move(job));
   };
   // All that is new is looked at once, however far back it stands: it hears why it waits.

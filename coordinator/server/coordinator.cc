@@ -105,7 +105,7 @@ absl::Status Coordinator::OpenStores() {
   ANNEAL_ASSIGN_OR_RETURN(steps_, StepMetricsWriter::Open(options_.data_dir));
   ANNEAL_ASSIGN_OR_RETURN(loop_, ControlLoop::Create({*store_, *steps_, catalog_, roster_,
                                                       *outputs_, metrics_, registry_, clock_},
-                                                     options_.fleet));
+                                                     {options_.fleet, options_.grow_after}));
   return absl::OkStatus();
 }
 

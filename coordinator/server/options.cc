@@ -112,6 +112,8 @@ absl::StatusOr<std::optional<CoordinatorOptions>> ParseCoordinatorOptions(int ar
                  "A worker not heard from for so long is lost.", absl::Seconds(1));
   flags.Duration("start-grace", &options.fleet.start_grace,
                  "After a start no worker is lost before this has passed.");
+  flags.Duration("grow-after", &options.grow_after,
+                 "An elastic job trains for so long before it starts again with more slots.");
   flags.Text("log-format", &options.log_format, "How log lines look: text or json.");
   ANNEAL_ASSIGN_OR_RETURN(const bool run, flags.Parse(argc, argv));
   if (!run) return std::optional<CoordinatorOptions>();

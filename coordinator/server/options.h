@@ -43,6 +43,8 @@ struct CoordinatorOptions {
   int64_t min_free_bytes = int64_t{256} << 20;
   LimitOptions limits;
   FleetOptions fleet;
+  // An elastic job trains for so long before it starts again with more slots.
+  absl::Duration grow_after = absl::Minutes(1);
   // "text" or "json"; see common/base/log_format.h.
   std::string log_format = "text";
 

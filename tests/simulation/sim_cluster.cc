@@ -27,7 +27,8 @@ SimCoordinator::SimCoordinator(World& world, SimDisk& disk, SimOutputs& outputs,
                                StepMetricsWriter& steps)
     : store(disk), catalog(world.clock()), metrics(registry) {
   absl::StatusOr<std::unique_ptr<ControlLoop>> made = ControlLoop::Create(
-      {store, steps, catalog, roster, outputs, metrics, registry, world.clock()}, FleetOptions());
+      {store, steps, catalog, roster, outputs, metrics, registry, world.clock()},
+      ControlLoopOptions());
   ANNEAL_CHECK_OK(made.status());
   loop = *std::move(made);
 }
