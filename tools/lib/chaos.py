@@ -3,6 +3,7 @@
 import hashlib
 import os
 import random
+import re
 import signal
 import statistics
 import sys
@@ -11,6 +12,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import hang
 import psutil
 import tiny_model
 from google.protobuf.duration_pb2 import Duration
@@ -19,6 +21,10 @@ from mini_cluster import MiniCluster, stubs, wait_until
 WORKERS = 2
 EPOCHS = 60  # of 6 steps each
 PATIENCE = 120  # seconds, for anything
+HANG = "hang trainer"
+FAULTS_PER_HANG = 25  # each takes ten seconds
+# What the job's event must say of a trainer that stood still, beside rank and worker: phase, step, collective and its number.
+WHERE = r"in \w+(, | of )step \d+.*(inside|after) collective \d+ '.+'"
 
 
 @dataclass
@@ -26,6 +32,7 @@ class Fault:
     kind: str
     noticed: float | None  # seconds; None where nothing is to be noticed
     recovered: float | None  # None if the job ended first
+    where: str | None = None  # what the job's event says of a trainer that stood still
 
 
 def make_spec(folder):
@@ -43,6 +50,8 @@ class Chaos:
     def __init__(self, cluster, seed):
         self.cluster = cluster
         self.random = random.Random(seed)
+        self.kinds = []  # of the faults to come
+        self.victim = None  # worker of the trainer that was struck last
         self.pb2 = stubs("fine_tuning_service_pb2")
         self.states = stubs("job_pb2").JobState
 
@@ -73,18 +82,21 @@ class Chaos:
         ended = wait_until(trained, PATIENCE, f"{name} to train again")
         return None if ended < 0 else ended
 
-    def noticed(self, name, since, generation):
-        """When the job's events first told of the end of `generation`, in seconds after `since`; None if they never did."""
+    def end_of_attempt(self, name, generation):
+        """The first of the job's events that tells of the end of `generation`; None if there is none."""
         events = self.cluster.jobs.ListJobEvents(self.pb2.ListJobEventsRequest(name=name, page_size=1000)).events
-        times = [event.time.ToNanoseconds() / 1e9 for event in events
-                 if event.WhichOneof("detail") == "attempt_end" and event.attempt_end.generation == generation]
-        return min(times) - since if times else None
+        ends = [event for event in events
+                if event.WhichOneof("detail") == "attempt_end" and event.attempt_end.generation == generation]
+        return ends[0] if ends else None
 
     # ---- Faults: each returns whether a new generation must follow. ----
 
     def any_trainer(self):
-        trainers = self.cluster.trainer_processes()
-        return self.random.choice(sorted(trainers, key=lambda process: process.cmdline())) if trainers else None
+        trainers = self.cluster.trainers()
+        if not trainers:
+            return None
+        self.victim, trainer = self.random.choice(sorted(trainers, key=lambda found: found[1].cmdline()))
+        return trainer
 
     def signal_trainer(self, number):
         trainer = self.any_trainer()
@@ -98,6 +110,13 @@ class Chaos:
 
     def stop_trainer(self, name):
         return self.signal_trainer(signal.SIGSTOP)
+
+    def hang_trainer(self, name):
+        trainer = self.any_trainer()
+        if trainer is None:
+            return False
+        hang.hang_thread(trainer.pid)  # the main thread, which trains
+        return True
 
     def kill_daemon(self, name):
         keeper = psutil.Process(self.random.choice(self.cluster.workers).popen.pid)
@@ -129,31 +148,58 @@ class Chaos:
         return True
 
     FAULTS = {"kill trainer": (kill_trainer, 10), "stop trainer": (stop_trainer, 2), "kill daemon": (kill_daemon, 3),
-              "kill keeper": (kill_keeper, 2), "kill coordinator": (kill_coordinator, 3), "pause, resume": (pause_and_resume, 2)}
+              "kill keeper": (kill_keeper, 2), "kill coordinator": (kill_coordinator, 3), "pause, resume": (pause_and_resume, 2),
+              HANG: (hang_trainer, 0)}  # kind: (how, how often)
+
+    def draw_kinds(self, faults, hangs):
+        self.kinds = self.random.choices(list(self.FAULTS), [weight for _, weight in self.FAULTS.values()], k=faults)
+        for first in range(0, max(1, faults - FAULTS_PER_HANG + 1) if hangs else 0, FAULTS_PER_HANG):
+            self.kinds[first + self.random.randrange(min(FAULTS_PER_HANG, faults))] = HANG
+
+    def take_kind(self, job):
+        """Of the next fault; None if those that are left have to wait for another job."""
+        # What comes after the last step has no pace by which a hang would show.
+        nearly_done = job.progress.step > job.progress.total_steps * 2 / 3
+        fitting = [i for i, kind in enumerate(self.kinds) if not (nearly_done and kind == HANG)]
+        return self.kinds.pop(fitting[0]) if fitting else None
+
+    def check_where(self, kind, end):
+        """The event's words, if it is to name the trainer that was struck and where it stood still."""
+        if end is None or kind not in (HANG, "stop trainer"):
+            return None
+        assert end.attempt_end.worker == self.victim and re.search(WHERE, end.message), f"{self.victim}: {end}"
+        return end.message
 
     def strike(self, name):
-        """One fault in a job that trains; returns it, or None if the job has ended first."""
+        """One fault in a job that trains; None if it can do without those that are left."""
         job = self.get(name)
-        kind = self.random.choices(list(self.FAULTS), [weight for _, weight in self.FAULTS.values()])[0]
+        kind = self.take_kind(job)
+        if kind is None:
+            return None
         since = time.time()
         replaced = self.FAULTS[kind][0](self, name)
         ended = self.await_training(name, since, job.generation + replaced)
-        noticed = self.noticed(name, since, job.generation) if replaced and kind != "pause, resume" else None
-        return Fault(kind, noticed, None if ended is None else ended - since)
+        end = self.end_of_attempt(name, job.generation) if replaced and kind != "pause, resume" else None
+        return Fault(kind, noticed=None if end is None else end.time.ToNanoseconds() / 1e9 - since,
+                     recovered=None if ended is None else ended - since, where=self.check_where(kind, end))
 
-    def torment(self, name, faults):
-        """Strikes until `faults` are done or the job has ended."""
+    def torment(self, name):
+        """Strikes until no fault is left or the job has ended."""
         done = []
-        while len(done) < faults and self.await_training(name, time.time(), 0) is not None:
+        while self.kinds and self.await_training(name, time.time(), 0) is not None:
             time.sleep(self.random.uniform(0.1, 0.8))
             if self.state(self.get(name)) in ("EXPORTING", "SUCCEEDED"):
                 break
-            done.append(self.strike(name))
-            fault = done[-1]
+            fault = self.strike(name)
+            if fault is None:
+                break
+            done.append(fault)
             times = " ".join(f"{what} {value:5.2f} s" for what, value in
                              (("noticed", fault.noticed), ("recovered", fault.recovered)) if value is not None)
             print(f"{name} generation {self.get(name).generation:3} step {self.get(name).progress.step:4}  {fault.kind:16} {times}",
                   flush=True)
+            if fault.where:
+                print(f"  {fault.where}", flush=True)
         self.cluster.wait_for_state(name, {"SUCCEEDED"}, PATIENCE)
         return done
 
@@ -173,8 +219,12 @@ def summarise(faults):
         print()
 
 
-def run(folder, faults, seed, spares=True):
-    """Returns the faults; asserts that every job has ended as the undisturbed one."""
+def run(folder, faults, seed, spares=True, only=None):
+    """Returns the faults; asserts that every job has ended as the undisturbed one. `only`: the one kind that strikes."""
+    refused = hang.why_refused()
+    if refused:
+        print(f"no trainer is made to hang: this machine refuses it ({refused})")
+        assert only != HANG, refused
     folder = Path(folder)
     tiny_model.make_llama(folder / "model")
     tiny_model.write_chat_rows(folder / "train.jsonl", 96, seed=1)
@@ -182,23 +232,29 @@ def run(folder, faults, seed, spares=True):
     with MiniCluster(folder / "cluster", workers=WORKERS, allowed_roots=[folder],
                      worker_flags=[f"--spares={str(spares).lower()}"]) as cluster:
         chaos = Chaos(cluster, seed)
+        if only is None:
+            chaos.draw_kinds(faults, hangs=not refused)
+        else:
+            chaos.kinds = [only] * faults
         reference = chaos.create(make_spec(folder))
         cluster.wait_for_state(reference, {"SUCCEEDED"})
         expected = chaos.digests(reference)
         done = []
-        while len(done) < faults:
+        while chaos.kinds:
             name = chaos.create(make_spec(folder))
-            done += chaos.torment(name, faults - len(done))
+            done += chaos.torment(name)
             assert chaos.digests(name) == expected, f"{name} has ended otherwise than undisturbed: seed {seed}\n{cluster.logs()}"
     summarise(done)
     return done
 
 
-def main(faults, seed, spares):
+def main(faults, seed, spares, only):
+    if only is not None and only not in Chaos.FAULTS:
+        sys.exit(f"no fault '{only}': {', '.join(Chaos.FAULTS)}")
     with tempfile.TemporaryDirectory(prefix="anneal-chaos-") as folder:
-        run(folder, faults, seed, spares)
+        run(folder, faults, seed, spares, only)
     print(f"{faults} faults, seed {seed}: every job ended with the bytes of the undisturbed one; {os.cpu_count()} cores")
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "true")
+    main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "true", sys.argv[4] or None)
