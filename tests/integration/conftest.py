@@ -22,7 +22,7 @@ def tiny(tmp_path_factory):
     return folder
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_spec(tiny):
     """make_spec(**training) -> JobSpec of a small LoRA job on two CPU slots."""
     pb2 = stubs("job_pb2")
