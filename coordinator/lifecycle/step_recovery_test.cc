@@ -93,17 +93,17 @@ TEST(RecoveryTest, EachCauseHasItsOwnBudget) {
 
 TEST(RecoveryTest, OutOfMemoryFailsAtOnceAndSaysWhatToChange) {
   Walk walk = Running();
-  walk.record.mutable_job()
-      ->mutable_resolved()
-      ->mutable_spec()
-      ->mutable_training()
-      ->set_microbatch_tokens(8192);
+  v1::ResolvedJob& resolved = *walk.record.mutable_job()->mutable_resolved();
+  resolved.mutable_spec()->mutable_training()->set_microbatch_tokens(8192);
+  resolved.mutable_memory_plan()->set_total_bytes(int64_t{2} << 30);
+  resolved.mutable_memory_plan()->set_available_bytes(int64_t{4} << 30);
   walk.Then(OutOfMemory(Rank(1)));
   EXPECT_EQ(walk.state(), v1::JOB_STATE_FAILED);
   EXPECT_EQ(walk.record.job().state_reason(), "OUT_OF_MEMORY");
-  EXPECT_THAT(
-      walk.record.job().error().message(),
-      AllOf(HasSubstr("cannot allocate 3 GiB"), HasSubstr("training.microbatch_tokens 8192")));
+  EXPECT_THAT(walk.record.job().error().message(),
+              AllOf(HasSubstr("cannot allocate 3 GiB"),
+                    HasSubstr("planned were 2.00 GiB of 4.00 GiB a slot"),
+                    HasSubstr("training.microbatch_tokens 8192")));
   EXPECT_EQ(walk.record.job().failures().user(), 1);
 }
 

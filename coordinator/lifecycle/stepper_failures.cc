@@ -2,6 +2,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/base/reasons.h"
+#include "common/spec/memory.h"
 #include "coordinator/lifecycle/proto_time.h"
 #include "coordinator/lifecycle/stepper.h"
 
@@ -19,14 +20,20 @@ absl::Duration WaitBefore(int failures_in_a_row) {
   return std::min(kLongestWait, absl::Seconds(int64_t{1} << std::min(doublings, 10)));
 }
 
-// What to change when a trainer did not fit.
-std::string MemoryAdvice(const v1::JobSpec& spec) {
-  return absl::StrCat(
-      "; it ran with training.microbatch_tokens ", spec.training().microbatch_tokens(),
-      ", data.max_length ", spec.data().max_length(), ", training.sharding ",
-      v1::TrainingSpec::Sharding_Name(spec.training().sharding()), " on ", spec.resources().slots(),
+// What a trainer that did not fit was planned to need, and what to change.
+std::string MemoryAdvice(const v1::ResolvedJob& job) {
+  const v1::TrainingSpec& training = job.spec().training();
+  std::string advice;
+  if (job.has_memory_plan()) {
+    absl::StrAppend(&advice, "; planned were ", spec::FormatMemoryPlan(job.memory_plan()));
+  }
+  absl::StrAppend(
+      &advice, "; it ran with training.microbatch_tokens ", training.microbatch_tokens(),
+      ", data.max_length ", job.spec().data().max_length(), ", training.sharding ",
+      v1::TrainingSpec::Sharding_Name(training.sharding()), " on ", job.spec().resources().slots(),
       " slots: lower the first two, spread the state (training.sharding: FULL) over more slots, or "
       "give slots more memory");
+  return advice;
 }
 
 }  // namespace
@@ -48,8 +55,7 @@ void Stepper::AttemptFailed(const internal::TaskFailure& failure) {
       absl::StrCat("rank ", failure.rank(), " on worker ", failure.worker(), " ended");
   if (!failure.cause().empty()) absl::StrAppend(&message, " (", failure.cause(), ")");
   if (!failure.message().empty()) absl::StrAppend(&message, ": ", failure.message());
-  if (failure.reason() == kOutOfMemory)
-    absl::StrAppend(&message, MemoryAdvice(job().resolved().spec()));
+  if (failure.reason() == kOutOfMemory) absl::StrAppend(&message, MemoryAdvice(job().resolved()));
   const Blame blame = BlameFor(failure);
   DescribeAttemptEnd(failure, blame, message);
 
