@@ -26,6 +26,7 @@ constexpr absl::Duration kStreamRetryDelay = absl::Seconds(1);
 int64_t JobBytes(const std::vector<Catalog::Record>& jobs, absl::Time now) {
   int64_t bytes = 0;
   for (const Catalog::Record& record : jobs) {
+    bytes += record->job().result().output_bytes();
     if (CheckpointsExpired(*record, now)) continue;
     for (const internal::CheckpointRecord& checkpoint : record->checkpoints())
       bytes += checkpoint.size_bytes();

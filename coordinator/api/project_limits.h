@@ -30,7 +30,7 @@ struct LimitOptions {
   int project_streams = 256;
   // Files of a project, uploads that are not finished included.
   int64_t project_upload_bytes = int64_t{1} << 40;
-  // Files, models and checkpoints of a project.
+  // Files, models, checkpoints and outputs of a project.
   int64_t project_storage_bytes = int64_t{10} << 40;
 };
 

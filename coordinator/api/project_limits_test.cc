@@ -14,6 +14,7 @@
 #include "common/base/temp_dir.h"
 #include "common/rpc/status.h"
 #include "common/storage/file_system.h"
+#include "coordinator/lifecycle/checkpoints.h"
 #include "coordinator/lifecycle/proto_time.h"
 
 namespace anneal {
@@ -74,13 +75,18 @@ class ProjectLimitsTest : public ::testing::Test {
     model.set_size_bytes(bytes);
     ANNEAL_ASSERT_OK(resources_->PutModel(model));
   }
-  void PublishJob(std::vector<int64_t> checkpoint_bytes) {
+  // Returns its id. With outputs it has ended.
+  std::string PublishJob(std::vector<int64_t> checkpoint_bytes, int64_t output_bytes = 0) {
     auto record = std::make_shared<internal::JobRecord>();
     record->set_id(NewUlid(clock_.TimeNow(), random_));
-    record->mutable_job()->set_project(kProject);
-    record->mutable_job()->set_state(v1::JOB_STATE_RUNNING);
+    v1::Job& job = *record->mutable_job();
+    job.set_project(kProject);
+    job.set_state(output_bytes > 0 ? v1::JOB_STATE_SUCCEEDED : v1::JOB_STATE_RUNNING);
+    if (output_bytes > 0) *job.mutable_finish_time() = TimestampOf(clock_.TimeNow());
+    job.mutable_result()->set_output_bytes(output_bytes);
     for (const int64_t bytes : checkpoint_bytes) record->add_checkpoints()->set_size_bytes(bytes);
     catalog_.Publish({record});
+    return record->id();
   }
 
   SimulatedClock clock_{absl::FromUnixSeconds(1'800'000'000)};
@@ -187,6 +193,21 @@ TEST_F(ProjectLimitsTest, FilesModelsAndCheckpointsAddUpToTheProjectsStorage) {
   // At the limit nothing new begins.
   PublishJob({10});
   ExpectRefused(limits.AdmitStorage(kProject, 0), "PROJECT_STORAGE", "--max-project-storage", 3);
+}
+
+TEST_F(ProjectLimitsTest, OutputsCountUntilTheirJobIsDeleted) {
+  const std::string job = PublishJob({30}, 60);
+  ProjectLimits& limits = Limit({.project_upload_bytes = 0, .project_storage_bytes = 100});
+  EXPECT_THAT(limits.AdmitStorage(kProject, 10), IsOk());
+  ExpectRefused(limits.AdmitStorage(kProject, 11), "PROJECT_STORAGE", "--max-project-storage");
+  ExpectRefused(limits.AdmitUpload(kProject, 11), "PROJECT_STORAGE", "--max-project-storage", 2);
+  EXPECT_THAT(limits.AdmitStorage("other", 100), IsOk());
+  // Its checkpoints expire, its outputs do not.
+  clock_.AdvanceTime(kCheckpointTimeToLive);
+  EXPECT_THAT(limits.AdmitStorage(kProject, 40), IsOk());
+  ExpectRefused(limits.AdmitStorage(kProject, 41), "PROJECT_STORAGE", "--max-project-storage", 3);
+  catalog_.Publish({}, {job});
+  EXPECT_THAT(limits.AdmitStorage(kProject, 100), IsOk());
 }
 
 TEST_F(ProjectLimitsTest, ZeroIsNoLimit) {

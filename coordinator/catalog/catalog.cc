@@ -7,7 +7,7 @@ namespace anneal {
 namespace {
 
 bool HoldsBytes(const internal::JobRecord& record) {
-  return record.checkpoints_size() > 0;
+  return record.checkpoints_size() > 0 || record.job().result().output_bytes() > 0;
 }
 
 }  // namespace

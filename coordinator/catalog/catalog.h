@@ -35,7 +35,7 @@ class Catalog {
   Record FindJob(absl::string_view project, absl::string_view id) const;
   // The job that the project's request of this id has made, or null.
   Record FindRequest(const std::string& project, const std::string& request_id) const;
-  // The project's jobs that hold bytes in the storage root: checkpoints.
+  // The project's jobs that hold bytes in the storage root: checkpoints or outputs.
   std::vector<Record> JobsWithBytes(const std::string& project) const;
 
   // Called by the loop thread: new and changed jobs, and ids of deleted ones.

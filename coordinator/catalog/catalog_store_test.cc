@@ -203,15 +203,17 @@ TEST_F(CatalogStoreTest, ReadersFindJobsByRequestAndByBytes) {
   requested->set_request_id("r");
   const auto trained = Job("b");
   trained->add_checkpoints()->set_size_bytes(1);
-  catalog.Publish({requested, trained});
+  const auto done = Job("c", v1::JOB_STATE_SUCCEEDED);
+  done->mutable_job()->mutable_result()->set_output_bytes(1);
+  catalog.Publish({requested, trained, done});
   ASSERT_NE(catalog.FindRequest("p", "r"), nullptr);
   EXPECT_EQ(catalog.FindRequest("p", "r")->id(), "a");
   EXPECT_EQ(catalog.FindRequest("other", "r"), nullptr);
   EXPECT_EQ(catalog.FindRequest("p", ""), nullptr);
-  EXPECT_THAT(catalog.JobsWithBytes("p"), SizeIs(1));
+  EXPECT_THAT(catalog.JobsWithBytes("p"), SizeIs(2));
   EXPECT_THAT(catalog.JobsWithBytes("other"), SizeIs(0));
-  // Its checkpoints are forgotten, the other is deleted.
-  catalog.Publish({Job("b")}, {"a"});
+  // Their checkpoints are forgotten, the job with the outputs is deleted.
+  catalog.Publish({Job("b")}, {"a", "c"});
   EXPECT_THAT(catalog.JobsWithBytes("p"), SizeIs(0));
   EXPECT_EQ(catalog.FindRequest("p", "r"), nullptr);
 }

@@ -3,35 +3,58 @@
 #include "absl/strings/str_cat.h"
 #include "common/base/sha256.h"
 #include "common/base/status.h"
+#include "common/format/json.h"
 #include "common/storage/file_system.h"
 #include "common/storage/layout.h"
 
 namespace anneal {
 namespace {
 
-// NOT_FOUND if there is none.
-absl::Status CheckManifest(const StorageRoot& root, const std::string& folder,
-                           const std::string& sha256) {
+// Of all files that the manifest lists, and its own. It was written by a worker.
+absl::StatusOr<int64_t> BytesOf(const std::string& manifest) {
+  ANNEAL_ASSIGN_OR_RETURN(const Json json, ParseJson(manifest));
+  if (!json.is_object() || !json.contains("files") || !json["files"].is_array())
+    return absl::InvalidArgumentError("it lists no files");
+  constexpr int64_t kMostBytes = int64_t{1} << 60;
+  auto bytes = static_cast<int64_t>(manifest.size());
+  for (const Json& file : json["files"]) {
+    const bool has_size =
+        file.is_object() && file.contains("bytes") && file["bytes"].is_number_integer();
+    const int64_t size = has_size ? file["bytes"].get<int64_t>() : -1;
+    if (size < 0 || size > kMostBytes - bytes)
+      return absl::InvalidArgumentError(absl::StrCat(DumpJson(file), " has no size"));
+    bytes += size;
+  }
+  return bytes;
+}
+
+// The bytes of the outputs in `folder`; NOT_FOUND if there are none.
+absl::StatusOr<int64_t> CheckManifest(const StorageRoot& root, const std::string& folder,
+                                      const std::string& sha256) {
   const std::string path = root.Absolute(absl::StrCat(folder, "/manifest.json"));
   ANNEAL_ASSIGN_OR_RETURN(const std::string text,
                           ReadSmallFile(root.files(), path, kMaxOutputManifestBytes));
-  if (Sha256Hex(text) == sha256) return absl::OkStatus();
-  return absl::DataLossError(absl::StrCat(path, " is not what the trainer reported"));
+  if (Sha256Hex(text) != sha256)
+    return absl::DataLossError(absl::StrCat(path, " is not what the trainer reported"));
+  absl::StatusOr<int64_t> bytes = BytesOf(text);
+  if (bytes.ok()) return bytes;
+  return absl::DataLossError(absl::StrCat(path, ": ", bytes.status().message()));
 }
 
 }  // namespace
 
-absl::Status StorageOutputPublisher::Publish(const std::string& job, int64_t generation,
-                                             const v1::JobResult& result) {
+absl::StatusOr<int64_t> StorageOutputPublisher::Publish(const std::string& job, int64_t generation,
+                                                        const v1::JobResult& result) {
   const std::string staged = StagedOutputPath(job, generation), published = OutputPath(job);
-  const absl::Status whole = CheckManifest(root_, staged, result.manifest_sha256());
-  if (absl::IsNotFound(whole)) {
+  const absl::StatusOr<int64_t> bytes = CheckManifest(root_, staged, result.manifest_sha256());
+  if (absl::IsNotFound(bytes.status())) {
     // Renamed by a turn that was not committed?
     return CheckManifest(root_, published, result.manifest_sha256());
   }
-  ANNEAL_RETURN_IF_ERROR(whole);
+  ANNEAL_RETURN_IF_ERROR(bytes.status());
   ANNEAL_RETURN_IF_ERROR(root_.MoveToTrash(published));
-  return root_.Publish(root_.Absolute(staged), published);
+  ANNEAL_RETURN_IF_ERROR(root_.Publish(root_.Absolute(staged), published));
+  return bytes;
 }
 
 }  // namespace anneal

@@ -17,19 +17,19 @@ class OutputPublisher {
   // Renames what `generation` has written (StagedOutputPath) to the job's OutputPath. To be called
   // only for the generation that the job is at, before its result is committed: a generation that
   // was given up while it was cut off may still write, but only beside. May be repeated, as after a
-  // crash before the commit.
-  virtual absl::Status Publish(const std::string& job, int64_t generation,
-                               const v1::JobResult& result) = 0;
+  // crash before the commit. Returns how many bytes the outputs have.
+  virtual absl::StatusOr<int64_t> Publish(const std::string& job, int64_t generation,
+                                          const v1::JobResult& result) = 0;
 };
 
 // For the control loop's thread. `root` must outlive it.
 class StorageOutputPublisher : public OutputPublisher {
  public:
   explicit StorageOutputPublisher(StorageRoot& root) : root_(root) {}
-  // DATA_LOSS if the manifest there is not the one of the result. What an earlier generation
-  // published, whose result was never committed, goes to the trash.
-  absl::Status Publish(const std::string& job, int64_t generation,
-                       const v1::JobResult& result) override;
+  // DATA_LOSS if the manifest there is not the one of the result, or no manifest. What an earlier
+  // generation published, whose result was never committed, goes to the trash.
+  absl::StatusOr<int64_t> Publish(const std::string& job, int64_t generation,
+                                  const v1::JobResult& result) override;
 
  private:
   StorageRoot& root_;

@@ -25,19 +25,23 @@ class OutputPublisherTest : public ::testing::Test {
     publisher_ = std::make_unique<StorageOutputPublisher>(*root_);
   }
 
+  static std::string ManifestOf(int64_t generation) {
+    return absl::StrCat(R"({"files": [{"path": "a", "bytes": 10}, {"path": "b", "bytes": 20}], )",
+                        R"("generation": )", generation, "}");
+  }
   // What rank 0 of the generation leaves, and says of it.
-  v1::JobResult Stage(int64_t generation) {
+  v1::JobResult Stage(int64_t generation) { return Stage(generation, ManifestOf(generation)); }
+  v1::JobResult Stage(int64_t generation, const std::string& manifest) {
     const std::string folder = root_->Absolute(StagedOutputPath("j", generation));
     std::filesystem::create_directories(folder);
-    const std::string manifest = absl::StrCat("of generation ", generation);
     std::ofstream(folder + "/manifest.json") << manifest;
     v1::JobResult result;
     result.set_manifest_sha256(Sha256Hex(manifest));
     return result;
   }
   std::string Published() {
-    absl::StatusOr<std::string> text =
-        ReadSmallFile(FileSystem::Posix(), root_->Absolute(OutputPath("j") + "/manifest.json"), 99);
+    absl::StatusOr<std::string> text = ReadSmallFile(
+        FileSystem::Posix(), root_->Absolute(OutputPath("j") + "/manifest.json"), 999);
     return text.ok() ? *text : "nothing";
   }
 
@@ -52,18 +56,20 @@ class OutputPublisherTest : public ::testing::Test {
 TEST_F(OutputPublisherTest, GivesTheGenerationsOutputsTheJobsName) {
   const v1::JobResult result = Stage(1);
   EXPECT_EQ(Published(), "nothing");
-  ANNEAL_ASSERT_OK(publisher_->Publish("j", 1, result));
-  EXPECT_EQ(Published(), "of generation 1");
+  ANNEAL_ASSERT_OK_AND_ASSIGN(int64_t bytes, publisher_->Publish("j", 1, result));
+  EXPECT_EQ(bytes, 30 + static_cast<int64_t>(ManifestOf(1).size()));
+  EXPECT_EQ(Published(), ManifestOf(1));
   EXPECT_FALSE(std::filesystem::exists(root_->Absolute(StagedOutputPath("j", 1))));
   // As after a crash before the commit.
-  ANNEAL_EXPECT_OK(publisher_->Publish("j", 1, result));
-  EXPECT_EQ(Published(), "of generation 1");
+  ANNEAL_ASSERT_OK_AND_ASSIGN(bytes, publisher_->Publish("j", 1, result));
+  EXPECT_EQ(bytes, 30 + static_cast<int64_t>(ManifestOf(1).size()));
+  EXPECT_EQ(Published(), ManifestOf(1));
 }
 
 TEST_F(OutputPublisherTest, ReplacesWhatWasNeverCommitted) {
-  ANNEAL_ASSERT_OK(publisher_->Publish("j", 1, Stage(1)));
-  ANNEAL_ASSERT_OK(publisher_->Publish("j", 2, Stage(2)));
-  EXPECT_EQ(Published(), "of generation 2");
+  ANNEAL_ASSERT_OK(publisher_->Publish("j", 1, Stage(1)).status());
+  ANNEAL_ASSERT_OK(publisher_->Publish("j", 2, Stage(2)).status());
+  EXPECT_EQ(Published(), ManifestOf(2));
 }
 
 TEST_F(OutputPublisherTest, RefusesWhatTheTrainerDidNotReport) {
@@ -74,8 +80,21 @@ TEST_F(OutputPublisherTest, RefusesWhatTheTrainerDidNotReport) {
   EXPECT_THAT(publisher_->Publish("j", 3, result), StatusIs(absl::StatusCode::kNotFound));
 }
 
+TEST_F(OutputPublisherTest, RefusesAManifestThatDoesNotSayHowMuchThereIs) {
+  for (const char* manifest :
+       {"", "[]", R"({"files": 3})", R"({"files": [7]})", R"({"files": [{"path": "a"}]})",
+        R"({"files": [{"path": "a", "bytes": -1}]})", R"({"files": [{"path": "a", "bytes": 0.5}]})",
+        R"({"files": [{"bytes": 18446744073709551615}]})",
+        R"({"files": [{"bytes": 1152921504606846976}, {"bytes": 1152921504606846976}]})"}) {
+    EXPECT_THAT(publisher_->Publish("j", 1, Stage(1, manifest)),
+                StatusIs(absl::StatusCode::kDataLoss))
+        << manifest;
+    EXPECT_EQ(Published(), "nothing");
+  }
+}
+
 TEST_F(OutputPublisherTest, ADeathAtAnyOperationIsMadeGood) {
-  ANNEAL_ASSERT_OK(publisher_->Publish("j", 1, Stage(1)));
+  ANNEAL_ASSERT_OK(publisher_->Publish("j", 1, Stage(1)).status());
   const v1::JobResult result = Stage(2);
   bool done = false;
   for (int operations = 0; !done; ++operations) {
@@ -86,12 +105,12 @@ TEST_F(OutputPublisherTest, ADeathAtAnyOperationIsMadeGood) {
     ASSERT_THAT(root, IsOk());
     dying.FailAfter(operations);
     done = StorageOutputPublisher(**root).Publish("j", 2, result).ok();
-    ANNEAL_ASSERT_OK(publisher_->Publish("j", 2, result));
-    EXPECT_EQ(Published(), "of generation 2");
+    ANNEAL_ASSERT_OK(publisher_->Publish("j", 2, result).status());
+    EXPECT_EQ(Published(), ManifestOf(2));
     // Once more from the start.
     if (!done) {
       std::filesystem::remove_all(root_->Absolute(OutputPath("j")));
-      ANNEAL_ASSERT_OK(publisher_->Publish("j", 1, Stage(1)));
+      ANNEAL_ASSERT_OK(publisher_->Publish("j", 1, Stage(1)).status());
       Stage(2);
     }
   }

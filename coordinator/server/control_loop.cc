@@ -138,7 +138,8 @@ void ControlLoop::Run() {
       const auto has_work = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
         return stopping_ || !queue_.empty();
       };
-      const absl::Duration plan_in = plan_due_ ? next_plan_ - parts_.clock.MonotonicNow() : kTick;
+      const absl::Duration plan_in =
+          plan_due_ ? next_plan_ - parts_.clock.MonotonicNow() : kTick;
       parts_.clock.AwaitWithTimeout(&mu_, absl::Condition(&has_work),
                                     std::clamp(plan_in, absl::ZeroDuration(), kTick));
       messages.swap(queue_);
@@ -210,12 +211,15 @@ absl::Status ControlLoop::Apply(const std::string& id, const LifecycleEvent& eve
   ANNEAL_ASSIGN_OR_RETURN(StepResult result, Step(*before, event, turn.now));
   if (!result.changed) return absl::OkStatus();
   if (result.publishes_output) {
-    const absl::Status published = parts_.outputs.Publish(id, result.record.train().generation(),
-                                                          result.record.job().result());
-    if (!published.ok()) {
+    v1::JobResult& outputs = *result.record.mutable_job()->mutable_result();
+    const absl::StatusOr<int64_t> bytes =
+        parts_.outputs.Publish(id, result.record.train().generation(), outputs);
+    if (!bytes.ok()) {
       const TaskReported& reported = std::get<TaskReported>(event);
-      return Apply(id, OutputLost{reported.task, reported.sequence, published.ToString()}, turn);
+      return Apply(id, OutputLost{reported.task, reported.sequence, bytes.status().ToString()},
+                   turn);
     }
+    outputs.set_output_bytes(*bytes);
   }
   for (v1::JobEvent& e : result.events) {
     if (e.has_state_change()) {

@@ -83,7 +83,8 @@ TEST_F(CoordinatorTest, AJobRunsFromSubmitToResult) {
   worker->Sync();
   job = AwaitState(job.name(), v1::JOB_STATE_SUCCEEDED);
   EXPECT_EQ(job.output_model(), job.name() + "/artifacts/adapter");
-  EXPECT_EQ(job.result().manifest_sha256(), Sha256Hex("of generation 1"));
+  EXPECT_EQ(job.result().manifest_sha256(), Sha256Hex(ManifestOf(1)));
+  EXPECT_EQ(job.result().output_bytes(), 100 + static_cast<int64_t>(ManifestOf(1).size()));
   EXPECT_TRUE(std::filesystem::exists(folder_ + "/storage/outputs/" + job.name().substr(5)));
   EXPECT_EQ(job.progress().validation_loss(), 3.5);
   EXPECT_EQ(job.usage().trained_tokens(), 300);

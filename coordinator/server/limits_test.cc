@@ -138,5 +138,27 @@ TEST_F(LimitsTest, AProjectThatIsFullStartsNothing) {
   EXPECT_THAT(Create(NewRequest(1, "r2")), IsOk());
 }
 
+TEST_F(LimitsTest, WhatJobsHaveMadeCounts) {
+  options_.limits.project_storage_bytes = 100;
+  StartCoordinator();
+  auto worker = StartWorker("w1", 1);
+  const v1::Job job = StartTraining(*worker, 1);
+  EXPECT_THAT(Create(NewRequest(1, "r1")), IsOk());
+  ReportResult(*worker->observed().mutable_tasks(0), 1);
+  worker->Sync();
+  EXPECT_GT(AwaitState(job.name(), v1::JOB_STATE_SUCCEEDED).result().output_bytes(), 100);
+  ExpectRefused(Create(NewRequest(1, "r2")).status(), "PROJECT_STORAGE", "--max-project-storage");
+  ExpectRefused(Upload("x").status(), "PROJECT_STORAGE", "--max-project-storage");
+  EXPECT_THAT(Upload("x", testing::kOtherKey), IsOk());
+  // Also after a restart, and until the job goes.
+  worker.reset();
+  StartCoordinator();
+  ExpectRefused(Create(NewRequest(1, "r2")).status(), "PROJECT_STORAGE", "--max-project-storage");
+  v1::DeleteJobRequest remove;
+  remove.set_name(job.name());
+  ANNEAL_ASSERT_OK(Call(*jobs_, &Jobs::DeleteJob, remove).status());
+  EXPECT_THAT(Create(NewRequest(1, "r2")), IsOk());
+}
+
 }  // namespace
 }  // namespace anneal

@@ -41,7 +41,7 @@ void AddLimits(Flags& flags, LimitOptions* limits) {
   flags.Bytes("max-project-uploads", &limits->project_upload_bytes,
               "Files that a project may have, unfinished uploads included. 0: no limit.");
   flags.Bytes("max-project-storage", &limits->project_storage_bytes,
-              "Files, models and checkpoints that a project may have. 0: no limit.");
+              "Files, models, checkpoints and outputs that a project may have. 0: no limit.");
 }
 
 bool IsWithin(const fs::path& path, const fs::path& folder) {

@@ -120,11 +120,12 @@ class SimOutputs : public OutputPublisher {
  public:
   SimOutputs(World& world, const SimDisk& disk) : world_(world), disk_(disk) {}
 
-  absl::Status Publish(const std::string& job, int64_t generation, const v1::JobResult&) override {
+  absl::StatusOr<int64_t> Publish(const std::string& job, int64_t generation,
+                                  const v1::JobResult&) override {
     EXPECT_EQ(generation, disk_.job(job).train().generation()) << job;
     if (world_.Chance(0.1)) return absl::UnavailableError("the storage root is away (simulated)");
     published_[job] = generation;
-    return absl::OkStatus();
+    return 100;
   }
   // 0: nothing is there.
   int64_t GenerationOf(const std::string& job) const {

@@ -205,11 +205,16 @@ class CoordinatorFixture : public ::testing::Test {
     return absl::StrCat(options_.storage_root, "/",
                         StagedOutputPath(task.job(), task.generation()));
   }
+  // Of 100 bytes beside its own.
+  static std::string ManifestOf(int64_t generation) {
+    return absl::StrCat(R"({"generation": )", generation,
+                        R"(, "files": [{"path": "adapter/weights", "bytes": 100}]})");
+  }
   // Rank 0 leaves its outputs and says so.
   void ReportResult(internal::TaskObservation& task, int64_t sequence) {
     const std::string folder = StagedOutputs(task.id());
     std::filesystem::create_directories(folder);
-    const std::string manifest = absl::StrCat("of generation ", task.id().generation());
+    const std::string manifest = ManifestOf(task.id().generation());
     std::ofstream(folder + "/manifest.json") << manifest;
     protocol::Report report;
     report.result = protocol::ResultReport{.primary = "adapter",
