@@ -353,7 +353,6 @@ int RunCommand(int argc, char** argv) {
     return kExitBadInput;
   }
   StopWatcher::BlockSignals();
-  PrepareThreadStacks();
   if (options.task_file.empty()) RunForWorker(options.socket);
   RunAlone(options);
 }

@@ -1,26 +1,31 @@
 #include "worker/trainer/engine/stop_watcher.h"
 
 #include <signal.h>
+#include <unistd.h>
 
 #include <ctime>
 #include <utility>
+
+#include "common/base/thread_stacks.h"
 
 namespace anneal::trainer {
 namespace {
 
 constexpr timespec kInterval = {.tv_sec = 0, .tv_nsec = 100'000'000};
 
-sigset_t StopSignals() {
+sigset_t WatchedSignals() {
   sigset_t set;
   sigemptyset(&set);
   sigaddset(&set, SIGTERM);
+  sigaddset(&set, SIGUSR1);
   return set;
 }
 
 }  // namespace
 
 void StopWatcher::BlockSignals() {
-  const sigset_t set = StopSignals();
+  PrepareThreadStacks();
+  const sigset_t set = WatchedSignals();
   pthread_sigmask(SIG_BLOCK, &set, nullptr);
 }
 
@@ -33,9 +38,11 @@ StopWatcher::~StopWatcher() {
 }
 
 void StopWatcher::Watch() {
-  const sigset_t set = StopSignals();
+  const sigset_t set = WatchedSignals();
   while (!done_) {
-    if (sigtimedwait(&set, nullptr, &kInterval) == SIGTERM || stop_now_()) leave_();
+    const int signal = sigtimedwait(&set, nullptr, &kInterval);
+    if (signal == SIGUSR1) WriteThreadStacks(STDERR_FILENO);
+    if (signal == SIGTERM || stop_now_()) leave_();
   }
 }
 
