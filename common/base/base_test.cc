@@ -120,7 +120,8 @@ TEST(ThreadTest, GateWaitsForWorkAndRefusesNew) {
 
 TEST(Sha256Test, KnownVectors) {
   EXPECT_EQ(Sha256Hex("abc"), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
-  EXPECT_THAT(Sha256OfFile("/nonexistent"), StatusIs(absl::StatusCode::kNotFound, HasSubstr("/nonexistent")));
+  EXPECT_THAT(Sha256OfFile("/nonexistent"),
+              StatusIs(absl::StatusCode::kNotFound, HasSubstr("/nonexistent")));
 }
 
 }  // namespace

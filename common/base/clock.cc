@@ -14,8 +14,8 @@ class RealClock : public Clock {
     return absl::FromChrono(std::chrono::steady_clock::now().time_since_epoch());
   }
   void Sleep(absl::Duration duration) override { absl::SleepFor(duration); }
-  bool AwaitWithTimeout(absl::Mutex* mu, const absl::Condition& condition, absl::Duration timeout) override
-      ABSL_NO_THREAD_SAFETY_ANALYSIS {
+  bool AwaitWithTimeout(absl::Mutex* mu, const absl::Condition& condition,
+                        absl::Duration timeout) override ABSL_NO_THREAD_SAFETY_ANALYSIS {
     return mu->AwaitWithTimeout(condition, timeout);
   }
 };
@@ -46,7 +46,8 @@ void SimulatedClock::Sleep(absl::Duration duration) {
 
 bool SimulatedClock::AwaitWithTimeout(absl::Mutex* mu, const absl::Condition& condition,
                                       absl::Duration timeout) ABSL_NO_THREAD_SAFETY_ANALYSIS {
-  // Two locks take part (the caller's and ours), so the wait polls in short real slices; simulated time decides the outcome.
+  // Two locks take part (the caller's and ours), so the wait polls in short real slices; simulated
+  // time decides the outcome.
   const absl::Duration until = MonotonicNow() + timeout;
   while (true) {
     if (mu->AwaitWithTimeout(condition, absl::Milliseconds(1))) return true;

@@ -4,8 +4,9 @@
 //
 //   ANNEAL_LOG(INFO) << "job state changed" << Field("job", id) << Field("state", "QUEUED");
 //
-// Values with spaces, quotes or control characters are quoted and escaped, so a hostile name cannot forge a line. Never log
-// examples, prompts or credentials. Thread-safe: a line is one write(2). The prefix exists because torch headers define LOG.
+// Values with spaces, quotes or control characters are quoted and escaped, so a hostile name cannot
+// forge a line. Never log examples, prompts or credentials. Thread-safe: a line is one write(2).
+// The prefix exists because torch headers define LOG.
 
 #include <sstream>
 #include <string>
@@ -17,7 +18,8 @@ enum class LogSeverity { kDebug, kInfo, kWarning, kError };
 
 // Lines below this severity are dropped. Default kInfo. Thread-safe.
 void SetMinLogSeverity(LogSeverity severity);
-// A tag shown after the time in every line, e.g. "coordinator" or "trainer rank=1". Call once at start.
+// A tag shown after the time in every line, e.g. "coordinator" or "trainer rank=1". Call once at
+// start.
 void SetLogTag(absl::string_view tag);
 
 // ` key=value` with the value quoted when it needs to be.
@@ -63,8 +65,8 @@ struct Voidify {
 #define ANNEAL_LOG_INFO ::anneal::LogSeverity::kInfo
 #define ANNEAL_LOG_WARNING ::anneal::LogSeverity::kWarning
 #define ANNEAL_LOG_ERROR ::anneal::LogSeverity::kError
-#define ANNEAL_LOG(severity)                                        \
-  !::anneal::internal::ShouldLog(ANNEAL_LOG_##severity)             \
-      ? (void)0                                                     \
-      : ::anneal::internal::Voidify() &                             \
+#define ANNEAL_LOG(severity)                            \
+  !::anneal::internal::ShouldLog(ANNEAL_LOG_##severity) \
+      ? (void)0                                         \
+      : ::anneal::internal::Voidify() &                 \
             ::anneal::internal::LogLine(ANNEAL_LOG_##severity, __FILE__, __LINE__).stream()

@@ -37,7 +37,8 @@ uint64_t SeededRandom::Next() {
 }
 
 std::string NewUlid(absl::Time now, Random& random) {
-  const uint64_t millis = static_cast<uint64_t>(absl::ToUnixMillis(now)) & ((uint64_t{1} << 48) - 1);
+  const uint64_t millis =
+      static_cast<uint64_t>(absl::ToUnixMillis(now)) & ((uint64_t{1} << 48) - 1);
   // 128 bits = 48 of time + 80 of chance, written as 26 digits of 5 bits, most significant first.
   const uint64_t r1 = random.Next(), r2 = random.Next();
   unsigned __int128 value = (static_cast<unsigned __int128>(millis) << 80) |
@@ -48,7 +49,8 @@ std::string NewUlid(absl::Time now, Random& random) {
 }
 
 bool IsUlid(absl::string_view text) {
-  return text.size() == 26 && text[0] <= '7' && text.find_first_not_of(kCrockford) == absl::string_view::npos;
+  return text.size() == 26 && text[0] <= '7' &&
+         text.find_first_not_of(kCrockford) == absl::string_view::npos;
 }
 
 std::string RandomHex(int bytes, Random& random) {

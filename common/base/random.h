@@ -1,5 +1,6 @@
 #pragma once
-// Chance as a dependency: ids, jitter. Numbers that enter a model are never drawn here (see kernels/philox.h).
+// Chance as a dependency: ids, jitter. Numbers that enter a model are never drawn here (see
+// kernels/philox.h).
 
 #include <cstdint>
 #include <string>
@@ -32,8 +33,8 @@ class SeededRandom : public Random {
   uint64_t state_ ABSL_GUARDED_BY(mu_);
 };
 
-// 26 lower-case Crockford base32 characters: 48 bits of milliseconds, 80 random bits (github.com/ulid/spec). Ids made in
-// different milliseconds sort by time of creation.
+// 26 lower-case Crockford base32 characters: 48 bits of milliseconds, 80 random bits
+// (github.com/ulid/spec). Ids made in different milliseconds sort by time of creation.
 std::string NewUlid(absl::Time now, Random& random);
 // Whether `text` is exactly such an id.
 bool IsUlid(absl::string_view text);

@@ -17,7 +17,8 @@ constexpr absl::string_view kReasonPayload = "anneal/reason";
 absl::Status Annotate(const absl::Status& status, absl::string_view context) {
   if (status.ok()) return status;
   absl::Status out(status.code(), absl::StrCat(context, ": ", status.message()));
-  status.ForEachPayload([&](absl::string_view url, const absl::Cord& payload) { out.SetPayload(url, payload); });
+  status.ForEachPayload(
+      [&](absl::string_view url, const absl::Cord& payload) { out.SetPayload(url, payload); });
   return out;
 }
 
@@ -46,8 +47,8 @@ std::string ReasonOf(const absl::Status& status) {
 namespace internal {
 
 void CheckFailed(const char* file, int line, const char* expression, absl::string_view message) {
-  std::fprintf(stderr, "%s:%d: check failed: %s %.*s\n", file, line, expression, static_cast<int>(message.size()),
-               message.data());
+  std::fprintf(stderr, "%s:%d: check failed: %s %.*s\n", file, line, expression,
+               static_cast<int>(message.size()), message.data());
   std::abort();
 }
 

@@ -1,5 +1,6 @@
 #pragma once
-// GoogleMock matchers for absl::Status and StatusOr, with the names of newer Abseil. Linked by tests only.
+// GoogleMock matchers for absl::Status and StatusOr, with the names of newer Abseil. Linked by
+// tests only.
 
 #include <ostream>
 #include <string>
@@ -51,10 +52,11 @@ MATCHER_P(IsOkAndHolds, inner, "") {
 #define ANNEAL_ASSERT_OK(expr) ASSERT_THAT(expr, ::anneal::testing::IsOk())
 #define ANNEAL_EXPECT_OK(expr) EXPECT_THAT(expr, ::anneal::testing::IsOk())
 // ANNEAL_ASSERT_OK_AND_ASSIGN(auto x, F());
-#define ANNEAL_ASSERT_OK_AND_ASSIGN(lhs, expr) ANNEAL_ASSERT_ASSIGN_IMPL_(ANNEAL_TEST_CONCAT_(sor_, __LINE__), lhs, expr)
+#define ANNEAL_ASSERT_OK_AND_ASSIGN(lhs, expr) \
+  ANNEAL_ASSERT_ASSIGN_IMPL_(ANNEAL_TEST_CONCAT_(sor_, __LINE__), lhs, expr)
 #define ANNEAL_TEST_CONCAT_INNER_(a, b) a##b
 #define ANNEAL_TEST_CONCAT_(a, b) ANNEAL_TEST_CONCAT_INNER_(a, b)
-#define ANNEAL_ASSERT_ASSIGN_IMPL_(tmp, lhs, expr)           \
-  auto tmp = (expr);                                         \
-  ASSERT_TRUE(tmp.ok()) << tmp.status().ToString();          \
+#define ANNEAL_ASSERT_ASSIGN_IMPL_(tmp, lhs, expr)  \
+  auto tmp = (expr);                                \
+  ASSERT_TRUE(tmp.ok()) << tmp.status().ToString(); \
   lhs = std::move(tmp).value()

@@ -10,7 +10,8 @@
 
 namespace anneal {
 
-// Joins in its destructor; the body must have been told to stop by then. The name (15 characters at most) shows in top and gdb.
+// Joins in its destructor; the body must have been told to stop by then. The name (15 characters at
+// most) shows in top and gdb.
 class Thread {
  public:
   Thread() = default;

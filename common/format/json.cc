@@ -12,7 +12,8 @@
 namespace anneal {
 namespace {
 
-// Builds the value through nlohmann's SAX events so that depth and duplicate keys are checked before anything deep is built.
+// Builds the value through nlohmann's SAX events so that depth and duplicate keys are checked
+// before anything deep is built.
 class BoundedReader : public nlohmann::json_sax<Json> {
  public:
   explicit BoundedReader(int max_depth) : max_depth_(max_depth) {}
@@ -29,13 +30,16 @@ class BoundedReader : public nlohmann::json_sax<Json> {
   bool end_object() override { return Close(); }
   bool end_array() override { return Close(); }
   bool key(string_t& name) override {
-    if (!keys_.back().insert(name).second) return Fail(absl::StrCat("key \"", name, "\" occurs twice"));
+    if (!keys_.back().insert(name).second)
+      return Fail(absl::StrCat("key \"", name, "\" occurs twice"));
     key_ = std::move(name);
     return true;
   }
-  bool parse_error(size_t position, const std::string& last_token, const nlohmann::detail::exception& error) override {
+  bool parse_error(size_t position, const std::string& last_token,
+                   const nlohmann::detail::exception& error) override {
     position_ = position;
-    // nlohmann's text: "[json.exception.parse_error.101] parse error at line 1, column 2: syntax error ..."
+    // nlohmann's text: "[json.exception.parse_error.101] parse error at line 1, column 2: syntax
+    // error ..."
     const std::string what = error.what();
     const size_t colon = what.find(": ");
     return Fail(colon == std::string::npos ? what : what.substr(colon + 2));
@@ -56,7 +60,8 @@ class BoundedReader : public nlohmann::json_sax<Json> {
       parent.push_back(std::move(value));
       return &parent.back();
     }
-    // key() has refused duplicates; operator[] would search for one, which makes large objects quadratic.
+    // key() has refused duplicates; operator[] would search for one, which makes large objects
+    // quadratic.
     auto& members = parent.get_ref<Json::object_t&>();
     members.emplace_back(std::move(key_), std::move(value));
     return &members.back().second;
@@ -85,7 +90,8 @@ class BoundedReader : public nlohmann::json_sax<Json> {
 
   const int max_depth_;
   Json root_;
-  // Containers under construction. A parent never grows while a child is open, so the pointers stay valid.
+  // Containers under construction. A parent never grows while a child is open, so the pointers stay
+  // valid.
   std::vector<Json*> open_;
   std::vector<std::set<std::string>> keys_;
   std::string key_;
@@ -110,8 +116,8 @@ std::string Where(absl::string_view text, size_t position) {
 
 absl::StatusOr<Json> ParseJson(absl::string_view text, const JsonLimits& limits) {
   if (text.size() > limits.max_bytes) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("JSON text of ", text.size(), " bytes is over the limit of ", limits.max_bytes));
+    return absl::InvalidArgumentError(absl::StrCat(
+        "JSON text of ", text.size(), " bytes is over the limit of ", limits.max_bytes));
   }
   BoundedReader reader(limits.max_depth);
   try {
@@ -131,7 +137,8 @@ absl::StatusOr<Json> ReadJsonFile(const std::string& path, const JsonLimits& lim
   if (!file) return absl::NotFoundError(absl::StrCat("cannot open ", path));
   const std::streamoff size = file.tellg();
   if (size < 0 || static_cast<size_t>(size) > limits.max_bytes) {
-    return absl::InvalidArgumentError(absl::StrCat(path, ": ", size, " bytes is over the limit of ", limits.max_bytes));
+    return absl::InvalidArgumentError(
+        absl::StrCat(path, ": ", size, " bytes is over the limit of ", limits.max_bytes));
   }
   std::string text(static_cast<size_t>(size), '\0');
   file.seekg(0);
@@ -141,6 +148,8 @@ absl::StatusOr<Json> ReadJsonFile(const std::string& path, const JsonLimits& lim
   return json;
 }
 
-std::string DumpJson(const Json& json) { return json.dump(-1, ' ', false, Json::error_handler_t::replace); }
+std::string DumpJson(const Json& json) {
+  return json.dump(-1, ' ', false, Json::error_handler_t::replace);
+}
 
 }  // namespace anneal

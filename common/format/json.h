@@ -17,8 +17,9 @@ struct JsonLimits {
   int max_depth = 64;
 };
 
-// Parses one JSON value. INVALID_ARGUMENT says where ("line 3 column 14") and what for: text over the limits, invalid UTF-8,
-// trailing text, NaN/Infinity, and a key that occurs twice in one object (which RFC 8259 leaves open and we refuse).
+// Parses one JSON value. INVALID_ARGUMENT says where ("line 3 column 14") and what for: text over
+// the limits, invalid UTF-8, trailing text, NaN/Infinity, and a key that occurs twice in one object
+// (which RFC 8259 leaves open and we refuse).
 absl::StatusOr<Json> ParseJson(absl::string_view text, const JsonLimits& limits = {});
 
 // Reads and parses a file; errors name it.

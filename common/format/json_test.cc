@@ -12,7 +12,8 @@ using ::testing::HasSubstr;
 constexpr auto kInvalid = absl::StatusCode::kInvalidArgument;
 
 TEST(JsonTest, ReadsValuesAndKeepsKeyOrder) {
-  ANNEAL_ASSERT_OK_AND_ASSIGN(Json json, ParseJson(R"({"z":[1,-2,0.5,"x",null,true],"a":{"b":[]}})"));
+  ANNEAL_ASSERT_OK_AND_ASSIGN(Json json,
+                              ParseJson(R"({"z":[1,-2,0.5,"x",null,true],"a":{"b":[]}})"));
   EXPECT_EQ(DumpJson(json), R"({"z":[1,-2,0.5,"x",null,true],"a":{"b":[]}})");
 }
 
@@ -24,7 +25,8 @@ TEST(JsonTest, ErrorsSayWhere) {
 }
 
 TEST(JsonTest, HostileTextIsRefused) {
-  EXPECT_THAT(ParseJson(R"({"a":1,"b":{"a":2},"a":3})"), StatusIs(kInvalid, HasSubstr("\"a\" occurs twice")));
+  EXPECT_THAT(ParseJson(R"({"a":1,"b":{"a":2},"a":3})"),
+              StatusIs(kInvalid, HasSubstr("\"a\" occurs twice")));
   EXPECT_THAT(ParseJson(std::string(100000, '[')), StatusIs(kInvalid, HasSubstr("deeper than 64")));
   EXPECT_THAT(ParseJson("\"\xc3\x28\""), StatusIs(kInvalid));
   EXPECT_THAT(ParseJson("[1e999]"), StatusIs(kInvalid));

@@ -13,7 +13,8 @@ using ::testing::HasSubstr;
 constexpr double kRounding = 1e-15;
 
 TEST(LearningRateTest, FollowsTransformers) {
-  // transformers 5.23: [f(k - 1) for k in (1, 3, 4, 5, 20)] of the lambdas behind get_linear_schedule_with_warmup and
+  // transformers 5.23: [f(k - 1) for k in (1, 3, 4, 5, 20)] of the lambdas behind
+  // get_linear_schedule_with_warmup and
   // get_cosine_with_min_lr_schedule_with_warmup(min_lr_rate=0.1), 20 steps, 3 of them warm-up.
   const LearningRateSchedule linear(ScheduleShape::kLinear, 1.0, 0.15, 20);
   EXPECT_EQ(linear.warmup_steps(), 3);
@@ -39,7 +40,8 @@ TEST(LearningRateTest, StaysAtThePeakAfterWarmup) {
 }
 
 TEST(LearningRateTest, EveryStepButTheFirstOfAWarmupTrains) {
-  for (ScheduleShape shape : {ScheduleShape::kConstant, ScheduleShape::kLinear, ScheduleShape::kCosine}) {
+  for (ScheduleShape shape :
+       {ScheduleShape::kConstant, ScheduleShape::kLinear, ScheduleShape::kCosine}) {
     for (int64_t steps : {1, 2, 3, 33}) {
       for (double ratio : {0.0, 0.03, 1.0}) {
         const LearningRateSchedule schedule(shape, 1.0, ratio, steps);
@@ -56,7 +58,8 @@ TEST(LearningRateTest, EveryStepButTheFirstOfAWarmupTrains) {
 
 TEST(LearningRateTest, KnowsItsNames) {
   EXPECT_THAT(ParseScheduleShape("COSINE"), IsOkAndHolds(ScheduleShape::kCosine));
-  EXPECT_THAT(ParseScheduleShape("cosine"), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("'cosine'")));
+  EXPECT_THAT(ParseScheduleShape("cosine"),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("'cosine'")));
 }
 
 }  // namespace

@@ -13,11 +13,13 @@ namespace anneal {
 namespace {
 
 // Deals `batch` over `shards` by LPT; ties go to the earlier row and the lower shard.
-std::vector<std::vector<int64_t>> DealRows(const std::vector<int64_t>& batch, const std::vector<RowSize>& rows, int shards) {
+std::vector<std::vector<int64_t>> DealRows(const std::vector<int64_t>& batch,
+                                           const std::vector<RowSize>& rows, int shards) {
   std::vector<size_t> longest_first(batch.size());
   std::iota(longest_first.begin(), longest_first.end(), 0);
-  std::stable_sort(longest_first.begin(), longest_first.end(),
-                   [&](size_t a, size_t b) { return rows[batch[a]].tokens > rows[batch[b]].tokens; });
+  std::stable_sort(longest_first.begin(), longest_first.end(), [&](size_t a, size_t b) {
+    return rows[batch[a]].tokens > rows[batch[b]].tokens;
+  });
   std::vector<int64_t> load(shards, 0);
   std::vector<int> shard_of(batch.size());
   for (size_t i : longest_first) {
@@ -32,21 +34,25 @@ std::vector<std::vector<int64_t>> DealRows(const std::vector<int64_t>& batch, co
 
 }  // namespace
 
-absl::StatusOr<StepPlan> StepPlan::Create(std::vector<RowSize> rows, const StepPlanOptions& options) {
+absl::StatusOr<StepPlan> StepPlan::Create(std::vector<RowSize> rows,
+                                          const StepPlanOptions& options) {
   if (rows.empty()) return absl::InvalidArgumentError("step plan: the data set has no rows");
   if (options.batch_size < 1 || options.epochs < 1 || options.max_steps < 0) {
-    return absl::InvalidArgumentError(absl::StrCat("step plan: batch_size ", options.batch_size, ", epochs ",
-                                                   options.epochs, ", max_steps ", options.max_steps,
-                                                   ": the first two must be at least 1, the last at least 0"));
+    return absl::InvalidArgumentError(absl::StrCat(
+        "step plan: batch_size ", options.batch_size, ", epochs ", options.epochs, ", max_steps ",
+        options.max_steps, ": the first two must be at least 1, the last at least 0"));
   }
-  if (options.logical_shards < 1 || !absl::has_single_bit(static_cast<uint32_t>(options.logical_shards))) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("step plan: logical_shards ", options.logical_shards, " is not a power of two"));
+  if (options.logical_shards < 1 ||
+      !absl::has_single_bit(static_cast<uint32_t>(options.logical_shards))) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "step plan: logical_shards ", options.logical_shards, " is not a power of two"));
   }
   for (size_t i = 0; i < rows.size(); ++i) {
-    if (rows[i].tokens < 1 || rows[i].supervised_tokens < 0 || rows[i].supervised_tokens >= rows[i].tokens) {
-      return absl::InvalidArgumentError(absl::StrCat("step plan: row ", i, " has ", rows[i].tokens, " tokens of which ",
-                                                     rows[i].supervised_tokens, " are supervised"));
+    if (rows[i].tokens < 1 || rows[i].supervised_tokens < 0 ||
+        rows[i].supervised_tokens >= rows[i].tokens) {
+      return absl::InvalidArgumentError(absl::StrCat("step plan: row ", i, " has ", rows[i].tokens,
+                                                     " tokens of which ", rows[i].supervised_tokens,
+                                                     " are supervised"));
     }
   }
   return StepPlan(std::move(rows), options);
@@ -87,7 +93,8 @@ PlannedStep StepPlan::At(int64_t step) const {
 double StepPlan::EpochsAfter(int64_t step) const {
   const int64_t whole = step / steps_per_epoch_;
   const int64_t rows_into_epoch = step % steps_per_epoch_ * options_.batch_size;
-  return static_cast<double>(whole) + static_cast<double>(rows_into_epoch) / static_cast<double>(rows());
+  return static_cast<double>(whole) +
+         static_cast<double>(rows_into_epoch) / static_cast<double>(rows());
 }
 
 }  // namespace anneal

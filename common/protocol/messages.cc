@@ -9,15 +9,16 @@
 namespace anneal::protocol {
 namespace {
 
-// One `Fields(visitor, struct)` per type names every field once; the writer and the reader below are two visitors over it.
+// One `Fields(visitor, struct)` per type names every field once; the writer and the reader below
+// are two visitors over it.
 template <typename V, typename T>
-  requires std::is_same_v<std::remove_const_t<T>, InputFile>
+requires std::is_same_v<std::remove_const_t<T>, InputFile>
 void Fields(V& v, T& x) {
   v("path", x.path);
   v("display_name", x.display_name);
 }
 template <typename V, typename T>
-  requires std::is_same_v<std::remove_const_t<T>, PrepareTask>
+requires std::is_same_v<std::remove_const_t<T>, PrepareTask>
 void Fields(V& v, T& x) {
   v("job", x.job);
   v("generation", x.generation);
@@ -38,19 +39,19 @@ void Fields(V& v, T& x) {
   v("cache_dir", x.cache_dir);
 }
 template <typename V, typename T>
-  requires std::is_same_v<std::remove_const_t<T>, ModuleRank>
+requires std::is_same_v<std::remove_const_t<T>, ModuleRank>
 void Fields(V& v, T& x) {
   v("module", x.module);
   v("rank", x.rank);
 }
 template <typename V, typename T>
-  requires std::is_same_v<std::remove_const_t<T>, ModuleAlpha>
+requires std::is_same_v<std::remove_const_t<T>, ModuleAlpha>
 void Fields(V& v, T& x) {
   v("module", x.module);
   v("alpha", x.alpha);
 }
 template <typename V, typename T>
-  requires std::is_same_v<std::remove_const_t<T>, LoraOptions>
+requires std::is_same_v<std::remove_const_t<T>, LoraOptions>
 void Fields(V& v, T& x) {
   v("rank", x.rank);
   v("alpha", x.alpha);
@@ -62,14 +63,14 @@ void Fields(V& v, T& x) {
   v("modules_to_save", x.modules_to_save);
 }
 template <typename V, typename T>
-  requires std::is_same_v<std::remove_const_t<T>, CheckpointReference>
+requires std::is_same_v<std::remove_const_t<T>, CheckpointReference>
 void Fields(V& v, T& x) {
   v("step", x.step);
   v("dir", x.dir);
   v("manifest_sha256", x.manifest_sha256);
 }
 template <typename V, typename T>
-  requires std::is_same_v<std::remove_const_t<T>, TrainTask>
+requires std::is_same_v<std::remove_const_t<T>, TrainTask>
 void Fields(V& v, T& x) {
   v("job", x.job);
   v("generation", x.generation);
@@ -114,7 +115,7 @@ void Fields(V& v, T& x) {
   v("resume_from", x.resume_from);
 }
 template <typename V, typename T>
-  requires std::is_same_v<std::remove_const_t<T>, StepReport>
+requires std::is_same_v<std::remove_const_t<T>, StepReport>
 void Fields(V& v, T& x) {
   v("step", x.step);
   v("total_steps", x.total_steps);
@@ -128,7 +129,7 @@ void Fields(V& v, T& x) {
   v("unix_time", x.unix_time);
 }
 template <typename V, typename T>
-  requires std::is_same_v<std::remove_const_t<T>, EvaluationReport>
+requires std::is_same_v<std::remove_const_t<T>, EvaluationReport>
 void Fields(V& v, T& x) {
   v("step", x.step);
   v("loss", x.loss);
@@ -138,7 +139,7 @@ void Fields(V& v, T& x) {
   v("seconds", x.seconds);
 }
 template <typename V, typename T>
-  requires std::is_same_v<std::remove_const_t<T>, CheckpointReport>
+requires std::is_same_v<std::remove_const_t<T>, CheckpointReport>
 void Fields(V& v, T& x) {
   v("step", x.step);
   v("dir", x.dir);
@@ -149,19 +150,19 @@ void Fields(V& v, T& x) {
   v("validation_loss", x.validation_loss);
 }
 template <typename V, typename T>
-  requires std::is_same_v<std::remove_const_t<T>, CheckpointFailedReport>
+requires std::is_same_v<std::remove_const_t<T>, CheckpointFailedReport>
 void Fields(V& v, T& x) {
   v("step", x.step);
   v("why", x.why);
 }
 template <typename V, typename T>
-  requires std::is_same_v<std::remove_const_t<T>, DamagedCheckpoint>
+requires std::is_same_v<std::remove_const_t<T>, DamagedCheckpoint>
 void Fields(V& v, T& x) {
   v("dir", x.dir);
   v("why", x.why);
 }
 template <typename V, typename T>
-  requires std::is_same_v<std::remove_const_t<T>, ResumedReport>
+requires std::is_same_v<std::remove_const_t<T>, ResumedReport>
 void Fields(V& v, T& x) {
   v("step", x.step);
   v("dir", x.dir);
@@ -169,7 +170,7 @@ void Fields(V& v, T& x) {
   v("fingerprint_change", x.fingerprint_change);
 }
 template <typename V, typename T>
-  requires std::is_same_v<std::remove_const_t<T>, IssueReport>
+requires std::is_same_v<std::remove_const_t<T>, IssueReport>
 void Fields(V& v, T& x) {
   v("severity", x.severity);
   v("code", x.code);
@@ -181,7 +182,7 @@ void Fields(V& v, T& x) {
   v("hint", x.hint);
 }
 template <typename V, typename T>
-  requires std::is_same_v<std::remove_const_t<T>, PreparedReport>
+requires std::is_same_v<std::remove_const_t<T>, PreparedReport>
 void Fields(V& v, T& x) {
   v("output_dir", x.output_dir);
   v("train_data", x.train_data);
@@ -202,7 +203,7 @@ void Fields(V& v, T& x) {
   v("from_cache", x.from_cache);
 }
 template <typename V, typename T>
-  requires std::is_same_v<std::remove_const_t<T>, ResultReport>
+requires std::is_same_v<std::remove_const_t<T>, ResultReport>
 void Fields(V& v, T& x) {
   v("output_dir", x.output_dir);
   v("primary", x.primary);
@@ -216,7 +217,7 @@ void Fields(V& v, T& x) {
   v("after", x.after);
 }
 template <typename V, typename T>
-  requires std::is_same_v<std::remove_const_t<T>, RankReport>
+requires std::is_same_v<std::remove_const_t<T>, RankReport>
 void Fields(V& v, T& x) {
   v("step", x.step);
   v("fetch_seconds", x.fetch_seconds);
@@ -236,7 +237,7 @@ void Fields(V& v, T& x) {
   v("overdue", x.overdue);
 }
 template <typename V, typename T>
-  requires std::is_same_v<std::remove_const_t<T>, Report>
+requires std::is_same_v<std::remove_const_t<T>, Report>
 void Fields(V& v, T& x) {
   v("step", x.step);
   v("evaluation", x.evaluation);
@@ -248,7 +249,7 @@ void Fields(V& v, T& x) {
   v("resumed", x.resumed);
 }
 template <typename V, typename T>
-  requires std::is_same_v<std::remove_const_t<T>, Hello>
+requires std::is_same_v<std::remove_const_t<T>, Hello>
 void Fields(V& v, T& x) {
   v("version", x.version);
   v("kind", x.kind);
@@ -258,37 +259,33 @@ void Fields(V& v, T& x) {
   v("rank", x.rank);
 }
 template <typename V, typename T>
-  requires std::is_same_v<std::remove_const_t<T>, Start>
+requires std::is_same_v<std::remove_const_t<T>, Start>
 void Fields(V& v, T& x) {
   v("storage_root", x.storage_root);
   v("task", x.task);
 }
 template <typename V, typename T>
-  requires std::is_same_v<std::remove_const_t<T>, Rendezvous>
-void Fields(V& v, T& x) {
-  v("address", x.address);
-}
+requires std::is_same_v<std::remove_const_t<T>, Rendezvous>
+void Fields(V& v, T& x) { v("address", x.address); }
 template <typename V, typename T>
-  requires std::is_same_v<std::remove_const_t<T>, Status>
+requires std::is_same_v<std::remove_const_t<T>, Status>
 void Fields(V& v, T& x) {
   v("phase", x.phase);
   v("reports", x.reports);
   v("rank", x.rank);
 }
 template <typename V, typename T>
-  requires std::is_same_v<std::remove_const_t<T>, Stop>
-void Fields(V& v, T& x) {
-  v("mode", x.mode);
-}
+requires std::is_same_v<std::remove_const_t<T>, Stop>
+void Fields(V& v, T& x) { v("mode", x.mode); }
 template <typename V, typename T>
-  requires std::is_same_v<std::remove_const_t<T>, ExitRecord>
+requires std::is_same_v<std::remove_const_t<T>, ExitRecord>
 void Fields(V& v, T& x) {
   v("status_code", x.status_code);
   v("reason", x.reason);
   v("message", x.message);
 }
 template <typename V, typename T>
-  requires std::is_same_v<std::remove_const_t<T>, Line>
+requires std::is_same_v<std::remove_const_t<T>, Line>
 void Fields(V& v, T& x) {
   v("hello", x.hello);
   v("start", x.start);
@@ -306,7 +303,8 @@ struct IsOptional : std::false_type {};
 template <typename T>
 struct IsOptional<std::optional<T>> : std::true_type {};
 template <typename T>
-constexpr bool kIsScalar = std::is_arithmetic_v<T> || std::is_same_v<T, std::string> || std::is_same_v<T, Json>;
+constexpr bool kIsScalar =
+    std::is_arithmetic_v<T> || std::is_same_v<T, std::string> || std::is_same_v<T, Json>;
 
 // Absent optionals are left out.
 class Writer {
@@ -360,8 +358,9 @@ class Reader {
       if (!json.is_boolean()) return Fail(path, "true or false", json);
       value = json.get<bool>();
     } else if constexpr (std::is_integral_v<T>) {
-      const bool fits = json.is_number_unsigned() ? std::in_range<T>(json.get<uint64_t>())
-                                                  : json.is_number_integer() && std::in_range<T>(json.get<int64_t>());
+      const bool fits = json.is_number_unsigned()
+                            ? std::in_range<T>(json.get<uint64_t>())
+                            : json.is_number_integer() && std::in_range<T>(json.get<int64_t>());
       if (!fits) return Fail(path, absl::StrCat("a ", 8 * sizeof(T), "-bit integer"), json);
       value = json.get<T>();
     } else if constexpr (std::is_floating_point_v<T>) {
@@ -414,7 +413,8 @@ absl::StatusOr<Line> ParseLine(absl::string_view text) {
   if (!line.ok()) return line.status();
   const int set = line->hello.has_value() + line->start.has_value() + line->rendezvous.has_value() +
                   line->status.has_value() + line->stop.has_value();
-  if (set != 1) return absl::InvalidArgumentError(absl::StrCat("a line carries one message, this one ", set));
+  if (set != 1)
+    return absl::InvalidArgumentError(absl::StrCat("a line carries one message, this one ", set));
   return line;
 }
 
@@ -424,18 +424,24 @@ Json ToJson(const Report& report) { return Writer::Value(report); }
 Json ToJson(const PreparedReport& report) { return Writer::Value(report); }
 Json ToJson(const EvaluationReport& report) { return Writer::Value(report); }
 Json ToJson(const ExitRecord& record) { return Writer::Value(record); }
-absl::StatusOr<PrepareTask> PrepareTaskFromJson(const Json& json) { return FromJson<PrepareTask>(json); }
+absl::StatusOr<PrepareTask> PrepareTaskFromJson(const Json& json) {
+  return FromJson<PrepareTask>(json);
+}
 absl::StatusOr<TrainTask> TrainTaskFromJson(const Json& json) { return FromJson<TrainTask>(json); }
 absl::StatusOr<Report> ReportFromJson(const Json& json) {
   absl::StatusOr<Report> report = FromJson<Report>(json);
   if (!report.ok()) return report;
-  const int set = report->step.has_value() + report->evaluation.has_value() + report->issue.has_value() +
-                  report->prepared.has_value() + report->result.has_value() + report->checkpoint.has_value() +
+  const int set = report->step.has_value() + report->evaluation.has_value() +
+                  report->issue.has_value() + report->prepared.has_value() +
+                  report->result.has_value() + report->checkpoint.has_value() +
                   report->checkpoint_failed.has_value() + report->resumed.has_value();
-  if (set != 1) return absl::InvalidArgumentError(absl::StrCat("a report carries one message, this one ", set));
+  if (set != 1)
+    return absl::InvalidArgumentError(absl::StrCat("a report carries one message, this one ", set));
   return report;
 }
-absl::StatusOr<ExitRecord> ExitRecordFromJson(const Json& json) { return FromJson<ExitRecord>(json); }
+absl::StatusOr<ExitRecord> ExitRecordFromJson(const Json& json) {
+  return FromJson<ExitRecord>(json);
+}
 
 std::string ResolvePath(absl::string_view storage_root, absl::string_view path) {
   if (path.empty() || absl::StartsWith(path, "/")) return std::string(path);

@@ -251,8 +251,8 @@ struct RankReport {
       collective;  // tag of the call under way, else of the last one; empty before the first
   int64_t collective_sequence = 0;  // number of that call, from 1
   bool in_collective = false;
-  // Where it is, in words, once it has been inside that call for so long that it hangs, or a rank that it waits for does.
-  // Else empty.
+  // Where it is, in words, once it has been inside that call for so long that it hangs, or a rank
+  // that it waits for does. Else empty.
   std::string overdue;
 };
 

@@ -20,20 +20,23 @@ bool IsWithin(const fs::path& path, const fs::path& root) {
 }  // namespace
 
 absl::StatusOr<std::string> AllowedRoots::Resolve(const std::string& path) const {
-  const absl::Status denied = WithReason(
-      absl::PermissionDeniedError(absl::StrCat(
-          path, " is not below an allowed folder",
-          roots_.empty() ? " (the coordinator allows none: start it with --allowed-root)"
-                         : absl::StrCat("; allowed: ", absl::StrJoin(roots_, ", ")))),
-      "NOT_ALLOWED");
+  const absl::Status denied =
+      WithReason(absl::PermissionDeniedError(absl::StrCat(
+                     path, " is not below an allowed folder",
+                     roots_.empty() ? " (the coordinator allows none: start it with --allowed-root)"
+                                    : absl::StrCat("; allowed: ", absl::StrJoin(roots_, ", ")))),
+                 "NOT_ALLOWED");
   const fs::path normal = fs::path(path).lexically_normal();
   std::error_code error;
   for (const std::string& root : roots_) {
     const fs::path real_root = fs::canonical(root, error);
     if (error) continue;
-    if (!IsWithin(normal, fs::path(root).lexically_normal()) && !IsWithin(normal, real_root)) continue;
+    if (!IsWithin(normal, fs::path(root).lexically_normal()) && !IsWithin(normal, real_root))
+      continue;
     const fs::path real = fs::canonical(normal, error);
-    if (error) return WithReason(absl::NotFoundError(absl::StrCat(path, ": ", error.message())), "NOT_FOUND");
+    if (error)
+      return WithReason(absl::NotFoundError(absl::StrCat(path, ": ", error.message())),
+                        "NOT_FOUND");
     if (IsWithin(real, real_root)) return real.string();
   }
   return denied;

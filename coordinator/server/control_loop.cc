@@ -138,8 +138,7 @@ void ControlLoop::Run() {
       const auto has_work = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
         return stopping_ || !queue_.empty();
       };
-      const absl::Duration plan_in =
-          plan_due_ ? next_plan_ - parts_.clock.MonotonicNow() : kTick;
+      const absl::Duration plan_in = plan_due_ ? next_plan_ - parts_.clock.MonotonicNow() : kTick;
       parts_.clock.AwaitWithTimeout(&mu_, absl::Condition(&has_work),
                                     std::clamp(plan_in, absl::ZeroDuration(), kTick));
       messages.swap(queue_);

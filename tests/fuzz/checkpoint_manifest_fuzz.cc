@@ -1,5 +1,5 @@
-// Any manifest of a checkpoint: refused, or understood and written again in the same words, with sizes and names that are safe to
-// use.
+// Any manifest of a checkpoint: refused, or understood and written again in the same words, with
+// sizes and names that are safe to use.
 
 #include "common/base/status.h"
 #include "common/format/checkpoint_manifest.h"
@@ -13,7 +13,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     ANNEAL_CHECK(file.bytes >= 0 && file.name.find('/') == file.name.npos);
   }
   const std::string formatted = anneal::FormatCheckpointManifest(*manifest);
-  const absl::StatusOr<anneal::CheckpointManifest> again = anneal::ParseCheckpointManifest(formatted);
+  const absl::StatusOr<anneal::CheckpointManifest> again =
+      anneal::ParseCheckpointManifest(formatted);
   ANNEAL_CHECK_OK(again.status());
   ANNEAL_CHECK(anneal::FormatCheckpointManifest(*again) == formatted);
   return 0;

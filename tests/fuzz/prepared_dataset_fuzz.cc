@@ -14,7 +14,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     ANNEAL_CHECK(example->loss_weight.size() == example->token_ids.size());
     int64_t supervised = 0;
     for (size_t t = 0; t < example->token_ids.size(); ++t) {
-      ANNEAL_CHECK(example->token_ids[t] >= 0 && example->token_ids[t] < (*dataset)->info().vocab_size);
+      ANNEAL_CHECK(example->token_ids[t] >= 0 &&
+                   example->token_ids[t] < (*dataset)->info().vocab_size);
       supervised += example->loss_weight[t];
     }
     ANNEAL_CHECK(supervised == (*dataset)->supervised_tokens(i));

@@ -1,5 +1,5 @@
-// Any line from the other end of a run folder's socket: refused, or understood and said again in the same words. The tasks
-// inside are read as a child would.
+// Any line from the other end of a run folder's socket: refused, or understood and said again in
+// the same words. The tasks inside are read as a child would.
 
 #include "common/base/status.h"
 #include "common/protocol/messages.h"

@@ -1,12 +1,14 @@
 #pragma once
-// The subcommands of anneal-trainer. Each parses its own arguments, says on standard error what is wrong, and returns the
-// process's exit code: 0 done, 1 failed, 2 wrong arguments or input, 3 stopped.
+// The subcommands of anneal-trainer. Each parses its own arguments, says on standard error what is
+// wrong, and returns the process's exit code: 0 done, 1 failed, 2 wrong arguments or input, 3
+// stopped.
 
 namespace anneal::trainer {
 
 // Trains one rank of one job: for a worker (--socket), or by itself (--task).
 int RunCommand(int argc, char** argv);
-// Waits, with everything loaded and nothing called, for a worker's task, then does as RunCommand (docs/adr/0007-warm-spares.md).
+// Waits, with everything loaded and nothing called, for a worker's task, then does as RunCommand
+// (docs/adr/0007-warm-spares.md).
 int SpareCommand(int argc, char** argv);
 // A model's logits for rows of token ids, into a file.
 int LogitsCommand(int argc, char** argv);

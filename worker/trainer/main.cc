@@ -14,8 +14,9 @@
 
 namespace {
 
-// Libraries read these when they are loaded, so the program starts itself again with them. MKL_CBWR=AUTO makes matrix products
-// independent of the alignment of their arguments; the workspace does the same for cuBLAS.
+// Libraries read these when they are loaded, so the program starts itself again with them.
+// MKL_CBWR=AUTO makes matrix products independent of the alignment of their arguments; the
+// workspace does the same for cuBLAS.
 void EnsureEnvironment(char** argv) {
   if (std::getenv("MKL_CBWR") != nullptr) return;
   setenv("MKL_CBWR", "AUTO", /*overwrite=*/0);
@@ -38,8 +39,11 @@ constexpr Command kCommands[] = {
 };
 
 int Usage() {
-  std::fprintf(stderr, "usage: anneal-trainer [COMMAND] [ARGUMENTS]; --help after a command shows its arguments\n");
-  for (const Command& command : kCommands) std::fprintf(stderr, "  %-10s %s\n", command.name, command.help);
+  std::fprintf(
+      stderr,
+      "usage: anneal-trainer [COMMAND] [ARGUMENTS]; --help after a command shows its arguments\n");
+  for (const Command& command : kCommands)
+    std::fprintf(stderr, "  %-10s %s\n", command.name, command.help);
   return 2;
 }
 
@@ -52,7 +56,8 @@ int main(int argc, char** argv) {
   c10::SetStackTraceFetcher([]() -> std::string { return ""; });
 
   if (argc < 2) return Usage();
-  if (argv[1][0] == '-' && std::strcmp(argv[1], "--help") != 0) return anneal::trainer::RunCommand(argc, argv);
+  if (argv[1][0] == '-' && std::strcmp(argv[1], "--help") != 0)
+    return anneal::trainer::RunCommand(argc, argv);
   for (const Command& command : kCommands) {
     if (std::strcmp(argv[1], command.name) == 0) return command.run(argc - 1, argv + 1);
   }

@@ -41,7 +41,8 @@ namespace anneal::trainer {
 namespace {
 
 constexpr absl::Duration kStartTimeout = absl::Minutes(1);
-constexpr absl::Duration kJoinTimeout = absl::Minutes(5);  // of all ranks, whose nodes may be slow to start
+constexpr absl::Duration kJoinTimeout =
+    absl::Minutes(5);  // of all ranks, whose nodes may be slow to start
 constexpr absl::Duration kFilePollInterval = absl::Milliseconds(20);
 constexpr int kExitFailed = 1, kExitBadInput = 2, kExitStopped = 3;
 
@@ -53,7 +54,8 @@ struct Options {
   std::string die_at, hang_at;
 };
 
-// How ranks learn where rank 0's store listens, besides what the trainer itself needs of its surroundings.
+// How ranks learn where rank 0's store listens, besides what the trainer itself needs of its
+// surroundings.
 class Host : public TrainerHost {
  public:
   virtual absl::Status AnnounceRendezvous(const std::string& address) = 0;
@@ -76,18 +78,22 @@ class WorkerHost : public Host {
     report_ = report;
     Say(whereabouts_.Look());
   }
-  // Passes the newest report on, with where the training thread is: so the worker hears from a rank every second, also when
-  // that thread hangs, and then knows where.
+  // Passes the newest report on, with where the training thread is: so the worker hears from a rank
+  // every second, also when that thread hangs, and then knows where.
   void Tell(const Whereabouts::Position& position) {
     absl::MutexLock lock(&mu_);
     Say(position);
   }
-  absl::Status SendReport(const protocol::Report& report) override { return channel_.SendReport(report); }
+  absl::Status SendReport(const protocol::Report& report) override {
+    return channel_.SendReport(report);
+  }
   absl::Status AnnounceRendezvous(const std::string& address) override {
     channel_.SetRendezvous(address);
     return absl::OkStatus();
   }
-  absl::StatusOr<std::string> AwaitRendezvous() override { return channel_.WaitForRendezvous(kJoinTimeout); }
+  absl::StatusOr<std::string> AwaitRendezvous() override {
+    return channel_.WaitForRendezvous(kJoinTimeout);
+  }
 
  private:
   void Say(const Whereabouts::Position& position) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
@@ -124,7 +130,8 @@ class ConsoleHost : public Host {
     return absl::OkStatus();
   }
   absl::Status AnnounceRendezvous(const std::string& address) override {
-    if (!options_.rendezvous_file.empty()) return WriteFileAtomically(options_.rendezvous_file, address);
+    if (!options_.rendezvous_file.empty())
+      return WriteFileAtomically(options_.rendezvous_file, address);
     std::printf("{\"rendezvous\":\"%s\"}\n", address.c_str());
     std::fflush(stdout);
     return absl::OkStatus();
@@ -145,19 +152,22 @@ class ConsoleHost : public Host {
   int64_t last_step_ = 0;  // of rank 0, which alone reports
 };
 
-// The process's last words, said once: by main when the run has ended, or by the stop watcher before that.
+// The process's last words, said once: by main when the run has ended, or by the stop watcher
+// before that.
 class LastWords {
  public:
   explicit LastWords(std::string run_dir) : run_dir_(std::move(run_dir)) {}
 
-  // The first caller's record is written; a later one waits for the first to end the process, which it does at once.
+  // The first caller's record is written; a later one waits for the first to end the process, which
+  // it does at once.
   void Say(const protocol::ExitRecord& record) {
     {
       absl::MutexLock lock(&mu_);
       const auto never = [] { return false; };
       if (std::exchange(said_, true)) mu_.Await(absl::Condition(&never));
       if (record.status_code != 0) {
-        ANNEAL_LOG(ERROR) << "failed" << Field("reason", record.reason) << Field("message", record.message);
+        ANNEAL_LOG(ERROR) << "failed" << Field("reason", record.reason)
+                          << Field("message", record.message);
       }
     }
     if (run_dir_.empty()) return;
@@ -173,21 +183,23 @@ class LastWords {
 
 protocol::ExitRecord RecordOf(const absl::Status& status) {
   const std::string reason = ReasonOf(status);
-  return {.status_code = static_cast<int>(status.code()),
-          .reason = status.ok() || !reason.empty() ? reason : absl::StatusCodeToString(status.code()),
-          .message = std::string(status.message())};
+  return {
+      .status_code = static_cast<int>(status.code()),
+      .reason = status.ok() || !reason.empty() ? reason : absl::StatusCodeToString(status.code()),
+      .message = std::string(status.message())};
 }
 
 absl::StatusOr<protocol::TrainTask> ReadTask(const Json& json, const std::string& storage_root) {
   ANNEAL_ASSIGN_OR_RETURN(protocol::TrainTask task, protocol::TrainTaskFromJson(json));
-  for (std::string* path :
-       {&task.model_dir, &task.train_data, &task.validation_data, &task.data_report, &task.output_dir}) {
+  for (std::string* path : {&task.model_dir, &task.train_data, &task.validation_data,
+                            &task.data_report, &task.output_dir}) {
     if (!path->empty()) *path = protocol::ResolvePath(storage_root, *path);
   }
   return task;
 }
 
-absl::StatusOr<std::unique_ptr<TcpStore>> JoinRendezvous(const protocol::TrainTask& task, Host& host) {
+absl::StatusOr<std::unique_ptr<TcpStore>> JoinRendezvous(const protocol::TrainTask& task,
+                                                         Host& host) {
   if (task.rank == 0) {
     ANNEAL_ASSIGN_OR_RETURN(auto store, TcpStore::Serve(task.data_address));
     ANNEAL_RETURN_IF_ERROR(host.AnnounceRendezvous(store->address()));
@@ -199,14 +211,15 @@ absl::StatusOr<std::unique_ptr<TcpStore>> JoinRendezvous(const protocol::TrainTa
 
 // Rank 0's store outlives the communicator: other ranks may still be connecting through it.
 absl::Status JoinRanks(const protocol::TrainTask& task, Host& host, Accelerator& accelerator,
-                       std::unique_ptr<TcpStore>& store, std::unique_ptr<Communicator>& communicator) {
+                       std::unique_ptr<TcpStore>& store,
+                       std::unique_ptr<Communicator>& communicator) {
   ANNEAL_ASSIGN_OR_RETURN(store, JoinRendezvous(task, host));
-  ANNEAL_ASSIGN_OR_RETURN(communicator,
-                          accelerator.Connect({.rank = task.rank,
-                                               .world_size = task.world_size,
-                                               .data_address = task.data_address,
-                                               .timeout = absl::Seconds(task.collective_timeout_seconds)},
-                                              *store));
+  ANNEAL_ASSIGN_OR_RETURN(
+      communicator, accelerator.Connect({.rank = task.rank,
+                                         .world_size = task.world_size,
+                                         .data_address = task.data_address,
+                                         .timeout = absl::Seconds(task.collective_timeout_seconds)},
+                                        *store));
   return absl::OkStatus();
 }
 
@@ -215,7 +228,8 @@ DecoderOptions OptionsOf(const protocol::TrainTask& task, const Accelerator& acc
           .compute_type = task.precision == "BF16" ? at::kBFloat16 : at::kFloat};
 }
 
-absl::StatusOr<std::unique_ptr<Decoder>> LoadModel(const protocol::TrainTask& task, Accelerator& accelerator) {
+absl::StatusOr<std::unique_ptr<Decoder>> LoadModel(const protocol::TrainTask& task,
+                                                   Accelerator& accelerator) {
   // One rank looks for all: they see the same directory.
   if (task.rank == 0 && !task.model_content_hash.empty()) {
     ANNEAL_RETURN_IF_ERROR(CheckModelUnchanged(task.model_dir, task.model_content_hash));
@@ -227,21 +241,25 @@ absl::StatusOr<std::unique_ptr<Decoder>> LoadModel(const protocol::TrainTask& ta
   return Decoder::Load(task.model_dir, options, accelerator.kernels());
 }
 
-absl::StatusOr<Exported> ExportValues(const protocol::TrainTask& task, Accelerator& accelerator, Communicator& communicator,
-                                      Decoder& decoder, ShardedValues& values, const std::string& output_dir) {
+absl::StatusOr<Exported> ExportValues(const protocol::TrainTask& task, Accelerator& accelerator,
+                                      Communicator& communicator, Decoder& decoder,
+                                      ShardedValues& values, const std::string& output_dir) {
   const auto load = [&](const std::string& model_dir, const DecoderOptions& options) {
     return Decoder::Load(model_dir, options, accelerator.kernels());
   };
-  return ExportTrained({task, decoder, values, communicator, OptionsOf(task, accelerator), load}, output_dir);
+  return ExportTrained({task, decoder, values, communicator, OptionsOf(task, accelerator), load},
+                       output_dir);
 }
 
-absl::StatusOr<RunEnd> RunTask(const protocol::TrainTask& task, const std::string& storage_root, Host& host,
-                               Whereabouts& whereabouts) {
-  SetLogTag(absl::StrCat("trainer job=", task.job, " generation=", task.generation, " rank=", task.rank));
+absl::StatusOr<RunEnd> RunTask(const protocol::TrainTask& task, const std::string& storage_root,
+                               Host& host, Whereabouts& whereabouts) {
+  SetLogTag(
+      absl::StrCat("trainer job=", task.job, " generation=", task.generation, " rank=", task.rank));
   ANNEAL_RETURN_IF_ERROR(CheckTask(task));
   whereabouts.Enter("join", 0, Pace::kUnsteady);
   host.SetPhase("join");
-  ANNEAL_ASSIGN_OR_RETURN(const auto accelerator, LoadAccelerator(task.device, {.device_uuid = task.device_uuid}));
+  ANNEAL_ASSIGN_OR_RETURN(const auto accelerator,
+                          LoadAccelerator(task.device, {.device_uuid = task.device_uuid}));
   at::set_num_threads(task.threads);
   std::unique_ptr<TcpStore> store;
   std::unique_ptr<Communicator> communicator = MakeSoloCommunicator();
@@ -250,13 +268,13 @@ absl::StatusOr<RunEnd> RunTask(const protocol::TrainTask& task, const std::strin
     if (!joined.ok()) return WithReason(joined, kCollectiveFailed);
   }
   WatchedCommunicator watched(*communicator, whereabouts);
-  return Trainer(task, {storage_root, FileSystem::Posix(), *accelerator, watched, host, whereabouts, Clock::Real(), LoadModel,
-                        ExportValues})
+  return Trainer(task, {storage_root, FileSystem::Posix(), *accelerator, watched, host, whereabouts,
+                        Clock::Real(), LoadModel, ExportValues})
       .Run();
 }
 
-// Leaves without destructors: there is nothing left to save, other ranks may be gone, and tearing a broken communicator down
-// would wait for them.
+// Leaves without destructors: there is nothing left to save, other ranks may be gone, and tearing a
+// broken communicator down would wait for them.
 [[noreturn]] void Leave(const absl::StatusOr<RunEnd>& end, LastWords& last_words) {
   const absl::Status& status = end.status();
   protocol::ExitRecord record = RecordOf(status);
@@ -274,7 +292,8 @@ absl::StatusOr<RunEnd> RunTask(const protocol::TrainTask& task, const std::strin
   _exit(kExitStopped);
 }
 
-[[noreturn]] void LeaveHung(const Whereabouts::Position& position, int rank, LastWords& last_words) {
+[[noreturn]] void LeaveHung(const Whereabouts::Position& position, int rank,
+                            LastWords& last_words) {
   WriteThreadStacks(STDERR_FILENO);
   last_words.Say({.status_code = static_cast<int>(absl::StatusCode::kDeadlineExceeded),
                   .reason = "HUNG",
@@ -286,16 +305,21 @@ absl::StatusOr<RunEnd> RunTask(const protocol::TrainTask& task, const std::strin
   LastWords last_words(socket.substr(0, socket.rfind('/')));
   auto channel = protocol::ChildChannel::Listen(socket);
   if (!channel.ok()) Leave(channel.status(), last_words);
-  const StopWatcher watcher([&] { return (*channel)->stop_requested() == protocol::StopMode::kNow; },
-                            [&] { LeaveStopped(last_words); });
+  const StopWatcher watcher(
+      [&] { return (*channel)->stop_requested() == protocol::StopMode::kNow; },
+      [&] { LeaveStopped(last_words); });
   Whereabouts whereabouts(Clock::Real());
   WorkerHost host(**channel, whereabouts);
   const Watchdog watchdog(
-      Clock::Real(), whereabouts, [&](const Whereabouts::Position& position) { host.Tell(position); },
-      [&](const Whereabouts::Position& position) { LeaveHung(position, (*channel)->key().rank, last_words); });
+      Clock::Real(), whereabouts,
+      [&](const Whereabouts::Position& position) { host.Tell(position); },
+      [&](const Whereabouts::Position& position) {
+        LeaveHung(position, (*channel)->key().rank, last_words);
+      });
   const absl::StatusOr<RunEnd> end = [&]() -> absl::StatusOr<RunEnd> {
     ANNEAL_ASSIGN_OR_RETURN(const protocol::Start start, (*channel)->WaitForStart(kStartTimeout));
-    ANNEAL_ASSIGN_OR_RETURN(const protocol::TrainTask task, ReadTask(start.task, start.storage_root));
+    ANNEAL_ASSIGN_OR_RETURN(const protocol::TrainTask task,
+                            ReadTask(start.task, start.storage_root));
     return RunTask(task, start.storage_root, host, whereabouts);
   }();
   Leave(end, last_words);
@@ -329,18 +353,29 @@ absl::StatusOr<RunEnd> RunTask(const protocol::TrainTask& task, const std::strin
 int RunCommand(int argc, char** argv) {
   Options options;
   CLI::App app("Train one rank of a job.", "anneal-trainer run");
-  CLI::Option* socket = app.add_option("--socket", options.socket, "listen here for a worker's orders");
-  CLI::Option* task = app.add_option("--task", options.task_file, "without a worker: the task (JSON, TrainTask)");
-  app.add_option("--storage-root", options.storage_root, "what relative paths in the task start from")->needs(task);
-  app.add_option("--rank", options.rank, "instead of the task's")->needs(task);
-  app.add_option("--pause-after", options.pause_after, "leave after this step, with a checkpoint")->needs(task);
-  app.add_option("--die-at", options.die_at,
-                 "for tests of recovery: kill this process when it enters ACTIVITY:STEP, as in backward:3")
+  CLI::Option* socket =
+      app.add_option("--socket", options.socket, "listen here for a worker's orders");
+  CLI::Option* task =
+      app.add_option("--task", options.task_file, "without a worker: the task (JSON, TrainTask)");
+  app.add_option("--storage-root", options.storage_root,
+                 "what relative paths in the task start from")
       ->needs(task);
-  app.add_option("--hang-at", options.hang_at, "the same, but its training thread stands still there")->needs(task);
+  app.add_option("--rank", options.rank, "instead of the task's")->needs(task);
+  app.add_option("--pause-after", options.pause_after, "leave after this step, with a checkpoint")
+      ->needs(task);
+  app.add_option(
+         "--die-at", options.die_at,
+         "for tests of recovery: kill this process when it enters ACTIVITY:STEP, as in backward:3")
+      ->needs(task);
+  app.add_option("--hang-at", options.hang_at,
+                 "the same, but its training thread stands still there")
+      ->needs(task);
   app.add_option("--run-dir", options.run_dir, "gets exit.json")->needs(task);
-  app.add_option("--rendezvous", options.rendezvous, "address that rank 0 printed; for the other ranks")->needs(task);
-  app.add_option("--rendezvous-file", options.rendezvous_file, "rank 0 writes its address here, the others wait for it")
+  app.add_option("--rendezvous", options.rendezvous,
+                 "address that rank 0 printed; for the other ranks")
+      ->needs(task);
+  app.add_option("--rendezvous-file", options.rendezvous_file,
+                 "rank 0 writes its address here, the others wait for it")
       ->needs(task);
   socket->excludes(task);
   try {

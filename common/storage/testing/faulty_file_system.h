@@ -1,6 +1,6 @@
 #pragma once
-// A file system that dies at a chosen operation, for tests of what a crash leaves behind, or whose disk
-// misbehaves while its process lives on.
+// A file system that dies at a chosen operation, for tests of what a crash leaves behind, or whose
+// disk misbehaves while its process lives on.
 
 #include <atomic>
 #include <memory>

@@ -1,4 +1,5 @@
-// Every communicator against the contract in communicator.h: Gloo between real sockets, the one of threads, the one of one.
+// Every communicator against the contract in communicator.h: Gloo between real sockets, the one of
+// threads, the one of one.
 
 #include "worker/trainer/collective/communicator.h"
 
@@ -28,7 +29,8 @@ using ::testing::HasSubstr;
 using Body = std::function<absl::Status(Communicator&)>;
 
 // Runs `body` on `world_size` Gloo ranks: threads here, but sockets between them.
-absl::Status RunOnGloo(int world_size, const Body& body, absl::Duration timeout = absl::Seconds(20)) {
+absl::Status RunOnGloo(int world_size, const Body& body,
+                       absl::Duration timeout = absl::Seconds(20)) {
   ANNEAL_ASSIGN_OR_RETURN(const auto server, TcpStore::Serve("127.0.0.1"));
   std::vector<absl::Status> results(world_size);
   {
@@ -52,12 +54,15 @@ absl::Status RunOnGloo(int world_size, const Body& body, absl::Duration timeout 
 absl::Status KeepsItsContract(Communicator& communicator) {
   const int rank = communicator.rank(), world_size = communicator.world_size();
   const int64_t part = 3;
-  const auto numbers_of = [&](int r) { return at::arange(100 * r, 100 * r + part * world_size, at::kFloat); };
+  const auto numbers_of = [&](int r) {
+    return at::arange(100 * r, 100 * r + part * world_size, at::kFloat);
+  };
 
   at::Tensor out = at::empty({part * world_size});
   ANNEAL_RETURN_IF_ERROR(communicator.AllToAll(numbers_of(rank), out, "all to all"));
   for (int r = 0; r < world_size; ++r) {
-    EXPECT_TRUE(at::equal(out.narrow(0, part * r, part), numbers_of(r).narrow(0, part * rank, part)));
+    EXPECT_TRUE(
+        at::equal(out.narrow(0, part * r, part), numbers_of(r).narrow(0, part * rank, part)));
   }
 
   const at::Tensor mine = at::full({2, 2}, rank, at::kDouble);
@@ -73,7 +78,8 @@ absl::Status KeepsItsContract(Communicator& communicator) {
   EXPECT_TRUE(at::equal(sum, at::full({5}, ranks_sum, at::kFloat)));
 
   at::Tensor scattered = at::empty({part});
-  ANNEAL_RETURN_IF_ERROR(communicator.ReduceScatterSum(numbers_of(rank), scattered, "reduce scatter"));
+  ANNEAL_RETURN_IF_ERROR(
+      communicator.ReduceScatterSum(numbers_of(rank), scattered, "reduce scatter"));
   const at::Tensor part_of_first = numbers_of(0).narrow(0, part * rank, part);
   EXPECT_TRUE(at::equal(scattered, part_of_first.mul(world_size).add(100 * ranks_sum)));
 
@@ -83,7 +89,9 @@ absl::Status KeepsItsContract(Communicator& communicator) {
   return communicator.Barrier("end");
 }
 
-TEST(CommunicatorTest, SoloKeepsTheContract) { EXPECT_THAT(KeepsItsContract(*MakeSoloCommunicator()), IsOk()); }
+TEST(CommunicatorTest, SoloKeepsTheContract) {
+  EXPECT_THAT(KeepsItsContract(*MakeSoloCommunicator()), IsOk());
+}
 
 TEST(CommunicatorTest, InProcessKeepsTheContract) {
   for (int world_size : {1, 2, 4}) EXPECT_THAT(RunOnRanks(world_size, KeepsItsContract), IsOk());
@@ -123,7 +131,8 @@ TEST(CommunicatorTest, AbortFreesAWaitingGlooRank) {
     rank_0_done.Notify();
     return status;
   };
-  EXPECT_THAT(RunOnGloo(2, aborted, absl::Seconds(3)), StatusIs(absl::StatusCode::kAborted, HasSubstr("told to stop")));
+  EXPECT_THAT(RunOnGloo(2, aborted, absl::Seconds(3)),
+              StatusIs(absl::StatusCode::kAborted, HasSubstr("told to stop")));
 }
 
 TEST(CommunicatorTest, AFailureOnOneRankReachesAll) {
@@ -137,13 +146,15 @@ TEST(CommunicatorTest, AFailureOnOneRankReachesAll) {
   };
   EXPECT_THAT(RunOnRanks(2, body, fail_on_rank_1), StatusIs(absl::StatusCode::kUnavailable));
   for (const absl::Status& status : seen) {
-    EXPECT_THAT(status, StatusIs(absl::StatusCode::kUnavailable, HasSubstr("'b' on rank 1: cable pulled")));
+    EXPECT_THAT(status,
+                StatusIs(absl::StatusCode::kUnavailable, HasSubstr("'b' on rank 1: cable pulled")));
   }
 }
 
 TEST(TcpStoreTest, CarriesBytesAndSaysWhatItMissed) {
   ANNEAL_ASSERT_OK_AND_ASSIGN(const auto server, TcpStore::Serve("127.0.0.1"));
-  ANNEAL_ASSERT_OK_AND_ASSIGN(const auto client, TcpStore::Connect(server->address(), absl::Seconds(5)));
+  ANNEAL_ASSERT_OK_AND_ASSIGN(const auto client,
+                              TcpStore::Connect(server->address(), absl::Seconds(5)));
   const std::string bytes("a\0b\xff", 4);
   ANNEAL_ASSERT_OK(client->Set("key", bytes));
   EXPECT_THAT(server->Get("key", absl::Seconds(5)), ::anneal::testing::IsOkAndHolds(bytes));
@@ -152,9 +163,12 @@ TEST(TcpStoreTest, CarriesBytesAndSaysWhatItMissed) {
 }
 
 TEST(TcpStoreTest, RefusesNamesAndBadAddresses) {
-  EXPECT_THAT(TcpStore::Serve("localhost"), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("localhost")));
+  EXPECT_THAT(TcpStore::Serve("localhost"),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("localhost")));
   for (const char* address : {"127.0.0.1", "127.0.0.1:", "127.0.0.1:0", "127.0.0.1:70000", ":x"}) {
-    EXPECT_THAT(TcpStore::Connect(address, absl::Seconds(1)), StatusIs(absl::StatusCode::kInvalidArgument)) << address;
+    EXPECT_THAT(TcpStore::Connect(address, absl::Seconds(1)),
+                StatusIs(absl::StatusCode::kInvalidArgument))
+        << address;
   }
 }
 

@@ -34,7 +34,8 @@ FixedOrderReducer::FixedOrderReducer(Communicator& communicator) : communicator_
   ANNEAL_CHECK(absl::has_single_bit(static_cast<uint32_t>(communicator.world_size())));
 }
 
-absl::Status FixedOrderReducer::Sum(at::Tensor& flat_N, const std::vector<bool>& has_values, absl::string_view tag) {
+absl::Status FixedOrderReducer::Sum(at::Tensor& flat_N, const std::vector<bool>& has_values,
+                                    absl::string_view tag) {
   if (!AnyHasValues(has_values)) {
     flat_N.zero_();
     return absl::OkStatus();
@@ -44,8 +45,9 @@ absl::Status FixedOrderReducer::Sum(at::Tensor& flat_N, const std::vector<bool>&
   return communicator_.AllGather(sum, flat_N, tag);
 }
 
-absl::Status FixedOrderReducer::SumPart(const at::Tensor& flat_N, const std::vector<bool>& has_values,
-                                        at::Tensor& part, absl::string_view tag) {
+absl::Status FixedOrderReducer::SumPart(const at::Tensor& flat_N,
+                                        const std::vector<bool>& has_values, at::Tensor& part,
+                                        absl::string_view tag) {
   ANNEAL_CHECK(part.numel() * communicator_.world_size() == flat_N.numel());
   if (!AnyHasValues(has_values)) {
     part.zero_();
@@ -60,29 +62,33 @@ absl::Status FixedOrderReducer::SumPart(const at::Tensor& flat_N, const std::vec
   return absl::OkStatus();
 }
 
-absl::StatusOr<at::Tensor> FixedOrderReducer::SumReceived(const at::Tensor& flat_N, const std::vector<bool>& has_values,
+absl::StatusOr<at::Tensor> FixedOrderReducer::SumReceived(const at::Tensor& flat_N,
+                                                          const std::vector<bool>& has_values,
                                                           absl::string_view tag) {
   const int world_size = communicator_.world_size();
   const int64_t size = flat_N.numel();
   ANNEAL_CHECK(static_cast<int>(has_values.size()) == world_size && size % world_size == 0);
-  if (!received_.defined() || received_.numel() < size) received_ = at::empty({size}, flat_N.options());
+  if (!received_.defined() || received_.numel() < size)
+    received_ = at::empty({size}, flat_N.options());
   at::Tensor received = received_.narrow(0, 0, size);
   ANNEAL_RETURN_IF_ERROR(communicator_.AllToAll(flat_N, received, tag));
 
   std::vector<at::Tensor> parts = received.chunk(world_size);
   std::vector<at::Tensor*> leaves;
-  for (int rank = 0; rank < world_size; ++rank) leaves.push_back(has_values[rank] ? &parts[rank] : nullptr);
+  for (int rank = 0; rank < world_size; ++rank)
+    leaves.push_back(has_values[rank] ? &parts[rank] : nullptr);
   return *AddInTreeOrder(std::move(leaves));
 }
 
-absl::Status SumInAnyOrder(Communicator& communicator, at::Tensor& flat_N, const std::vector<bool>& has_values,
-                           absl::string_view tag) {
+absl::Status SumInAnyOrder(Communicator& communicator, at::Tensor& flat_N,
+                           const std::vector<bool>& has_values, absl::string_view tag) {
   if (!has_values[communicator.rank()]) flat_N.zero_();
   return communicator.AllReduceSum(flat_N, tag);
 }
 
-absl::Status SumPartInAnyOrder(Communicator& communicator, at::Tensor& flat_N, const std::vector<bool>& has_values,
-                               at::Tensor& part, absl::string_view tag) {
+absl::Status SumPartInAnyOrder(Communicator& communicator, at::Tensor& flat_N,
+                               const std::vector<bool>& has_values, at::Tensor& part,
+                               absl::string_view tag) {
   if (!has_values[communicator.rank()]) flat_N.zero_();
   return communicator.ReduceScatterSum(flat_N, part, tag);
 }

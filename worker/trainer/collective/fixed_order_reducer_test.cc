@@ -39,13 +39,17 @@ std::vector<Leaf> SomeLeaves(int shards, int64_t size, uint64_t empty_mask) {
   std::vector<Leaf> leaves;
   for (int i = 0; i < shards; ++i) {
     const bool has_values = (empty_mask >> i & 1) == 0;
-    // Magnitudes far apart, so that another order of additions gives other bits; what an empty leaf holds must not matter.
-    leaves.push_back({has_values, has_values ? at::randn({size}, generator).mul(std::pow(10.0, i % 5)) : at::full({size}, 7.0f)});
+    // Magnitudes far apart, so that another order of additions gives other bits; what an empty leaf
+    // holds must not matter.
+    leaves.push_back({has_values, has_values
+                                      ? at::randn({size}, generator).mul(std::pow(10.0, i % 5))
+                                      : at::full({size}, 7.0f)});
   }
   return leaves;
 }
 
-// Sums the leaves with `world_size` ranks, each bringing the sum of its own subtree; returns rank 0's result, equal on all.
+// Sums the leaves with `world_size` ranks, each bringing the sum of its own subtree; returns rank
+// 0's result, equal on all.
 at::Tensor SumOnRanks(int world_size, const std::vector<Leaf>& leaves) {
   const size_t per_rank = leaves.size() / world_size;
   std::vector<at::Tensor> results(world_size);
@@ -81,7 +85,8 @@ TEST(FixedOrderReducerTest, EveryWorldSizeGivesTheBitsOfOne) {
         const at::Tensor expected = whole.has_values ? whole.values : at::zeros({size});
         for (int world_size = 1; world_size <= shards; world_size *= 2) {
           EXPECT_TRUE(at::equal(SumOnRanks(world_size, leaves), expected))
-              << "shards " << shards << " size " << size << " empty " << empty_mask << " world " << world_size;
+              << "shards " << shards << " size " << size << " empty " << empty_mask << " world "
+              << world_size;
         }
       }
     }
@@ -109,14 +114,16 @@ TEST(FixedOrderReducerTest, AnyOrderAgreesToRoundingOnly) {
 
 TEST(FixedOrderReducerTest, AnyOrderIgnoresWhatAnEmptyRankHolds) {
   const auto leaves = SomeLeaves(2, 8, 0x2);
-  ASSERT_THAT(RunOnRanks(2,
-                         [&](Communicator& communicator) {
-                           at::Tensor flat = leaves[communicator.rank()].values.clone();
-                           const absl::Status status = SumInAnyOrder(communicator, flat, {true, false}, "fast");
-                           EXPECT_TRUE(at::equal(flat, leaves[0].values));
-                           return status;
-                         }),
-              IsOk());
+  ASSERT_THAT(
+      RunOnRanks(
+          2,
+          [&](Communicator& communicator) {
+            at::Tensor flat = leaves[communicator.rank()].values.clone();
+            const absl::Status status = SumInAnyOrder(communicator, flat, {true, false}, "fast");
+            EXPECT_TRUE(at::equal(flat, leaves[0].values));
+            return status;
+          }),
+      IsOk());
 }
 
 TEST(FixedOrderReducerTest, AnEmptySiblingKeepsTheSignOfZero) {

@@ -25,7 +25,8 @@ class StoreAdapter : public c10d::Store {
     return c10::make_intrusive<StoreAdapter>(store_, absl::FromChrono(timeout_));
   }
   void set(const std::string& key, const std::vector<uint8_t>& value) override {
-    Check(store_.Set(key, absl::string_view(reinterpret_cast<const char*>(value.data()), value.size())));
+    Check(store_.Set(key,
+                     absl::string_view(reinterpret_cast<const char*>(value.data()), value.size())));
   }
   std::vector<uint8_t> get(const std::string& key) override {
     const auto value = store_.Get(key, absl::FromChrono(timeout_));
@@ -33,7 +34,8 @@ class StoreAdapter : public c10d::Store {
     return {value->begin(), value->end()};
   }
   void wait(const std::vector<std::string>& keys) override { wait(keys, timeout_); }
-  void wait(const std::vector<std::string>& keys, const std::chrono::milliseconds& timeout) override {
+  void wait(const std::vector<std::string>& keys,
+            const std::chrono::milliseconds& timeout) override {
     for (const std::string& key : keys) Check(store_.Get(key, absl::FromChrono(timeout)).status());
   }
 
@@ -52,7 +54,9 @@ class StoreAdapter : public c10d::Store {
 // The same elements as one row of bytes: Gloo moves them whatever their type.
 at::Tensor AsBytes(const at::Tensor& tensor) { return tensor.view({-1}).view(at::kByte); }
 
-absl::Status Failed(absl::Status status) { return WithReason(std::move(status), kCollectiveFailed); }
+absl::Status Failed(absl::Status status) {
+  return WithReason(std::move(status), kCollectiveFailed);
+}
 
 // Gloo's messages carry the place in its source: "[/path/pair.cc:538] Read error ...".
 std::string WithoutSourceLine(absl::string_view message) {
@@ -91,7 +95,8 @@ class GlooCommunicator : public Communicator {
   }
 
   // Gloo's own cannot be waited for with an abort, and on a CPU only tests compare with it.
-  absl::Status ReduceScatterSum(const at::Tensor& in, at::Tensor& out, absl::string_view tag) override {
+  absl::Status ReduceScatterSum(const at::Tensor& in, at::Tensor& out,
+                                absl::string_view tag) override {
     at::Tensor sum = in.clone().view({world_size(), -1});
     ANNEAL_RETURN_IF_ERROR(AllReduceSum(sum, tag));
     out.view({-1}).copy_(sum[rank()]);
@@ -115,7 +120,8 @@ class GlooCommunicator : public Communicator {
 
   void Abort(absl::string_view why) override {
     absl::MutexLock lock(&state_->mu);
-    if (state_->broken.ok()) state_->broken = Failed(absl::AbortedError(absl::StrCat("communicator aborted: ", why)));
+    if (state_->broken.ok())
+      state_->broken = Failed(absl::AbortedError(absl::StrCat("communicator aborted: ", why)));
   }
 
  private:
@@ -136,7 +142,8 @@ class GlooCommunicator : public Communicator {
       if (!state_->broken.ok()) return state_->broken;
       state_->finished = false;
     }
-    const std::string label = absl::StrCat(what, " '", tag, "' on rank ", rank(), " of ", world_size());
+    const std::string label =
+        absl::StrCat(what, " '", tag, "' on rank ", rank(), " of ", world_size());
     const absl::Status status = CatchAll(label, [&]() -> absl::Status {
       const c10::intrusive_ptr<c10d::Work> work = start();
       work->getFuture()->addCallback([state = state_](c10::ivalue::Future&) {
@@ -152,7 +159,8 @@ class GlooCommunicator : public Communicator {
       return absl::OkStatus();
     });
     absl::MutexLock lock(&state_->mu);
-    if (!status.ok() && state_->broken.ok()) state_->broken = Failed(absl::UnavailableError(WithoutSourceLine(status.message())));
+    if (!status.ok() && state_->broken.ok())
+      state_->broken = Failed(absl::UnavailableError(WithoutSourceLine(status.message())));
     return state_->broken;
   }
 
@@ -163,20 +171,25 @@ class GlooCommunicator : public Communicator {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<Communicator>> ConnectGloo(const GlooOptions& options, KeyValueStore& store) {
+absl::StatusOr<std::unique_ptr<Communicator>> ConnectGloo(const GlooOptions& options,
+                                                          KeyValueStore& store) {
   ANNEAL_CHECK(options.world_size >= 2);
   std::unique_ptr<Communicator> communicator;
   const absl::Status connected = CatchAll("", [&] {
-    auto group_options = c10d::ProcessGroupGloo::Options::create(absl::ToChronoMilliseconds(options.timeout));
-    group_options->devices.push_back(c10d::ProcessGroupGloo::createDeviceForHostname(options.data_address));
+    auto group_options =
+        c10d::ProcessGroupGloo::Options::create(absl::ToChronoMilliseconds(options.timeout));
+    group_options->devices.push_back(
+        c10d::ProcessGroupGloo::createDeviceForHostname(options.data_address));
     auto adapter = c10::make_intrusive<StoreAdapter>(store, options.timeout);
-    auto group = c10::make_intrusive<c10d::ProcessGroupGloo>(adapter, options.rank, options.world_size, group_options);
+    auto group = c10::make_intrusive<c10d::ProcessGroupGloo>(adapter, options.rank,
+                                                             options.world_size, group_options);
     communicator = std::make_unique<GlooCommunicator>(options, std::move(group));
     return absl::OkStatus();
   });
   if (!connected.ok()) {
-    return absl::UnavailableError(absl::StrCat("connect rank ", options.rank, " of ", options.world_size, " from ",
-                                               options.data_address, connected.message()));
+    return absl::UnavailableError(absl::StrCat("connect rank ", options.rank, " of ",
+                                               options.world_size, " from ", options.data_address,
+                                               connected.message()));
   }
   return communicator;
 }

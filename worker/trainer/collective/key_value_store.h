@@ -1,5 +1,6 @@
 #pragma once
-// Where the ranks of one generation find each other: a few small values that every rank can set and wait for.
+// Where the ranks of one generation find each other: a few small values that every rank can set and
+// wait for.
 
 #include <string>
 

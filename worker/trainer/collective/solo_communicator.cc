@@ -7,8 +7,12 @@ class SoloCommunicator : public Communicator {
  public:
   int rank() const override { return 0; }
   int world_size() const override { return 1; }
-  absl::Status AllToAll(const at::Tensor& in, at::Tensor& out, absl::string_view) override { return Copy(in, out); }
-  absl::Status AllGather(const at::Tensor& in, at::Tensor& out, absl::string_view) override { return Copy(in, out); }
+  absl::Status AllToAll(const at::Tensor& in, at::Tensor& out, absl::string_view) override {
+    return Copy(in, out);
+  }
+  absl::Status AllGather(const at::Tensor& in, at::Tensor& out, absl::string_view) override {
+    return Copy(in, out);
+  }
   absl::Status AllReduceSum(at::Tensor&, absl::string_view) override { return absl::OkStatus(); }
   absl::Status ReduceScatterSum(const at::Tensor& in, at::Tensor& out, absl::string_view) override {
     return Copy(in, out);
@@ -26,6 +30,8 @@ class SoloCommunicator : public Communicator {
 
 }  // namespace
 
-std::unique_ptr<Communicator> MakeSoloCommunicator() { return std::make_unique<SoloCommunicator>(); }
+std::unique_ptr<Communicator> MakeSoloCommunicator() {
+  return std::make_unique<SoloCommunicator>();
+}
 
 }  // namespace anneal::trainer

@@ -24,8 +24,10 @@ struct HostPort {
 absl::StatusOr<HostPort> SplitAddress(const std::string& address) {
   const size_t colon = address.rfind(':');
   int port = 0;
-  if (colon == std::string::npos || !absl::SimpleAtoi(address.substr(colon + 1), &port) || port < 1 || port > 65535) {
-    return absl::InvalidArgumentError(absl::StrCat("rendezvous address '", address, "' is not HOST:PORT"));
+  if (colon == std::string::npos || !absl::SimpleAtoi(address.substr(colon + 1), &port) ||
+      port < 1 || port > 65535) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("rendezvous address '", address, "' is not HOST:PORT"));
   }
   absl::string_view host = absl::string_view(address).substr(0, colon);
   if (absl::ConsumePrefix(&host, "[")) absl::ConsumeSuffix(&host, "]");
@@ -33,7 +35,8 @@ absl::StatusOr<HostPort> SplitAddress(const std::string& address) {
 }
 
 std::string JoinAddress(const std::string& host, uint16_t port) {
-  return host.find(':') == std::string::npos ? absl::StrCat(host, ":", port) : absl::StrCat("[", host, "]:", port);
+  return host.find(':') == std::string::npos ? absl::StrCat(host, ":", port)
+                                             : absl::StrCat("[", host, "]:", port);
 }
 
 // A listening socket on any free port of `host`, and that port.
@@ -43,7 +46,8 @@ absl::StatusOr<std::pair<UniqueFd, uint16_t>> Listen(const std::string& host) {
   hints.ai_flags = AI_NUMERICHOST | AI_PASSIVE;
   addrinfo* found = nullptr;
   if (const int error = getaddrinfo(host.c_str(), "0", &hints, &found); error != 0) {
-    return absl::InvalidArgumentError(absl::StrCat("data address '", host, "': ", gai_strerror(error)));
+    return absl::InvalidArgumentError(
+        absl::StrCat("data address '", host, "': ", gai_strerror(error)));
   }
   const std::unique_ptr<addrinfo, decltype(&freeaddrinfo)> info(found, &freeaddrinfo);
   UniqueFd fd(socket(info->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0));
@@ -55,7 +59,8 @@ absl::StatusOr<std::pair<UniqueFd, uint16_t>> Listen(const std::string& host) {
       getsockname(fd.get(), reinterpret_cast<sockaddr*>(&bound), &size) != 0) {
     return absl::ErrnoToStatus(errno, absl::StrCat("listen on data address ", host));
   }
-  ANNEAL_CHECK(getnameinfo(reinterpret_cast<sockaddr*>(&bound), size, nullptr, 0, port, sizeof(port), NI_NUMERICSERV) == 0);
+  ANNEAL_CHECK(getnameinfo(reinterpret_cast<sockaddr*>(&bound), size, nullptr, 0, port,
+                           sizeof(port), NI_NUMERICSERV) == 0);
   return std::make_pair(std::move(fd), static_cast<uint16_t>(std::stoi(port)));
 }
 
@@ -81,10 +86,12 @@ absl::StatusOr<std::unique_ptr<TcpStore>> TcpStore::Serve(const std::string& bin
     impl->store = c10::make_intrusive<c10d::TCPStore>(bind_address, options);
     return absl::OkStatus();
   }));
-  return std::unique_ptr<TcpStore>(new TcpStore(JoinAddress(bind_address, listening.second), std::move(impl)));
+  return std::unique_ptr<TcpStore>(
+      new TcpStore(JoinAddress(bind_address, listening.second), std::move(impl)));
 }
 
-absl::StatusOr<std::unique_ptr<TcpStore>> TcpStore::Connect(const std::string& address, absl::Duration timeout) {
+absl::StatusOr<std::unique_ptr<TcpStore>> TcpStore::Connect(const std::string& address,
+                                                            absl::Duration timeout) {
   ANNEAL_ASSIGN_OR_RETURN(const HostPort host_port, SplitAddress(address));
   c10d::TCPStoreOptions options;
   options.port = host_port.port;
@@ -95,7 +102,8 @@ absl::StatusOr<std::unique_ptr<TcpStore>> TcpStore::Connect(const std::string& a
     return absl::OkStatus();
   });
   if (!connected.ok()) {
-    return absl::UnavailableError(absl::StrCat("connect to rendezvous ", address, connected.message()));
+    return absl::UnavailableError(
+        absl::StrCat("connect to rendezvous ", address, connected.message()));
   }
   return std::unique_ptr<TcpStore>(new TcpStore(address, std::move(impl)));
 }
@@ -116,7 +124,8 @@ absl::StatusOr<std::string> TcpStore::Get(absl::string_view key, absl::Duration 
     return absl::OkStatus();
   });
   if (!waited.ok()) {
-    return absl::DeadlineExceededError(absl::StrCat("wait for rendezvous key ", key, waited.message()));
+    return absl::DeadlineExceededError(
+        absl::StrCat("wait for rendezvous key ", key, waited.message()));
   }
   return value;
 }

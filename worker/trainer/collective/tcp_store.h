@@ -10,14 +10,16 @@
 
 namespace anneal::trainer {
 
-// Rank 0 serves before it loads the model, so that the others find it at once; the socket is bound to the given address
-// alone (c10d by itself would listen on all). Has no authentication: networks isolate it. Ends with its owner.
+// Rank 0 serves before it loads the model, so that the others find it at once; the socket is bound
+// to the given address alone (c10d by itself would listen on all). Has no authentication: networks
+// isolate it. Ends with its owner.
 class TcpStore : public KeyValueStore {
  public:
   // `bind_address`: an IPv4 or IPv6 address, not a name. Any free port.
   static absl::StatusOr<std::unique_ptr<TcpStore>> Serve(const std::string& bind_address);
   // `address`: what the serving side's address() says. Waits until it can be reached.
-  static absl::StatusOr<std::unique_ptr<TcpStore>> Connect(const std::string& address, absl::Duration timeout);
+  static absl::StatusOr<std::unique_ptr<TcpStore>> Connect(const std::string& address,
+                                                           absl::Duration timeout);
   ~TcpStore() override;
 
   // "127.0.0.1:40123" or "[::1]:40123".

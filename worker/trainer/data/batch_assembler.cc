@@ -31,13 +31,13 @@ BatchAssembler::BatchAssembler(ExampleReader reader, int64_t microbatch_tokens)
   ANNEAL_CHECK(microbatch_tokens >= 1);
 }
 
-absl::StatusOr<std::vector<MicroBatch>> BatchAssembler::Assemble(int64_t step, int32_t logical_shard,
-                                                                 absl::Span<const int64_t> rows) const {
+absl::StatusOr<std::vector<MicroBatch>> BatchAssembler::Assemble(
+    int64_t step, int32_t logical_shard, absl::Span<const int64_t> rows) const {
   std::vector<MicroBatch> batches;
   for (int64_t row : rows) {
     ANNEAL_ASSIGN_OR_RETURN(const PreparedExample example, reader_(row));
-    if (batches.empty() ||
-        static_cast<int64_t>(batches.back().token_ids.size() + example.token_ids.size()) > microbatch_tokens_) {
+    if (batches.empty() || static_cast<int64_t>(batches.back().token_ids.size() +
+                                                example.token_ids.size()) > microbatch_tokens_) {
       MicroBatch batch;
       batch.step = step;
       batch.logical_shard = logical_shard;

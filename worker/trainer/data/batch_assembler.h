@@ -15,9 +15,10 @@ namespace anneal::trainer {
 // Reads one row: PreparedDataset::Example in the trainer.
 using ExampleReader = std::function<absl::StatusOr<PreparedExample>(int64_t row)>;
 
-// Rows are taken in order and without padding until the next one would pass `microbatch_tokens`; a row longer than that stands
-// alone. So the micro-batches of a shard depend on its rows and on this one number, never on workers. Reads only the rows it is
-// asked for. Constant after construction, so as thread-safe as its reader.
+// Rows are taken in order and without padding until the next one would pass `microbatch_tokens`; a
+// row longer than that stands alone. So the micro-batches of a shard depend on its rows and on this
+// one number, never on workers. Reads only the rows it is asked for. Constant after construction,
+// so as thread-safe as its reader.
 class BatchAssembler {
  public:
   BatchAssembler(ExampleReader reader, int64_t microbatch_tokens);

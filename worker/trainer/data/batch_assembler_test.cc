@@ -11,7 +11,8 @@ using ::anneal::testing::StatusIs;
 using ::testing::ElementsAre;
 using ::testing::IsEmpty;
 
-// Row i has lengths[i] tokens 100 i, 100 i + 1, ...; the last `supervised` of them count for the loss. Remembers what was read.
+// Row i has lengths[i] tokens 100 i, 100 i + 1, ...; the last `supervised` of them count for the
+// loss. Remembers what was read.
 class Rows {
  public:
   explicit Rows(const std::vector<int>& lengths, int supervised = 1) : rows_(lengths.size()) {
@@ -25,9 +26,11 @@ class Rows {
 
   ExampleReader Reader() {
     return [this](int64_t row) -> absl::StatusOr<PreparedExample> {
-      if (row >= static_cast<int64_t>(rows_.size())) return absl::InvalidArgumentError("no such row");
+      if (row >= static_cast<int64_t>(rows_.size()))
+        return absl::InvalidArgumentError("no such row");
       read_.insert(row);
-      return PreparedExample{.token_ids = rows_[row].token_ids, .loss_weight = rows_[row].loss_weight};
+      return PreparedExample{.token_ids = rows_[row].token_ids,
+                             .loss_weight = rows_[row].loss_weight};
     };
   }
   const std::set<int64_t>& read() const { return read_; }
@@ -43,7 +46,8 @@ class Rows {
 
 TEST(BatchAssemblerTest, PacksRowsInOrderUpToTheLimit) {
   Rows rows({3, 4, 2, 9, 1});
-  ANNEAL_ASSERT_OK_AND_ASSIGN(const auto batches, BatchAssembler(rows.Reader(), 7).Assemble(12, 3, {0, 1, 2, 3, 4}));
+  ANNEAL_ASSERT_OK_AND_ASSIGN(const auto batches,
+                              BatchAssembler(rows.Reader(), 7).Assemble(12, 3, {0, 1, 2, 3, 4}));
   ASSERT_EQ(batches.size(), 4);
   EXPECT_THAT(batches[0].source_rows, ElementsAre(0, 1));
   EXPECT_THAT(batches[1].source_rows, ElementsAre(2));
@@ -56,7 +60,8 @@ TEST(BatchAssemblerTest, PacksRowsInOrderUpToTheLimit) {
 
 TEST(BatchAssemblerTest, KnowsPositionsAndTargets) {
   Rows rows({3, 4}, /*supervised=*/2);
-  ANNEAL_ASSERT_OK_AND_ASSIGN(const auto batches, BatchAssembler(rows.Reader(), 100).Assemble(1, 0, {1, 0}));
+  ANNEAL_ASSERT_OK_AND_ASSIGN(const auto batches,
+                              BatchAssembler(rows.Reader(), 100).Assemble(1, 0, {1, 0}));
   ASSERT_EQ(batches.size(), 1);
   EXPECT_THAT(batches[0].row_starts, ElementsAre(0, 4, 7));
   EXPECT_THAT(batches[0].token_ids, ElementsAre(100, 101, 102, 103, 0, 1, 2));
@@ -68,7 +73,8 @@ TEST(BatchAssemblerTest, KnowsPositionsAndTargets) {
 
 TEST(BatchAssemblerTest, AnEmptyShardHasNoMicroBatches) {
   Rows rows({2});
-  EXPECT_THAT(BatchAssembler(rows.Reader(), 4).Assemble(1, 0, {}), ::anneal::testing::IsOkAndHolds(IsEmpty()));
+  EXPECT_THAT(BatchAssembler(rows.Reader(), 4).Assemble(1, 0, {}),
+              ::anneal::testing::IsOkAndHolds(IsEmpty()));
 }
 
 TEST(BatchAssemblerTest, ReadsOnlyItsRowsAndPassesErrorsOn) {

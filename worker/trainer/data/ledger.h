@@ -25,8 +25,8 @@ struct LedgerEntry {
 // The line without its line end. Doubles in shortest round-trip form.
 std::string FormatLedgerLine(const LedgerEntry& entry);
 
-// Appends entries to a file. Rank 0 only. Holds nothing about time, speed, workers or generation, so that the file's hash
-// is the same however the job was run. Guarded by its caller.
+// Appends entries to a file. Rank 0 only. Holds nothing about time, speed, workers or generation,
+// so that the file's hash is the same however the job was run. Guarded by its caller.
 class LedgerWriter {
  public:
   // Goes on after what is in the file; makes an empty one if there is none. Errors name the path.

@@ -24,14 +24,15 @@ const LedgerEntry kEntry{.step = 3,
                          .grad_norm = 1.0 / 3};
 
 TEST(LedgerTest, Golden) {
-  EXPECT_EQ(FormatLedgerLine(kEntry),
-            R"({"step":3,"rows":[[4,10],[],[2],[9]],"supervised_tokens":33,"loss":0.1,"learning_rate":0.0002,)"
-            R"("grad_norm":0.3333333333333333})");
+  EXPECT_EQ(
+      FormatLedgerLine(kEntry),
+      R"({"step":3,"rows":[[4,10],[],[2],[9]],"supervised_tokens":33,"loss":0.1,"learning_rate":0.0002,)"
+      R"("grad_norm":0.3333333333333333})");
 }
 
 TEST(LedgerTest, DoublesComeBackWithTheSameBits) {
-  for (double value : {1.0 / 3, 2.2250738585072014e-308, std::numeric_limits<double>::denorm_min(), 1e300,
-                       std::nextafter(5.0, 6.0), 0.0}) {
+  for (double value : {1.0 / 3, 2.2250738585072014e-308, std::numeric_limits<double>::denorm_min(),
+                       1e300, std::nextafter(5.0, 6.0), 0.0}) {
     LedgerEntry entry = kEntry;
     entry.loss = value;
     ANNEAL_ASSERT_OK_AND_ASSIGN(Json json, ParseJson(FormatLedgerLine(entry)));

@@ -19,8 +19,10 @@ class CpuAccelerator : public Accelerator {
   at::Device device() const override { return at::kCPU; }
   Kernels& kernels() override { return *kernels_; }
 
-  absl::StatusOr<std::unique_ptr<Communicator>> Connect(const ConnectOptions& options, KeyValueStore& store) override {
-    return ConnectGloo({options.rank, options.world_size, options.data_address, options.timeout}, store);
+  absl::StatusOr<std::unique_ptr<Communicator>> Connect(const ConnectOptions& options,
+                                                        KeyValueStore& store) override {
+    return ConnectGloo({options.rank, options.world_size, options.data_address, options.timeout},
+                       store);
   }
 
   void Synchronize() override {}
@@ -29,8 +31,8 @@ class CpuAccelerator : public Accelerator {
 
   std::string NumericFingerprint() const override {
     const char* mkl_order = std::getenv("MKL_CBWR");
-    return absl::StrCat("cpu ", at::get_cpu_capability(), ", ", at::get_mkl_version(), ", MKL_CBWR=",
-                        mkl_order != nullptr ? mkl_order : "unset");
+    return absl::StrCat("cpu ", at::get_cpu_capability(), ", ", at::get_mkl_version(),
+                        ", MKL_CBWR=", mkl_order != nullptr ? mkl_order : "unset");
   }
 
  private:

@@ -21,7 +21,8 @@ constexpr size_t kMaxChoices = 16;
 std::optional<std::vector<int32_t>> SupervisedSpan(const PreparedExample& row) {
   const auto begin = std::find(row.loss_weight.begin(), row.loss_weight.end(), 1);
   const auto end = std::find(begin, row.loss_weight.end(), 0);
-  if (begin == end || std::find(end, row.loss_weight.end(), 1) != row.loss_weight.end()) return std::nullopt;
+  if (begin == end || std::find(end, row.loss_weight.end(), 1) != row.loss_weight.end())
+    return std::nullopt;
   const auto first = row.token_ids.begin() + (begin - row.loss_weight.begin());
   return std::vector<int32_t>(first, first + (end - begin));
 }
@@ -49,9 +50,9 @@ std::optional<ChoiceTask> FindChoiceTask(const std::vector<PreparedExample>& row
   return task;
 }
 
-absl::StatusOr<std::unique_ptr<Evaluator>> Evaluator::Create(const PreparedDataset& dataset, Decoder& decoder,
-                                                             ShardedValues& values, Communicator& communicator, Accelerator& accelerator,
-                                                             const Options& options) {
+absl::StatusOr<std::unique_ptr<Evaluator>> Evaluator::Create(
+    const PreparedDataset& dataset, Decoder& decoder, ShardedValues& values,
+    Communicator& communicator, Accelerator& accelerator, const Options& options) {
   std::unique_ptr<Evaluator> evaluator(new Evaluator(decoder, values, communicator, accelerator));
   const int64_t count = std::min(dataset.size(), options.max_rows);
   std::vector<int64_t> chosen;
@@ -63,8 +64,10 @@ absl::StatusOr<std::unique_ptr<Evaluator>> Evaluator::Create(const PreparedDatas
   }
   evaluator->choice_task_ = FindChoiceTask(rows);
 
-  const BatchAssembler assembler([&](int64_t row) { return dataset.Example(row); }, options.microbatch_tokens);
-  ANNEAL_ASSIGN_OR_RETURN(evaluator->cells_, assembler.Assemble(/*step=*/0, /*logical_shard=*/0, chosen));
+  const BatchAssembler assembler([&](int64_t row) { return dataset.Example(row); },
+                                 options.microbatch_tokens);
+  ANNEAL_ASSIGN_OR_RETURN(evaluator->cells_,
+                          assembler.Assemble(/*step=*/0, /*logical_shard=*/0, chosen));
   for (const MicroBatch& cell : evaluator->cells_) {
     evaluator->first_row_.push_back(evaluator->rows_);
     evaluator->rows_ += cell.source_rows.size();
@@ -72,7 +75,8 @@ absl::StatusOr<std::unique_ptr<Evaluator>> Evaluator::Create(const PreparedDatas
   return evaluator;
 }
 
-absl::StatusOr<protocol::EvaluationReport> Evaluator::Run(int64_t step, const std::function<void()>& before_cell) {
+absl::StatusOr<protocol::EvaluationReport> Evaluator::Run(
+    int64_t step, const std::function<void()>& before_cell) {
   std::vector<RowResult> results(rows_);
   for (size_t first = 0; first < cells_.size(); first += communicator_.world_size()) {
     before_cell();
@@ -97,7 +101,8 @@ absl::StatusOr<protocol::EvaluationReport> Evaluator::Run(int64_t step, const st
 
 absl::Status Evaluator::EvaluateOne(size_t cell, std::vector<RowResult>& results) {
   const std::span<const int64_t> choices =
-      choice_task_.has_value() ? std::span<const int64_t>(choice_task_->first_tokens) : std::span<const int64_t>();
+      choice_task_.has_value() ? std::span<const int64_t>(choice_task_->first_tokens)
+                               : std::span<const int64_t>();
   ANNEAL_ASSIGN_OR_RETURN(
       const std::optional<HeadResult> evaluated,
       EvaluateCell(decoder_, values_, cell < cells_.size() ? &cells_[cell] : nullptr, choices));
@@ -109,7 +114,8 @@ absl::Status Evaluator::EvaluateOne(size_t cell, std::vector<RowResult>& results
   at::Tensor best_choice;
   if (choice_task_.has_value()) best_choice = head.choice_logits_SN.argmax(1).cpu().contiguous();
 
-  for (size_t row = 0; row < batch.source_rows.size(); ++row) results[first_row_[cell] + row] = {0, 1, 0};
+  for (size_t row = 0; row < batch.source_rows.size(); ++row)
+    results[first_row_[cell] + row] = {0, 1, 0};
   int32_t last_row = -1;
   for (size_t s = 0; s < batch.targets.size(); ++s) {
     const int32_t row = batch.supervised_rows[s];
@@ -128,9 +134,11 @@ absl::Status Evaluator::Share(std::vector<RowResult>& results, int64_t step) {
   static_assert(sizeof(RowResult) == 3 * sizeof(double));
   const size_t world_size = communicator_.world_size();
   const int64_t numbers = static_cast<int64_t>(3 * rows_);
-  const at::Tensor own = at::from_blob(results.data(), {numbers}, at::kDouble).to(accelerator_.device());
+  const at::Tensor own =
+      at::from_blob(results.data(), {numbers}, at::kDouble).to(accelerator_.device());
   at::Tensor all = at::empty({static_cast<int64_t>(world_size) * numbers}, own.options());
-  ANNEAL_RETURN_IF_ERROR(communicator_.AllGather(own, all, absl::StrCat("share evaluation step ", step)));
+  ANNEAL_RETURN_IF_ERROR(
+      communicator_.AllGather(own, all, absl::StrCat("share evaluation step ", step)));
   all = all.cpu();
   const RowResult* gathered = reinterpret_cast<const RowResult*>(all.const_data_ptr<double>());
   for (size_t cell = 0; cell < cells_.size(); ++cell) {

@@ -24,7 +24,8 @@ using ::testing::ElementsAre;
 
 std::vector<PreparedExample> Views(const std::vector<SmallRow>& rows) {
   std::vector<PreparedExample> views;
-  for (const SmallRow& row : rows) views.push_back({.token_ids = row.token_ids, .loss_weight = row.loss_weight});
+  for (const SmallRow& row : rows)
+    views.push_back({.token_ids = row.token_ids, .loss_weight = row.loss_weight});
   return views;
 }
 
@@ -75,14 +76,15 @@ class EvaluatorTest : public ::testing::Test {
   }
   ~EvaluatorTest() override { std::filesystem::remove(path_); }
 
-  protocol::EvaluationReport Evaluate(const std::vector<SmallRow>& rows, int world_size, int64_t max_rows = 256,
-                                      int64_t microbatch_tokens = 25) {
+  protocol::EvaluationReport Evaluate(const std::vector<SmallRow>& rows, int world_size,
+                                      int64_t max_rows = 256, int64_t microbatch_tokens = 25) {
     WriteSmallDataset(path_, rows, kFakeVocabulary);
     std::vector<protocol::EvaluationReport> reports(world_size);
     ANNEAL_EXPECT_OK(RunOnRanks(world_size, [&](Communicator& communicator) -> absl::Status {
       const auto accelerator = MakeCpuAccelerator();
       ANNEAL_ASSIGN_OR_RETURN(const auto dataset, PreparedDataset::Open(path_));
-      const FlatLayout layout(decoder_.units(), world_size, 64), frozen_layout(decoder_.frozen_units(), world_size, 64);
+      const FlatLayout layout(decoder_.units(), world_size, 64),
+          frozen_layout(decoder_.frozen_units(), world_size, 64);
       ShardedValues values(layout, frozen_layout, {}, decoder_, communicator);
       ANNEAL_ASSIGN_OR_RETURN(
           const auto evaluator,

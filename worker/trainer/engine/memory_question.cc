@@ -126,7 +126,8 @@ MemoryQuestion MemoryQuestionOf(const protocol::TrainTask& task, const Decoder& 
   const bool casts_weights =
       question.compute_bytes == 2 && !task.lora &&
       EffectiveSharding(*ParseSharding(task.sharding), task.world_size) == Sharding::kNone;
-  question.working_bytes = WorkingBytes(config, longest_cell, question.compute_bytes, casts_weights);
+  question.working_bytes =
+      WorkingBytes(config, longest_cell, question.compute_bytes, casts_weights);
   return question;
 }
 

@@ -12,12 +12,18 @@ namespace anneal::trainer {
 class PhaseTimer {
  public:
   PhaseTimer(Clock& clock, Accelerator& accelerator, Whereabouts& whereabouts)
-      : clock_(clock), accelerator_(accelerator), whereabouts_(whereabouts), last_(clock.MonotonicNow()) {}
+      : clock_(clock),
+        accelerator_(accelerator),
+        whereabouts_(whereabouts),
+        last_(clock.MonotonicNow()) {}
 
   // What the time from now on goes to.
-  void Enter(absl::string_view activity, int64_t step) { whereabouts_.Enter(activity, step, Pace::kSteady); }
+  void Enter(absl::string_view activity, int64_t step) {
+    whereabouts_.Enter(activity, step, Pace::kSteady);
+  }
 
-  // Adds the time since the last lap to `seconds`, when the device has done what was queued; returns it.
+  // Adds the time since the last lap to `seconds`, when the device has done what was queued;
+  // returns it.
   double Lap(double& seconds) {
     accelerator_.Synchronize();
     const absl::Duration now = clock_.MonotonicNow();

@@ -19,18 +19,22 @@ std::string Shortest(double value) {
 
 std::string EvaluationColumns(const protocol::EvaluationReport* evaluation) {
   if (evaluation == nullptr) return ",,,";
-  return absl::StrCat(",", Shortest(evaluation->loss), ",", Shortest(evaluation->exact_match), ",",
-                      evaluation->choice_accuracy.has_value() ? Shortest(*evaluation->choice_accuracy) : "");
+  return absl::StrCat(
+      ",", Shortest(evaluation->loss), ",", Shortest(evaluation->exact_match), ",",
+      evaluation->choice_accuracy.has_value() ? Shortest(*evaluation->choice_accuracy) : "");
 }
 
 }  // namespace
 
 void RunRecord::Add(const protocol::StepReport& step) { steps_.push_back(step); }
-void RunRecord::Add(const protocol::EvaluationReport& evaluation) { evaluations_.push_back(evaluation); }
+void RunRecord::Add(const protocol::EvaluationReport& evaluation) {
+  evaluations_.push_back(evaluation);
+}
 
 std::string RunRecord::ToJsonLines() const {
   std::string lines;
-  for (const protocol::StepReport& step : steps_) absl::StrAppend(&lines, DumpJson(ToJson(protocol::Report{.step = step})), "\n");
+  for (const protocol::StepReport& step : steps_)
+    absl::StrAppend(&lines, DumpJson(ToJson(protocol::Report{.step = step})), "\n");
   for (const protocol::EvaluationReport& evaluation : evaluations_) {
     absl::StrAppend(&lines, DumpJson(ToJson(protocol::Report{.evaluation = evaluation})), "\n");
   }
@@ -59,22 +63,26 @@ absl::StatusOr<RunRecord> RunRecord::FromJsonLines(absl::string_view text) {
 
 std::string RunRecord::MetricsCsv() const {
   std::map<int64_t, const protocol::EvaluationReport*> by_step;
-  for (const protocol::EvaluationReport& evaluation : evaluations_) by_step[evaluation.step] = &evaluation;
+  for (const protocol::EvaluationReport& evaluation : evaluations_)
+    by_step[evaluation.step] = &evaluation;
   const auto evaluation_after = [&](int64_t step) {
     const auto found = by_step.find(step);
     return EvaluationColumns(found == by_step.end() ? nullptr : found->second);
   };
 
   std::string csv =
-      "step,epoch,train_loss,learning_rate,grad_norm,tokens,supervised_tokens,step_seconds,tokens_per_second,valid_loss,"
+      "step,epoch,train_loss,learning_rate,grad_norm,tokens,supervised_tokens,step_seconds,tokens_"
+      "per_second,valid_loss,"
       "valid_exact_match,valid_choice_accuracy\n";
   if (by_step.contains(0)) absl::StrAppend(&csv, "0,0,,,,,,,", evaluation_after(0), "\n");
   for (const protocol::StepReport& step : steps_) {
-    const double tokens_per_second = step.step_seconds > 0 ? static_cast<double>(step.tokens) / step.step_seconds : 0;
+    const double tokens_per_second =
+        step.step_seconds > 0 ? static_cast<double>(step.tokens) / step.step_seconds : 0;
     absl::StrAppend(&csv, step.step, ",", Shortest(step.epoch), ",", Shortest(step.train_loss), ",",
                     Shortest(step.learning_rate), ",", Shortest(step.grad_norm), ",");
-    absl::StrAppend(&csv, step.tokens, ",", step.supervised_tokens, ",", Shortest(step.step_seconds), ",",
-                    Shortest(tokens_per_second), evaluation_after(step.step), "\n");
+    absl::StrAppend(&csv, step.tokens, ",", step.supervised_tokens, ",",
+                    Shortest(step.step_seconds), ",", Shortest(tokens_per_second),
+                    evaluation_after(step.step), "\n");
   }
   return csv;
 }
@@ -82,7 +90,8 @@ std::string RunRecord::MetricsCsv() const {
 protocol::ResultReport RunRecord::Result() const {
   protocol::ResultReport result;
   for (const protocol::StepReport& step : steps_) result.train_seconds += step.step_seconds;
-  for (const protocol::EvaluationReport& evaluation : evaluations_) result.evaluation_seconds += evaluation.seconds;
+  for (const protocol::EvaluationReport& evaluation : evaluations_)
+    result.evaluation_seconds += evaluation.seconds;
   if (!steps_.empty()) {
     result.first_loss = steps_.front().train_loss;
     result.last_loss = steps_.back().train_loss;
@@ -112,7 +121,8 @@ std::string RunRecord::ReportJson(const protocol::ResultReport& result) const {
   json["evaluation_seconds"] = result.evaluation_seconds;
   json["before"] = result.before.has_value() ? ToJson(*result.before) : Json();
   json["after"] = result.after.has_value() ? ToJson(*result.after) : Json();
-  if (result.merged_logit_difference) json["merged_logit_difference"] = *result.merged_logit_difference;
+  if (result.merged_logit_difference)
+    json["merged_logit_difference"] = *result.merged_logit_difference;
   return DumpJson(json) + "\n";
 }
 

@@ -23,7 +23,8 @@ class RunRecord {
 
   const std::vector<protocol::EvaluationReport>& evaluations() const { return evaluations_; }
 
-  // One line per step, and one for step 0 if the model was evaluated before it was trained; columns in docs/formats/outputs.md.
+  // One line per step, and one for step 0 if the model was evaluated before it was trained; columns
+  // in docs/formats/outputs.md.
   std::string MetricsCsv() const;
   // The totals of the run: everything but the place and the hash of the outputs is filled.
   protocol::ResultReport Result() const;

@@ -30,7 +30,9 @@ void StopWatcher::BlockSignals() {
 }
 
 StopWatcher::StopWatcher(std::function<bool()> stop_now, std::function<void()> leave)
-    : stop_now_(std::move(stop_now)), leave_(std::move(leave)), thread_("stop", [this] { Watch(); }) {}
+    : stop_now_(std::move(stop_now)),
+      leave_(std::move(leave)),
+      thread_("stop", [this] { Watch(); }) {}
 
 StopWatcher::~StopWatcher() {
   done_ = true;

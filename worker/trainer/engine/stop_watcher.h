@@ -1,5 +1,6 @@
 #pragma once
-// Ends the process at once when it is told to stop NOW, wherever its main thread waits; and says where that is when asked.
+// Ends the process at once when it is told to stop NOW, wherever its main thread waits; and says
+// where that is when asked.
 
 #include <atomic>
 #include <functional>
@@ -8,17 +9,19 @@
 
 namespace anneal::trainer {
 
-// A trainer keeps nothing that is worth a farewell: outputs appear by rename, checkpoints too. So a stop is no request that
-// every loop and every collective must look out for; a thread of its own, "stop", waits for SIGTERM or for the worker's order
-// and leaves. For the same reason it is this thread that gets SIGUSR1, an operator's question where a live trainer stands, and
-// writes the stacks of all threads to standard error. Owned by main.
+// A trainer keeps nothing that is worth a farewell: outputs appear by rename, checkpoints too. So a
+// stop is no request that every loop and every collective must look out for; a thread of its own,
+// "stop", waits for SIGTERM or for the worker's order and leaves. For the same reason it is this
+// thread that gets SIGUSR1, an operator's question where a live trainer stands, and writes the
+// stacks of all threads to standard error. Owned by main.
 class StopWatcher {
  public:
-  // Blocks SIGTERM and SIGUSR1 in the calling thread and those it starts, so that only the watcher gets them, and prepares for
-  // writing stacks. Call before any thread starts.
+  // Blocks SIGTERM and SIGUSR1 in the calling thread and those it starts, so that only the watcher
+  // gets them, and prepares for writing stacks. Call before any thread starts.
   static void BlockSignals();
 
-  // Calls `leave`, which does not return, when SIGTERM has come or `stop_now` is true; it is asked ten times a second.
+  // Calls `leave`, which does not return, when SIGTERM has come or `stop_now` is true; it is asked
+  // ten times a second.
   StopWatcher(std::function<bool()> stop_now, std::function<void()> leave);
   ~StopWatcher();
 

@@ -12,14 +12,16 @@
 
 namespace anneal::trainer {
 
-// Runs `fn`, which returns a Status. Out of memory, on the device or the host, becomes RESOURCE_EXHAUSTED with reason
-// OUT_OF_MEMORY, any other exception INTERNAL; torch's messages lose their stack trace.
+// Runs `fn`, which returns a Status. Out of memory, on the device or the host, becomes
+// RESOURCE_EXHAUSTED with reason OUT_OF_MEMORY, any other exception INTERNAL; torch's messages lose
+// their stack trace.
 template <typename Fn>
 absl::Status CatchTorch(absl::string_view what, Fn&& fn) {
   const auto out_of_memory = [&](absl::string_view message) {
-    return WithReason(absl::ResourceExhaustedError(absl::StrCat(
-                          what, ": out of memory: ", message, ". A smaller microbatch_tokens needs less of it")),
-                      "OUT_OF_MEMORY");
+    return WithReason(
+        absl::ResourceExhaustedError(absl::StrCat(
+            what, ": out of memory: ", message, ". A smaller microbatch_tokens needs less of it")),
+        "OUT_OF_MEMORY");
   };
   try {
     return std::forward<Fn>(fn)();

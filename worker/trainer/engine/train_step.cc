@@ -18,9 +18,10 @@ namespace {
 
 using Pass = std::vector<PlacedCell>;
 
-// The cells of a rank in order, cut into passes of at most `tokens_together` tokens, or one cell. Cells without anything that
-// counts are left out.
-std::vector<Pass> PassesOf(const std::vector<std::vector<MicroBatch>>& shards, int64_t tokens_together) {
+// The cells of a rank in order, cut into passes of at most `tokens_together` tokens, or one cell.
+// Cells without anything that counts are left out.
+std::vector<Pass> PassesOf(const std::vector<std::vector<MicroBatch>>& shards,
+                           int64_t tokens_together) {
   std::vector<Pass> passes;
   int64_t tokens_in_pass = 0;
   for (size_t shard = 0; shard < shards.size(); ++shard) {
@@ -40,11 +41,11 @@ std::vector<Pass> PassesOf(const std::vector<std::vector<MicroBatch>>& shards, i
 
 absl::Status CheckFinite(int64_t step, double loss, double grad_norm) {
   if (std::isfinite(loss) && std::isfinite(grad_norm)) return absl::OkStatus();
-  return WithReason(
-      absl::FailedPreconditionError(absl::StrCat(
-          "step ", step, ": the loss is ", loss, " and the gradient norm ", grad_norm,
-          "; nothing was updated. A lower learning_rate or max_grad_norm, or a longer warm-up, usually helps")),
-      "NON_FINITE_LOSS");
+  return WithReason(absl::FailedPreconditionError(absl::StrCat(
+                        "step ", step, ": the loss is ", loss, " and the gradient norm ", grad_norm,
+                        "; nothing was updated. A lower learning_rate or max_grad_norm, or a "
+                        "longer warm-up, usually helps")),
+                    "NON_FINITE_LOSS");
 }
 
 void Scale(const FlatParts& parts, double factor) {
@@ -59,27 +60,30 @@ TrainStep::TrainStep(const Parts& parts, const TrainStepOptions& options)
     : parts_(parts),
       options_(options),
       gradient_(parts.layout, parts.values.part(),
-                {.sharding = parts.values.sharding(), .reduction = options.reduction}, parts.communicator,
-                parts.accelerator.device()) {}
+                {.sharding = parts.values.sharding(), .reduction = options.reduction},
+                parts.communicator, parts.accelerator.device()) {}
 
-absl::StatusOr<StepOutcome> TrainStep::Run(const PlannedStep& planned, double learning_rate, const StepVote& vote,
-                                           protocol::RankReport& phases) {
+absl::StatusOr<StepOutcome> TrainStep::Run(const PlannedStep& planned, double learning_rate,
+                                           const StepVote& vote, protocol::RankReport& phases) {
   parts_.timer.Enter("fetch", planned.step);
   ANNEAL_ASSIGN_OR_RETURN(const auto shards, Fetch(planned));
   parts_.timer.Lap(phases.fetch_seconds);
 
-  const double loss_scale = planned.supervised_tokens > 0 ? 1.0 / static_cast<double>(planned.supervised_tokens) : 0;
+  const double loss_scale =
+      planned.supervised_tokens > 0 ? 1.0 / static_cast<double>(planned.supervised_tokens) : 0;
   gradient_.Begin(planned);
-  ANNEAL_ASSIGN_OR_RETURN(const std::vector<double> own_losses, ForwardBackward(shards, planned.step, loss_scale, phases));
+  ANNEAL_ASSIGN_OR_RETURN(const std::vector<double> own_losses,
+                          ForwardBackward(shards, planned.step, loss_scale, phases));
 
   parts_.timer.Enter("reduce", planned.step);
   ANNEAL_RETURN_IF_ERROR(gradient_.ReduceDownTo(0));
   ANNEAL_ASSIGN_OR_RETURN(const Agreed agreed, ShareLosses(own_losses, vote, planned.step));
   const double loss = agreed.loss_sum * loss_scale;
   const FlatParts& gradient = gradient_.parts();
-  ANNEAL_ASSIGN_OR_RETURN(const double grad_norm,
-                          GradientNorm(parts_.accelerator.kernels(), gradient, parts_.values.part(), parts_.communicator,
-                                       absl::StrCat("share gradient norm step ", planned.step)));
+  ANNEAL_ASSIGN_OR_RETURN(
+      const double grad_norm,
+      GradientNorm(parts_.accelerator.kernels(), gradient, parts_.values.part(),
+                   parts_.communicator, absl::StrCat("share gradient norm step ", planned.step)));
   ANNEAL_RETURN_IF_ERROR(CheckFinite(planned.step, loss, grad_norm));
   parts_.timer.Lap(phases.reduce_seconds);
 
@@ -102,24 +106,29 @@ absl::StatusOr<StepOutcome> TrainStep::Run(const PlannedStep& planned, double le
 }
 
 TrainStep::ShardRange TrainStep::OwnShards(const PlannedStep& planned) const {
-  const int per_rank = static_cast<int>(planned.shard_rows.size()) / parts_.communicator.world_size();
+  const int per_rank =
+      static_cast<int>(planned.shard_rows.size()) / parts_.communicator.world_size();
   return {per_rank * parts_.communicator.rank(), per_rank * (parts_.communicator.rank() + 1)};
 }
 
-absl::StatusOr<std::vector<std::vector<MicroBatch>>> TrainStep::Fetch(const PlannedStep& planned) const {
+absl::StatusOr<std::vector<std::vector<MicroBatch>>> TrainStep::Fetch(
+    const PlannedStep& planned) const {
   std::vector<std::vector<MicroBatch>> shards;
   const ShardRange own = OwnShards(planned);
   for (int shard = own.first; shard < own.last; ++shard) {
-    ANNEAL_ASSIGN_OR_RETURN(shards.emplace_back(),
-                            parts_.assembler.Assemble(planned.step, shard, planned.shard_rows[shard]));
+    ANNEAL_ASSIGN_OR_RETURN(
+        shards.emplace_back(),
+        parts_.assembler.Assemble(planned.step, shard, planned.shard_rows[shard]));
   }
   return shards;
 }
 
-absl::StatusOr<std::vector<double>> TrainStep::ForwardBackward(const std::vector<std::vector<MicroBatch>>& shards,
-                                                               int64_t step, double loss_scale, protocol::RankReport& phases) {
+absl::StatusOr<std::vector<double>> TrainStep::ForwardBackward(
+    const std::vector<std::vector<MicroBatch>>& shards, int64_t step, double loss_scale,
+    protocol::RankReport& phases) {
   for (const std::vector<MicroBatch>& shard : shards) {
-    for (const MicroBatch& batch : shard) phases.tokens += static_cast<int64_t>(batch.token_ids.size());
+    for (const MicroBatch& batch : shard)
+      phases.tokens += static_cast<int64_t>(batch.token_ids.size());
   }
   std::vector<Pass> passes = PassesOf(shards, options_.tokens_together);
   if (parts_.values.sharding() == Sharding::kFull) {
@@ -128,7 +137,8 @@ absl::StatusOr<std::vector<double>> TrainStep::ForwardBackward(const std::vector
   }
   std::vector<double> losses(shards.size());
   for (const Pass& pass : passes) {
-    const bool reduce_at_once = &pass == &passes.back() && parts_.values.sharding() >= Sharding::kGradients;
+    const bool reduce_at_once =
+        &pass == &passes.back() && parts_.values.sharding() >= Sharding::kGradients;
     const auto after_backward = [&](int unit) -> absl::Status {
       if (!reduce_at_once) return absl::OkStatus();
       parts_.timer.Lap(phases.backward_seconds);
@@ -156,9 +166,11 @@ absl::StatusOr<std::vector<double>> TrainStep::ForwardBackward(const std::vector
 }
 
 absl::StatusOr<size_t> TrainStep::AgreeOnPasses(size_t own, int64_t step) {
-  const at::Tensor sent = at::full({1}, static_cast<int64_t>(own), at::kLong).to(parts_.accelerator.device());
+  const at::Tensor sent =
+      at::full({1}, static_cast<int64_t>(own), at::kLong).to(parts_.accelerator.device());
   at::Tensor received = at::empty({parts_.communicator.world_size()}, sent.options());
-  ANNEAL_RETURN_IF_ERROR(parts_.communicator.AllGather(sent, received, absl::StrCat("agree on passes step ", step)));
+  ANNEAL_RETURN_IF_ERROR(
+      parts_.communicator.AllGather(sent, received, absl::StrCat("agree on passes step ", step)));
   return received.max().item<int64_t>();
 }
 
@@ -171,9 +183,11 @@ absl::StatusOr<TrainStep::Agreed> TrainStep::ShareLosses(const std::vector<doubl
   const int64_t size = static_cast<int64_t>(message.size());
   const int world_size = parts_.communicator.world_size();
   const auto on_device = at::device(parts_.accelerator.device()).dtype(at::kDouble);
-  const at::Tensor sent = at::from_blob(message.data(), {size}, at::kDouble).to(parts_.accelerator.device());
+  const at::Tensor sent =
+      at::from_blob(message.data(), {size}, at::kDouble).to(parts_.accelerator.device());
   at::Tensor received = at::empty({world_size * size}, on_device);
-  ANNEAL_RETURN_IF_ERROR(parts_.communicator.AllGather(sent, received, absl::StrCat("share losses step ", step)));
+  ANNEAL_RETURN_IF_ERROR(
+      parts_.communicator.AllGather(sent, received, absl::StrCat("share losses step ", step)));
   received = received.cpu();
 
   Agreed agreed{.loss_sum = 0, .vote = {.part_is_done = true}};

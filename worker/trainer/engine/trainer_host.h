@@ -1,5 +1,6 @@
 #pragma once
-// What surrounds the trainer: the worker daemon at the other end of a socket, or a person at a terminal.
+// What surrounds the trainer: the worker daemon at the other end of a socket, or a person at a
+// terminal.
 
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
@@ -8,7 +9,8 @@
 
 namespace anneal::trainer {
 
-// Thread-safe. An order to stop NOW never reaches the trainer: the process ends at once (stop_watcher.h).
+// Thread-safe. An order to stop NOW never reaches the trainer: the process ends at once
+// (stop_watcher.h).
 class TrainerHost {
  public:
   virtual ~TrainerHost() = default;

@@ -25,8 +25,9 @@ class TreeAccumulator {
   // Where the gradient of one cell is to be written, over whatever is there. Empty for a unit
   // without tensors.
   UnitBuffer Take(int unit);
-  // Adds a cell of `shard`. The cells of a unit come in order of shards, counted from the rank's first, and of micro-batches.
-  // `ends_shard`: no more of this shard will come. Not saying so costs memory until the next shard's first, nothing else.
+  // Adds a cell of `shard`. The cells of a unit come in order of shards, counted from the rank's
+  // first, and of micro-batches. `ends_shard`: no more of this shard will come. Not saying so costs
+  // memory until the next shard's first, nothing else.
   void Add(int unit, int shard, bool ends_shard, UnitBuffer cell);
   // The sum of a unit over the first `shards` shards, a power of two, and the end of the step for
   // this unit. If nothing was added to it the content means nothing.

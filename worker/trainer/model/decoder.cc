@@ -23,8 +23,12 @@ class BlockDecoder : public Decoder {
       : config_(std::move(config)),
         lora_(options.lora),
         frozen_(options.frozen),
-        compute_{kernels, options.device, options.compute_type, options.lent,
-                 options.lora ? options.lora->dropout : 0, std::nullopt},
+        compute_{kernels,
+                 options.device,
+                 options.compute_type,
+                 options.lent,
+                 options.lora ? options.lora->dropout : 0,
+                 std::nullopt},
         rotary_frequencies_(RotaryFrequencies(config_)) {}
 
   absl::Status LoadWeights(std::unique_ptr<ModelWeights> weights);

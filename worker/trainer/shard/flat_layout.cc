@@ -8,20 +8,21 @@
 #include <numeric>
 
 namespace anneal::trainer {
-FlatLayout::FlatLayout(const std::vector<ParameterUnit>& units, int logical_shards, int64_t alignment_bytes) {
+FlatLayout::FlatLayout(const std::vector<ParameterUnit>& units, int logical_shards,
+                       int64_t alignment_bytes) {
   for (const ParameterUnit& unit : units) {
     std::vector<int64_t> elements;
     for (const ParameterSpec& parameter : unit.parameters) {
-      elements.push_back(
-          std::accumulate(parameter.shape.begin(), parameter.shape.end(), int64_t{1}, std::multiplies<>()));
+      elements.push_back(std::accumulate(parameter.shape.begin(), parameter.shape.end(), int64_t{1},
+                                         std::multiplies<>()));
       parameters_ += elements.back();
     }
     const FlatPlacement placement = PlaceFlat(elements, logical_shards, alignment_bytes);
     FlatUnit flat{.name = unit.name, .elements = placement.elements};
     for (size_t i = 0; i < elements.size(); ++i) {
       const ParameterSpec& parameter = unit.parameters[i];
-      flat.tensors.push_back(
-          {parameter.name, parameter.shape, placement.offsets[i], elements[i], parameter.weight_decay});
+      flat.tensors.push_back({parameter.name, parameter.shape, placement.offsets[i], elements[i],
+                              parameter.weight_decay});
     }
     units_.push_back(std::move(flat));
   }
@@ -37,7 +38,8 @@ UnitBuffer EmptyUnitBuffer(const FlatUnit& unit, at::Device device, at::ScalarTy
   if (unit.elements == 0) return {};
   UnitBuffer buffer{.flat = at::empty({unit.elements}, at::device(device).dtype(type))};
   for (const FlatTensor& tensor : unit.tensors) {
-    buffer.views.push_back(buffer.flat.narrow(0, tensor.offset, tensor.elements).view(tensor.shape));
+    buffer.views.push_back(
+        buffer.flat.narrow(0, tensor.offset, tensor.elements).view(tensor.shape));
   }
   return buffer;
 }
@@ -47,11 +49,13 @@ at::Tensor Part::Of(const at::Tensor& flat) const {
   return flat.narrow(0, index * elements, elements);
 }
 
-FlatParts ZeroParts(const FlatLayout& layout, const Part& part, at::Device device, at::ScalarType type) {
+FlatParts ZeroParts(const FlatLayout& layout, const Part& part, at::Device device,
+                    at::ScalarType type) {
   FlatParts parts;
   for (const FlatUnit& unit : layout.units()) {
-    parts.push_back(unit.elements == 0 ? at::Tensor()
-                                       : at::zeros({part.ElementsOf(unit)}, at::device(device).dtype(type)));
+    parts.push_back(unit.elements == 0
+                        ? at::Tensor()
+                        : at::zeros({part.ElementsOf(unit)}, at::device(device).dtype(type)));
   }
   return parts;
 }
@@ -69,7 +73,8 @@ FlatBuffers::FlatBuffers(const FlatLayout& layout, at::Device device, at::Scalar
 
 FlatParts FlatBuffers::Parts(const Part& part) const {
   FlatParts parts;
-  for (const UnitBuffer& unit : units_) parts.push_back(unit.flat.defined() ? part.Of(unit.flat) : at::Tensor());
+  for (const UnitBuffer& unit : units_)
+    parts.push_back(unit.flat.defined() ? part.Of(unit.flat) : at::Tensor());
   return parts;
 }
 

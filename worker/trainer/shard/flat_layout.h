@@ -1,5 +1,6 @@
 #pragma once
-// Where each value lies that the engine owns: one flat buffer per unit, the same for every sharding mode and every number of ranks.
+// Where each value lies that the engine owns: one flat buffer per unit, the same for every sharding
+// mode and every number of ranks.
 
 #include <ATen/core/Tensor.h>
 
@@ -25,12 +26,13 @@ struct FlatTensor {
 struct FlatUnit {
   std::string name;
   std::vector<FlatTensor> tensors;  // in canonical order
-  int64_t elements = 0;             // of the buffer: a multiple of logical_shards * kChunkElements; 0 without tensors
+  int64_t elements =
+      0;  // of the buffer: a multiple of logical_shards * kChunkElements; 0 without tensors
 };
 
-// Tensors stand in the decoder's canonical order at aligned starts (64 bytes on a CPU, 256 on CUDA), and each unit is padded to
-// `logical_shards` chunks: so any world size that divides the shards divides every buffer into parts of whole chunks.
-// Immutable, thread-safe.
+// Tensors stand in the decoder's canonical order at aligned starts (64 bytes on a CPU, 256 on
+// CUDA), and each unit is padded to `logical_shards` chunks: so any world size that divides the
+// shards divides every buffer into parts of whole chunks. Immutable, thread-safe.
 class FlatLayout {
  public:
   FlatLayout(const std::vector<ParameterUnit>& units, int logical_shards, int64_t alignment_bytes);
@@ -44,18 +46,19 @@ class FlatLayout {
   int64_t parameters_ = 0;
 };
 
-// One number for every value of a unit. Padding is zero and stays so, as everything that writes here writes
-// through the views or adds two of these.
+// One number for every value of a unit. Padding is zero and stays so, as everything that writes
+// here writes through the views or adds two of these.
 struct UnitBuffer {
   at::Tensor flat;                // all of it; undefined if the unit has no tensors
   std::vector<at::Tensor> views;  // its tensors, shaped, in the order of the layout
 };
-UnitBuffer ZeroUnitBuffer(const FlatUnit& unit, at::Device device, at::ScalarType type = at::kFloat);
+UnitBuffer ZeroUnitBuffer(const FlatUnit& unit, at::Device device,
+                          at::ScalarType type = at::kFloat);
 // With whatever is in memory, for what is filled wholly.
 UnitBuffer EmptyUnitBuffer(const FlatUnit& unit, at::Device device, at::ScalarType type);
 
-// One of `count` equal contiguous parts of every unit's buffer: what one rank owns. Whole chunks, if `count` divides the
-// logical shards.
+// One of `count` equal contiguous parts of every unit's buffer: what one rank owns. Whole chunks,
+// if `count` divides the logical shards.
 struct Part {
   int index = 0;
   int count = 1;
@@ -67,9 +70,11 @@ struct Part {
 };
 // The same part of every unit's buffer, by unit; undefined for a unit without tensors.
 using FlatParts = std::vector<at::Tensor>;
-FlatParts ZeroParts(const FlatLayout& layout, const Part& part, at::Device device, at::ScalarType type = at::kFloat);
+FlatParts ZeroParts(const FlatLayout& layout, const Part& part, at::Device device,
+                    at::ScalarType type = at::kFloat);
 
-// Elements [first, first + elements) of a part of a unit's buffer that belong to `tensor`; none if `elements` is 0.
+// Elements [first, first + elements) of a part of a unit's buffer that belong to `tensor`; none if
+// `elements` is 0.
 struct Segment {
   int64_t first = 0;
   int64_t elements = 0;

@@ -14,13 +14,16 @@
 namespace anneal::trainer::testing {
 namespace {
 
-// Where the threads meet: each brings a tensor, and all see all of them until everyone has taken what it wants.
+// Where the threads meet: each brings a tensor, and all see all of them until everyone has taken
+// what it wants.
 class MeetingPoint {
  public:
   explicit MeetingPoint(int world_size) : brought_(world_size) {}
 
-  // `take` runs when all have brought theirs, on every rank at the same time, with the tensors in rank order.
-  absl::Status Meet(int rank, const at::Tensor& bring, const std::function<void(const std::vector<at::Tensor>&)>& take) {
+  // `take` runs when all have brought theirs, on every rank at the same time, with the tensors in
+  // rank order.
+  absl::Status Meet(int rank, const at::Tensor& bring,
+                    const std::function<void(const std::vector<at::Tensor>&)>& take) {
     {
       absl::MutexLock lock(&mu_);
       brought_[rank] = bring;
@@ -37,7 +40,8 @@ class MeetingPoint {
   }
 
  private:
-  // A round that all have reached has succeeded, even for a rank that wakes only after a faster one broke the next.
+  // A round that all have reached has succeeded, even for a rank that wakes only after a faster one
+  // broke the next.
   absl::Status Arrive() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
     if (!broken_.ok()) return broken_;
     const int64_t round = round_;
@@ -45,7 +49,9 @@ class MeetingPoint {
       arrived_ = 0;
       ++round_;
     }
-    const auto passed = [this, round]() ABSL_SHARED_LOCKS_REQUIRED(mu_) { return round_ > round || !broken_.ok(); };
+    const auto passed = [this, round]() ABSL_SHARED_LOCKS_REQUIRED(mu_) {
+      return round_ > round || !broken_.ok();
+    };
     mu_.Await(absl::Condition(&passed));
     return round_ > round ? absl::OkStatus() : broken_;
   }
@@ -59,8 +65,12 @@ class MeetingPoint {
 
 class InProcessCommunicator : public Communicator {
  public:
-  InProcessCommunicator(int rank, int world_size, std::shared_ptr<MeetingPoint> point, BeforeCollective before)
-      : rank_(rank), world_size_(world_size), point_(std::move(point)), before_(std::move(before)) {}
+  InProcessCommunicator(int rank, int world_size, std::shared_ptr<MeetingPoint> point,
+                        BeforeCollective before)
+      : rank_(rank),
+        world_size_(world_size),
+        point_(std::move(point)),
+        before_(std::move(before)) {}
 
   int rank() const override { return rank_; }
   int world_size() const override { return world_size_; }
@@ -78,7 +88,8 @@ class InProcessCommunicator : public Communicator {
       }
     });
   }
-  // From the last rank to the first: an order that no tree has, so that a test which takes FAST for FIXED_ORDER fails.
+  // From the last rank to the first: an order that no tree has, so that a test which takes FAST for
+  // FIXED_ORDER fails.
   absl::Status AllReduceSum(at::Tensor& inout, absl::string_view tag) override {
     at::Tensor sum = at::zeros_like(inout);
     ANNEAL_RETURN_IF_ERROR(Meet(inout, tag, [&](const std::vector<at::Tensor>& ins) {
@@ -87,7 +98,8 @@ class InProcessCommunicator : public Communicator {
     inout.copy_(sum);
     return absl::OkStatus();
   }
-  absl::Status ReduceScatterSum(const at::Tensor& in, at::Tensor& out, absl::string_view tag) override {
+  absl::Status ReduceScatterSum(const at::Tensor& in, at::Tensor& out,
+                                absl::string_view tag) override {
     at::Tensor sum = in.clone();
     ANNEAL_RETURN_IF_ERROR(AllReduceSum(sum, tag));
     out.view({-1}).copy_(Part(sum, rank_));
@@ -126,7 +138,8 @@ class InProcessCommunicator : public Communicator {
 
 }  // namespace
 
-std::vector<std::unique_ptr<Communicator>> MakeInProcessWorld(int world_size, BeforeCollective before) {
+std::vector<std::unique_ptr<Communicator>> MakeInProcessWorld(int world_size,
+                                                              BeforeCollective before) {
   auto point = std::make_shared<MeetingPoint>(world_size);
   std::vector<std::unique_ptr<Communicator>> world;
   for (int rank = 0; rank < world_size; ++rank) {

@@ -1,5 +1,6 @@
 #pragma once
-// Ranks as threads of one process: collectives without sockets, and with delays and failures on demand. For tests.
+// Ranks as threads of one process: collectives without sockets, and with delays and failures on
+// demand. For tests.
 
 #include <functional>
 #include <memory>
@@ -11,14 +12,16 @@
 
 namespace anneal::trainer::testing {
 
-// Called on a rank's thread before each of its collectives; may wait, and an error fails that collective on all ranks.
+// Called on a rank's thread before each of its collectives; may wait, and an error fails that
+// collective on all ranks.
 using BeforeCollective = std::function<absl::Status(int rank, absl::string_view tag)>;
 
 // One communicator per rank of a world. They share state, which lives until the last one is gone.
-std::vector<std::unique_ptr<Communicator>> MakeInProcessWorld(int world_size, BeforeCollective before = nullptr);
+std::vector<std::unique_ptr<Communicator>> MakeInProcessWorld(int world_size,
+                                                              BeforeCollective before = nullptr);
 
-// Runs `body(communicator)` on one thread per rank and returns the first error by rank, after all have ended. A rank that
-// ends with an error aborts the others.
+// Runs `body(communicator)` on one thread per rank and returns the first error by rank, after all
+// have ended. A rank that ends with an error aborts the others.
 absl::Status RunOnRanks(int world_size, const std::function<absl::Status(Communicator&)>& body,
                         BeforeCollective before = nullptr);
 

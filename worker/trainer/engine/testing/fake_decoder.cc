@@ -25,7 +25,9 @@ absl::Status FakeDecoder::InitialValues(int unit, uint64_t, std::span<at::Tensor
   return absl::OkStatus();
 }
 
-void FakeDecoder::Bind(int unit, std::span<const at::Tensor> values) { (unit == 1 ? w_ : b_) = values[0]; }
+void FakeDecoder::Bind(int unit, std::span<const at::Tensor> values) {
+  (unit == 1 ? w_ : b_) = values[0];
+}
 
 Cell FakeDecoder::MakeCell(const MicroBatch& batch) const {
   Cell cell;
@@ -46,12 +48,14 @@ at::Tensor FakeDecoder::BlockForward(int, const at::Tensor& x_TD, const Cell&, B
 
 at::Tensor FakeDecoder::Residuals(const at::Tensor& w, const Cell& cell) const {
   at::Tensor residuals = w.index_select(0, cell.targets_S).add(b_).sub(1);
-  if (bad_step_ != 0 && step_ >= bad_step_) residuals.fill_(std::numeric_limits<float>::quiet_NaN());
+  if (bad_step_ != 0 && step_ >= bad_step_)
+    residuals.fill_(std::numeric_limits<float>::quiet_NaN());
   return residuals;
 }
 
-HeadResult FakeDecoder::Head(const at::Tensor& x_TD, const Cell& cell, std::optional<double> loss_scale,
-                             std::span<at::Tensor> gradients, std::span<at::Tensor>, std::span<const int64_t> choices) {
+HeadResult FakeDecoder::Head(const at::Tensor& x_TD, const Cell& cell,
+                             std::optional<double> loss_scale, std::span<at::Tensor> gradients,
+                             std::span<at::Tensor>, std::span<const int64_t> choices) {
   const at::Tensor residuals = Residuals(x_TD, cell);
   HeadResult result{.losses_S = residuals.square().div(2), .correct_S = residuals.gt(-0.5)};
   if (loss_scale.has_value()) {
@@ -59,22 +63,28 @@ HeadResult FakeDecoder::Head(const at::Tensor& x_TD, const Cell& cell, std::opti
     gradients[0].copy_(result.dx_TD.sum().view({1}));
   }
   if (!choices.empty()) {
-    const at::Tensor tokens = at::tensor(std::vector<int64_t>(choices.begin(), choices.end()), at::kLong);
+    const at::Tensor tokens =
+        at::tensor(std::vector<int64_t>(choices.begin(), choices.end()), at::kLong);
     result.choice_logits_SN = x_TD.index_select(0, tokens).add(b_).expand({residuals.numel(), -1});
   }
   return result;
 }
 
-at::Tensor FakeDecoder::BlockBackward(int, const at::Tensor& dy_TD, const Cell& cell, const BlockSaved& saved,
-                                      std::span<at::Tensor> gradients, bool need_dx) {
+at::Tensor FakeDecoder::BlockBackward(int, const at::Tensor& dy_TD, const Cell& cell,
+                                      const BlockSaved& saved, std::span<at::Tensor> gradients,
+                                      bool need_dx) {
   ANNEAL_CHECK(saved.tensors.size() == 1 && !need_dx);
   gradients[0].zero_();
   gradients[0].index_add_(0, cell.targets_S, dy_TD);
   return {};
 }
 
-void FakeDecoder::EmbedBackward(const at::Tensor&, const Cell&, std::span<at::Tensor>) { ANNEAL_CHECK(false); }
+void FakeDecoder::EmbedBackward(const at::Tensor&, const Cell&, std::span<at::Tensor>) {
+  ANNEAL_CHECK(false);
+}
 
-at::Tensor FakeDecoder::HeadLogits(const at::Tensor& x_TD) { return x_TD.add(b_).view({1, kFakeVocabulary}); }
+at::Tensor FakeDecoder::HeadLogits(const at::Tensor& x_TD) {
+  return x_TD.add(b_).view({1, kFakeVocabulary});
+}
 
 }  // namespace anneal::trainer::testing

@@ -22,7 +22,8 @@ std::vector<SmallRow> MakeSmallRows(int count, int64_t vocab_size, uint64_t seed
   return rows;
 }
 
-void WriteSmallDataset(const std::string& path, const std::vector<SmallRow>& rows, int64_t vocab_size) {
+void WriteSmallDataset(const std::string& path, const std::vector<SmallRow>& rows,
+                       int64_t vocab_size) {
   auto writer = PreparedDatasetWriter::Create(
       path, {.content_key = std::string(64, '0'), .vocab_size = vocab_size, .max_length = 1024});
   ANNEAL_CHECK_OK(writer.status());
