@@ -7,8 +7,12 @@
 #include <csignal>
 #include <string>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
 #include "absl/synchronization/notification.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
 #include "common/base/file.h"
 #include "common/base/temp_dir.h"
 #include "common/base/thread.h"
@@ -46,6 +50,15 @@ class ThreadStacksTest : public ::testing::Test {
     WriteThreadStacks(fd.get());
     return ReadSmallFile(path).value_or("");
   }
+  // What is written once `thread` sleeps; it may still be on its way from hangs_ to its read.
+  std::string WriteOnceAsleep(absl::string_view thread) {
+    const std::string asleep = absl::StrCat(" ", thread, ", state S:\n");
+    std::string text = Write();
+    const absl::Time until = absl::Now() + absl::Seconds(60);
+    while (!absl::StrContains(text, asleep) && absl::Now() < until) text = Write();
+    EXPECT_THAT(text, HasSubstr(asleep));
+    return text;
+  }
   // Lets the hanging threads go.
   void ClosePipe() {
     ::close(pipe_[1]);
@@ -65,8 +78,7 @@ TEST_F(ThreadStacksTest, ShowWhereAThreadHangs) {
   Thread thread("hanging", [this] { HangOnPipe(pipe_[0], hangs_); });
   hangs_.WaitForNotification();
   for (int i = 0; i < 3; ++i) {
-    const std::string text = Write();
-    EXPECT_THAT(text, HasSubstr(" hanging, state S:\n"));
+    const std::string text = WriteOnceAsleep("hanging");
     EXPECT_THAT(text, HasSubstr("anneal::HangOnPipe()"));
     EXPECT_THAT(text, HasSubstr("(thread_stacks_test+0x"));
     EXPECT_THAT(text, HasSubstr("\nend of stacks\n"));
@@ -82,7 +94,7 @@ TEST_F(ThreadStacksTest, AThreadThatDoesNotAnswerIsNamed) {
     HangOnPipe(pipe_[0], hangs_);
   });
   hangs_.WaitForNotification();
-  const std::string text = Write();
+  const std::string text = WriteOnceAsleep("deaf");
   EXPECT_THAT(text, HasSubstr(" deaf, state S:\n  does not answer\n"));
   EXPECT_THAT(text, Not(HasSubstr("HangOnPipe")));
   ClosePipe();

@@ -15,7 +15,7 @@ import yaml
 from conftest import BIN_DIR, SOURCE_DIR, seconds
 
 sys.path.insert(0, str(SOURCE_DIR / "tests" / "testing"))
-from mini_cluster import wait_until  # noqa: E402
+from mini_cluster import daemons_of, wait_until  # noqa: E402
 
 DEPLOY = SOURCE_DIR / "deploy"
 SYSTEMD = DEPLOY / "systemd"
@@ -116,11 +116,6 @@ class Notified:
         return self.socket.recv(100).decode()
 
 
-def daemons_of(keeper):
-    """Its child processes that have become daemons: not spare trainers, and not those just forked, which still look like it."""
-    return [child for child in psutil.Process(keeper.pid).children() if "daemon" in child.cmdline()]
-
-
 def test_programs_notify_and_reload_as_the_units_say(tmp_path):
     """What Type=notify, ExecReload and KillMode=mixed rely on."""
     (tmp_path / "keys").write_text("test-key-0123456789abcdef default tester admin\n")
@@ -142,12 +137,12 @@ def test_programs_notify_and_reload_as_the_units_say(tmp_path):
                  f"--address-file={tmp_path}/worker-addresses"], env=environment, stderr=log)
             try:
                 assert told.receive() == "READY=1"
-                [daemon] = wait_until(lambda: daemons_of(worker), 30, "the daemon")
+                [daemon] = wait_until(lambda: daemons_of(worker.pid), 30, "the daemon")
                 assert "NOTIFY_SOCKET" not in daemon.environ()
                 wait_until((tmp_path / "worker-addresses").exists, 60, "the daemon to listen")
                 worker.send_signal(signal.SIGHUP)
                 daemon.wait(30)
-                [successor] = wait_until(lambda: daemons_of(worker), 30, "the next daemon")
+                [successor] = wait_until(lambda: daemons_of(worker.pid), 30, "the next daemon")
                 assert successor.pid != daemon.pid
                 worker.send_signal(signal.SIGTERM)
                 assert told.receive() == "STOPPING=1"

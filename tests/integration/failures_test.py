@@ -11,7 +11,7 @@ import grpc
 import psutil
 import pytest
 
-from mini_cluster import BIN_DIR, MiniCluster, stubs, wait_until
+from mini_cluster import BIN_DIR, MiniCluster, daemons_of, stubs, wait_until
 
 
 @pytest.fixture
@@ -86,14 +86,12 @@ def test_a_restarted_daemon_stops_no_training(cluster, make_spec, signal_number)
     trainers = {p.pid for p in cluster.trainer_processes()}
     assert len(trainers) == 2
     for worker in cluster.workers:
-        keeper = psutil.Process(worker.popen.pid)
-        daemons = [c for c in keeper.children() if "anneal-worker" in c.cmdline()[0] and "daemon" in c.cmdline()]
-        assert len(daemons) == 1, keeper.children()
+        [daemon] = daemons_of(worker.popen.pid)
         if signal_number == signal.SIGHUP:
-            keeper.send_signal(signal.SIGHUP)
+            worker.popen.send_signal(signal.SIGHUP)
         else:
-            daemons[0].kill()
-        wait_until(lambda: has_ended(daemons[0]), 30, "the daemon's end")
+            daemon.kill()
+        wait_until(lambda: has_ended(daemon), 30, "the daemon's end")
     assert cluster.wait_for_state(job.name, {"SUCCEEDED"}).generation == 1
     steps = cluster.jobs.ListStepMetrics(
         stubs("fine_tuning_service_pb2").ListStepMetricsRequest(name=job.name, page_size=1000)).steps

@@ -89,6 +89,16 @@ class Process:
         return self.popen.wait(timeout=seconds)
 
 
+def daemons_of(keeper_pid):
+    """The child processes of a worker's keeper that are daemons: not spare trainers, not those just forked or just dead."""
+    found = []
+    for child in psutil.Process(keeper_pid).children():
+        with contextlib.suppress(psutil.NoSuchProcess):  # a zombie's command line, too
+            if child.cmdline()[1:2] == ["daemon"]:
+                found.append(child)
+    return found
+
+
 class MiniCluster:
     def __init__(self, folder, workers=2, slots_per_worker=1, threads_per_slot=1, allowed_roots=(), coordinator_flags=(),
                  worker_flags=()):
@@ -215,7 +225,7 @@ class MiniCluster:
     def spare_processes(self):
         """Trainers that have loaded and wait for a task."""
         return [p for p in psutil.process_iter(["name", "cmdline"])
-                if p.info["name"] == "anneal-spare" and self.short.name in " ".join(p.info["cmdline"])]
+                if p.info["name"] == "anneal-spare" and self.short.name in " ".join(p.info["cmdline"] or [])]
 
     def close(self):
         if self.channel is not None:

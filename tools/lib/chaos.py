@@ -16,7 +16,7 @@ import hang
 import psutil
 import tiny_model
 from google.protobuf.duration_pb2 import Duration
-from mini_cluster import MiniCluster, stubs, wait_until
+from mini_cluster import MiniCluster, daemons_of, stubs, wait_until
 
 WORKERS = 2
 EPOCHS = 60  # of 6 steps each
@@ -119,10 +119,8 @@ class Chaos:
         return True
 
     def kill_daemon(self, name):
-        keeper = psutil.Process(self.random.choice(self.cluster.workers).popen.pid)
-        for child in keeper.children():
-            if child.cmdline()[1:2] == ["daemon"]:
-                child.kill()
+        for daemon in daemons_of(self.random.choice(self.cluster.workers).popen.pid):
+            daemon.kill()
         return False
 
     def kill_keeper(self, name):
