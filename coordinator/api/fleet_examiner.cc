@@ -28,8 +28,6 @@ constexpr char kAnswer[] = "answer";
 constexpr char kVersion[] = "version";
 constexpr int kTokenBytes = 16;
 constexpr absl::Duration kLookAfter = absl::Milliseconds(200);
-// As the workers'.
-constexpr absl::Duration kMarkPatience = absl::Seconds(10);
 // No worker has it: its letters are small ones.
 constexpr char kOwnMark[] = "COORDINATOR";
 
@@ -240,13 +238,13 @@ absl::StatusOr<v1::CheckFleetResponse> FleetExaminer::Examine(
   std::vector<v1::Check> own = {
       CheckStorage(files, absl::StrCat(folder, "/of-", kOwnMark), parts_.clock)};
   const absl::Status left = LeaveMark(files, folder, kOwnMark, round->token());
-  ANNEAL_RETURN_IF_ERROR(
-      round->Await(&ExaminationResult::is_ready, /*only_ready=*/false, patience_, cancelled));
+  ANNEAL_RETURN_IF_ERROR(round->Await(&ExaminationResult::is_ready, /*only_ready=*/false,
+                                      patience_.answers, cancelled));
   parts_.inbox.Examine(round->SecondHalf(left.ok(), parts_.random), sink);
   own.push_back(
-      CheckMarks(files, folder, round->Marks(), round->token(), kMarkPatience, parts_.clock));
-  ANNEAL_RETURN_IF_ERROR(
-      round->Await(&ExaminationResult::is_complete, /*only_ready=*/true, patience_, cancelled));
+      CheckMarks(files, folder, round->Marks(), round->token(), patience_.marks, parts_.clock));
+  ANNEAL_RETURN_IF_ERROR(round->Await(&ExaminationResult::is_complete, /*only_ready=*/true,
+                                      patience_.answers, cancelled));
 
   v1::CheckFleetResponse response;
   for (v1::Check& check : own) {

@@ -29,9 +29,15 @@ class FleetExaminer {
     Clock& clock;
     Random& random;
   };
-  // `patience`: with the workers, for each half of the examination. A worker may try five links in
-  // vain, 3 s each, and look for marks for 10 s.
-  explicit FleetExaminer(const Parts& parts, absl::Duration patience = absl::Seconds(40))
+  struct Patience {
+    // With the workers, for each half of the examination. A worker may try five links in vain, 3 s
+    // each, and look for marks for 10 s.
+    absl::Duration answers = absl::Seconds(40);
+    // With what the workers have written: a shared file system may show that late.
+    absl::Duration marks = absl::Seconds(10);
+  };
+  explicit FleetExaminer(const Parts& parts) : FleetExaminer(parts, Patience{}) {}
+  FleetExaminer(const Parts& parts, const Patience& patience)
       : parts_(parts), patience_(patience) {}
 
   // Blocks until it is over, some seconds, or `cancelled` returns true, which is asked a few times
@@ -42,7 +48,7 @@ class FleetExaminer {
   class Round;
 
   const Parts parts_;
-  const absl::Duration patience_;
+  const Patience patience_;
   std::atomic<bool> busy_ = false;
 };
 

@@ -106,7 +106,7 @@ class FleetExaminerTest : public ::testing::Test {
   }
   absl::StatusOr<v1::CheckFleetResponse> Examine(bool cancelled = false) {
     FleetExaminer examiner({roster_, fleet_, *storage_, Clock::Real(), random_},
-                           /*patience=*/absl::Milliseconds(300));
+                           {.answers = absl::Milliseconds(300), .marks = absl::Milliseconds(300)});
     return examiner.Examine([cancelled] { return cancelled; });
   }
   // "machine name verdict: measured" of each check that is not OK.
@@ -206,7 +206,7 @@ TEST_F(FleetExaminerTest, OneAtATimeAndOnlyWhileSomebodyWaits) {
   EXPECT_THAT(Examine(/*cancelled=*/true), StatusIs(absl::StatusCode::kCancelled));
   EXPECT_THAT(fleet_.wanted(), IsEmpty());
   FleetExaminer examiner({roster_, fleet_, *storage_, Clock::Real(), random_},
-                         absl::Milliseconds(1));
+                         {.answers = absl::Milliseconds(1), .marks = absl::Milliseconds(1)});
   absl::Status second;
   fleet_.during = [&] { second = examiner.Examine([] { return false; }).status(); };
   EXPECT_THAT(examiner.Examine([] { return false; }), testing::IsOk());

@@ -130,7 +130,9 @@ absl::StatusOr<std::vector<v1::Slot>> FindSlots(const InventoryOptions& options)
                         << Field("slots", cpu_slots) << Field("threads_per_slot", threads)
                         << Field("processors", processors);
   }
-  const int64_t memory = CountUsableMemory();
+  const int64_t memory = options.slot_memory_bytes > 0
+                             ? options.slot_memory_bytes
+                             : CountUsableMemory() / std::max(1, cpu_slots);
   const std::string cpuinfo = ReadCpuInfo();
   const absl::string_view name = ProcessorField(cpuinfo, {"model name"});
   const bool bf16 = HasBf16DotProducts(cpuinfo);
@@ -141,7 +143,7 @@ absl::StatusOr<std::vector<v1::Slot>> FindSlots(const InventoryOptions& options)
     slot.set_accelerator(v1::ResourceSpec::ACCELERATOR_CPU);
     slot.set_device_name(name.empty() ? "CPU" : std::string(name));
     slot.set_bf16(bf16);
-    slot.set_memory_bytes(memory / cpu_slots);
+    slot.set_memory_bytes(memory);
     slot.set_threads(threads);
   }
   const std::vector<int> usable = UsableProcessors();

@@ -16,6 +16,8 @@ struct InventoryOptions {
   int cpu_slots = -1;
   // Of each CPU slot. 0 = the usable processors divided by the slots.
   int threads_per_slot = 0;
+  // Of each CPU slot. 0 = the usable memory divided by the slots.
+  int64_t slot_memory_bytes = 0;
   bool use_gpus = true;
   // NVIDIA's management library; absent = no GPUs.
   std::string nvml_library = "libnvidia-ml.so.1";

@@ -32,9 +32,16 @@ TEST(AcceleratorInventoryTest, WithoutADriverThereAreCpuSlots) {
   ANNEAL_ASSERT_OK_AND_ASSIGN(
       slots,
       FindSlots({.cpu_slots = 3, .threads_per_slot = 5, .nvml_library = "libno-such-thing.so"}));
+  const int64_t divided = slots[0].memory_bytes();
+  EXPECT_GT(divided, 0);
   ASSERT_EQ(slots.size(), 3u);
   EXPECT_EQ(slots[2].id(), "cpu2");
   EXPECT_EQ(slots[2].threads(), 5);
+
+  ANNEAL_ASSERT_OK_AND_ASSIGN(slots, FindSlots({.cpu_slots = 3,
+                                                .slot_memory_bytes = divided / 2,
+                                                .nvml_library = "libno-such-thing.so"}));
+  EXPECT_EQ(slots[2].memory_bytes(), divided / 2);
 }
 
 TEST(AcceleratorInventoryTest, GpusAreSlotsByUuid) {

@@ -116,6 +116,9 @@ absl::StatusOr<std::optional<WorkerOptions>> ParseWorkerOptions(int argc, const 
                 "Shares of CPU cores to lend. -1: one if there is no GPU.", -1, kMany);
   flags.Integer("threads-per-slot", &options.inventory.threads_per_slot,
                 "Threads of a CPU slot. 0: the usable processors divided by the slots.", 0, kMany);
+  flags.Bytes("slot-memory", &options.inventory.slot_memory_bytes,
+              "Memory that the trainer of a CPU slot may take: it is ended before it takes more. "
+              "0: the usable memory divided by the slots.");
   flags.Switch("gpus", &options.inventory.use_gpus, "Lend the machine's GPUs.");
   flags.Text("nvml-library", &options.inventory.nvml_library,
              "NVIDIA's management library; not there means no GPUs.");

@@ -93,9 +93,7 @@ absl::Status ProcessWatch::Look(int64_t pid, bool heard, const protocol::Status&
     return WithReason(absl::ResourceExhaustedError(absl::StrCat(
                           name_, " took ", Mebibytes(look->own_memory_bytes), " of the ",
                           Mebibytes(memory_bytes_), " that its slot has, in ", Where(said),
-                          ", and was ended before others on its machine lose theirs. A smaller "
-                          "microbatch_tokens, more slots or "
-                          "sharding need less of it")),
+                          ", and was ended before others on its machine lose theirs")),
                       "OUT_OF_MEMORY");
   }
   return absl::OkStatus();

@@ -143,10 +143,8 @@ void Task::LookAtFolder() {
   if (!end.ok()) return;
   const bool killed_by_others = end->signal == SIGKILL && !end->lost && last_signal_ == 0;
   if (verdict_.ok() && killed_by_others && CountOutOfMemoryKills() > out_of_memory_kills_) {
-    verdict_ = WithReason(
-        absl::ResourceExhaustedError("the kernel killed it for want of memory. A smaller "
-                                     "microbatch_tokens, more slots or sharding need less of it"),
-        "OUT_OF_MEMORY");
+    verdict_ = WithReason(absl::ResourceExhaustedError("the kernel killed it for want of memory"),
+                          "OUT_OF_MEMORY");
   }
   internal::TaskExit exit = MakeTaskExit(*end, folder_->ReadExitRecord());
   // One that had not got so far as to say how it ends.

@@ -20,9 +20,6 @@ using internal::ExaminationResult;
 
 namespace {
 
-// For a mark that was written before we began to look.
-constexpr absl::Duration kMarkPatience = absl::Seconds(10);
-
 google::protobuf::Timestamp TimestampOf(absl::Time time) {
   return google::protobuf::util::TimeUtil::MicrosecondsToTimestamp(absl::ToUnixMicros(time));
 }
@@ -179,7 +176,7 @@ void Examiner::LookAtOthers(const Examination& wanted, ExaminationResult& result
   }
   *result.add_checks() =
       CheckMarks(files_, FolderOf(wanted), {wanted.marks().begin(), wanted.marks().end()},
-                 wanted.token(), kMarkPatience, clock_);
+                 wanted.token(), options_.mark_patience, clock_);
   result.set_is_complete(true);
 }
 

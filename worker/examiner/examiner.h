@@ -8,6 +8,7 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
 #include "anneal/internal/fleet_service.pb.h"
 #include "common/base/clock.h"
 #include "common/base/thread.h"
@@ -27,6 +28,8 @@ class Examiner {
     std::string storage_root;
     std::string worker;        // its name
     std::string nvml_library;  // empty = GPUs are not used
+    // How long it looks for what others have written before: a shared file system may show it late.
+    absl::Duration mark_patience = absl::Seconds(10);
   };
   // `notify` is called from the thread, without a lock, when there is something new to see.
   // `files` and `clock` outlive it.

@@ -31,7 +31,10 @@ class Worker {
   Worker(const std::string& name, const std::string& storage_root,
          const std::string& data_address = "127.0.0.1")
       : examiner_(
-            {.data_address = data_address, .storage_root = storage_root, .worker = name},
+            {.data_address = data_address,
+             .storage_root = storage_root,
+             .worker = name,
+             .mark_patience = absl::Milliseconds(300)},
             FileSystem::Posix(), [this] { Notify(); }, Clock::Real()) {}
 
   Examiner& operator*() { return examiner_; }

@@ -102,6 +102,18 @@ TEST_F(WorkerTasksTest, EndsAreToldWithTheirCauseAndTheLogsEnd) {
   EXPECT_EQ(failed.exit().message(), "no room");
 }
 
+TEST_F(WorkerTasksTest, ATrainerThatTakesTooMuchMemoryIsEndedAndItsNeighbourIsNot) {
+  StartWorker({{"--slot-memory", "768MiB"}});
+  coordinator_.Want({Want(Rank(0), "greedy", "cpu0"), Want(Rank(1), "run", "cpu1")});
+  const TaskObservation greedy = coordinator_.AwaitTask("the end", Rank(0), HasExited);
+  EXPECT_EQ(greedy.exit().reason(), "OUT_OF_MEMORY");
+  EXPECT_EQ(greedy.exit().signal(), SIGKILL);
+  EXPECT_THAT(greedy.exit().message(), AllOf(HasSubstr("rank 0 on worker w1 took "),
+                                             HasSubstr(" of the 768 MiB that its slot has")));
+  const TaskObservation neighbour = coordinator_.AwaitTask("the neighbour", Rank(1), IsRunning);
+  EXPECT_TRUE(IdentifyProcess(neighbour.pid()).ok());
+}
+
 TEST_F(WorkerTasksTest, AProgramThatIsMissingIsSaid) {
   std::filesystem::remove(bin_dir_ + "/anneal-trainer");
   StartWorker();

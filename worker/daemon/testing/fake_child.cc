@@ -5,12 +5,12 @@
 //   crash      writes "about to crash" to its log, exits with status 3 and no record
 //   fail       leaves an exit record, exits with status 1
 //   abort      kills itself with SIGKILL
-//   run        one step report a millisecond until told to stop; PAUSE: exit 0, FINISH: a result
-//   and
-//              exit 0, NOW: a record and exit 1
+//   run        one step report a millisecond until told to stop; PAUSE: exit 0,
+//              FINISH: a result and exit 0, NOW: a record and exit 1
 //   busy       as run, but never comes to a step boundary to pause at
 //   stubborn   as run, but ignores orders and SIGTERM
 //   wait       as run, but says that it is overdue inside collective 7
+//   greedy     as run, and takes more memory all the time
 //   join       rank 0 offers a rendezvous, others wait for it and report it; then as run
 
 #include <csignal>
@@ -64,10 +64,12 @@ int Run(ChildChannel& channel, const std::string& mode) {
   const bool stubborn = mode == "stubborn";
   if (stubborn) ::signal(SIGTERM, SIG_IGN);
   channel.SetPhase("train");
+  std::vector<std::string> taken;
   for (int64_t step = 1;; ++step) {
     SendStep(channel, step);
     if (mode == "wait")
       channel.SetRankReport({.collective_sequence = 7, .overdue = "inside collective 7"});
+    if (mode == "greedy") taken.emplace_back(size_t{1} << 20, '1');
     Clock::Real().Sleep(absl::Milliseconds(1));
     if (stubborn) continue;
     if (channel.stop_requested() == StopMode::kPause && mode != "busy")
