@@ -41,6 +41,13 @@ absl::Status ErrorOf(sqlite3* handle, int code, absl::string_view what) {
 
 }  // namespace
 
+Statement::~Statement() {
+  if (statement_ == nullptr) return;  // moved away
+  Reset();
+  // Two of the same text were in use at a time: one is kept.
+  idle_.try_emplace(sqlite3_sql(statement_.get()), std::move(statement_));
+}
+
 Statement& Statement::Bind(int64_t value) {
   if (bind_error_ == SQLITE_OK)
     bind_error_ = sqlite3_bind_int64(statement_.get(), next_parameter_, value);
@@ -137,11 +144,13 @@ absl::Status Database::Execute(const std::string& sql) {
 }
 
 absl::StatusOr<Statement> Database::Prepare(absl::string_view sql) {
+  if (auto known = idle_->extract(std::string(sql)); !known.empty())
+    return Statement(std::move(known.mapped()), *idle_);
   sqlite3_stmt* statement = nullptr;
-  const int code = sqlite3_prepare_v2(handle_.get(), sql.data(), static_cast<int>(sql.size()),
-                                      &statement, nullptr);
+  const int code = sqlite3_prepare_v3(handle_.get(), sql.data(), static_cast<int>(sql.size()),
+                                      SQLITE_PREPARE_PERSISTENT, &statement, nullptr);
   if (code != SQLITE_OK) return ErrorOf(handle_.get(), code, sql);
-  return Statement(statement);
+  return Statement({statement, &sqlite3_finalize}, *idle_);
 }
 
 int64_t Database::changes() const { return sqlite3_changes64(handle_.get()); }

@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <unordered_map>
 #include <utility>
 
 #include "absl/status/status.h"
@@ -19,9 +20,22 @@
 
 namespace anneal {
 
+namespace internal_sqlite {
+
+using Handle = std::unique_ptr<sqlite3_stmt, decltype(&sqlite3_finalize)>;
+// Statements that have been used and can be used again, by their text.
+using IdleStatements = std::unordered_map<std::string, Handle>;
+
+}  // namespace internal_sqlite
+
 // A prepared statement. Guarded by its caller; must not outlive its database.
 class Statement {
  public:
+  Statement(Statement&&) = default;
+  Statement& operator=(Statement&&) = delete;
+  // Leaves it to the next who prepares the same text.
+  ~Statement();
+
   // Binds the next parameter, from the first on. A failure shows in Step().
   Statement& Bind(int64_t value);
   Statement& Bind(double value);
@@ -45,9 +59,11 @@ class Statement {
 
  private:
   friend class Database;
-  explicit Statement(sqlite3_stmt* statement) : statement_(statement, &sqlite3_finalize) {}
+  Statement(internal_sqlite::Handle statement, internal_sqlite::IdleStatements& idle)
+      : statement_(std::move(statement)), idle_(idle) {}
 
-  std::unique_ptr<sqlite3_stmt, decltype(&sqlite3_finalize)> statement_;
+  internal_sqlite::Handle statement_;
+  internal_sqlite::IdleStatements& idle_;
   int next_parameter_ = 1;
   int bind_error_ = SQLITE_OK;
 };
@@ -64,6 +80,7 @@ class Database {
 
   // Runs statements that give no rows, separated by semicolons.
   absl::Status Execute(const std::string& sql);
+  // Statements are kept for their next use, so `sql` should be one of few texts.
   absl::StatusOr<Statement> Prepare(absl::string_view sql);
   // Rows that the last statement changed.
   int64_t changes() const;
@@ -72,6 +89,9 @@ class Database {
   explicit Database(sqlite3* handle) : handle_(handle, &sqlite3_close_v2) {}
 
   std::unique_ptr<sqlite3, decltype(&sqlite3_close_v2)> handle_;
+  // On the heap, because statements hold on to it while databases are moved.
+  std::unique_ptr<internal_sqlite::IdleStatements> idle_ =
+      std::make_unique<internal_sqlite::IdleStatements>();
 };
 
 // Rolls back in its destructor unless committed. Takes the write lock at once, so that nothing read
