@@ -363,6 +363,11 @@ grpc::Status FineTuningServiceImpl::FinishJob(grpc::ServerContext* context,
                                               v1::Job* response) {
   return ToGrpcStatus(Act(*context, *request, FinishRequested{request->request_id()}, response));
 }
+grpc::Status FineTuningServiceImpl::RequestStacks(grpc::ServerContext* context,
+                                                  const v1::JobActionRequest* request,
+                                                  v1::Job* response) {
+  return ToGrpcStatus(Act(*context, *request, StacksRequested{}, response));
+}
 grpc::Status FineTuningServiceImpl::ListJobEvents(grpc::ServerContext* context,
                                                   const v1::ListJobEventsRequest* request,
                                                   v1::ListJobEventsResponse* response) {

@@ -61,6 +61,8 @@ class FineTuningServiceImpl
                         v1::Job* response) override;
   grpc::Status ResumeJob(grpc::ServerContext* context, const v1::JobActionRequest* request,
                          v1::Job* response) override;
+  grpc::Status RequestStacks(grpc::ServerContext* context, const v1::JobActionRequest* request,
+                             v1::Job* response) override;
   grpc::Status FinishJob(grpc::ServerContext* context, const v1::JobActionRequest* request,
                          v1::Job* response) override;
   grpc::Status ListJobEvents(grpc::ServerContext* context, const v1::ListJobEventsRequest* request,

@@ -405,9 +405,10 @@ internal::Desired Fleet::MakeDesired(const WorkerState& worker, const PlacedJobs
     task.set_action(ActionFor(key, record));
     for (const std::string& slot : memory.slot_ids) task.add_slot_ids(slot);
     task.set_task_json(memory.task_json);
-    if (key.kind == TaskKey::Kind::kTrain && key.rank > 0)
-      task.set_rendezvous(record.train().rendezvous());
     task.set_acknowledged_report(memory.durable);
+    if (key.kind != TaskKey::Kind::kTrain) continue;
+    if (key.rank > 0) task.set_rendezvous(record.train().rendezvous());
+    task.set_stacks_requests(record.train().stacks_requests());
   }
   return desired;
 }

@@ -120,10 +120,12 @@ struct ResumeRequested {
 struct FinishRequested {
   std::string request_id;
 };
+// Where do the ranks stand? They write it to their logs. Each one counts.
+struct StacksRequested {};
 
-using LifecycleEvent =
-    std::variant<PrepareAssigned, SlotsAssigned, WaitExplained, MoveRequired, TaskObserved,
-                 TaskReported, OutputLost, TaskEnded, TaskLost, TaskHung, TaskReleased, Tick,
-                 CancelRequested, PauseRequested, ResumeRequested, FinishRequested>;
+using LifecycleEvent = std::variant<PrepareAssigned, SlotsAssigned, WaitExplained, MoveRequired,
+                                    TaskObserved, TaskReported, OutputLost, TaskEnded, TaskLost,
+                                    TaskHung, TaskReleased, Tick, CancelRequested, PauseRequested,
+                                    ResumeRequested, FinishRequested, StacksRequested>;
 
 }  // namespace anneal

@@ -174,14 +174,16 @@ std::vector<LifecycleEvent> EveryEvent() {
           CancelRequested{"c"},
           PauseRequested{"p"},
           ResumeRequested{"r", {}},
-          FinishRequested{"f"}};
+          FinishRequested{"f"},
+          StacksRequested{}};
 }
 
 bool IsRequest(const LifecycleEvent& event) {
   return std::holds_alternative<CancelRequested>(event) ||
          std::holds_alternative<PauseRequested>(event) ||
          std::holds_alternative<ResumeRequested>(event) ||
-         std::holds_alternative<FinishRequested>(event);
+         std::holds_alternative<FinishRequested>(event) ||
+         std::holds_alternative<StacksRequested>(event);
 }
 
 TEST(StepTest, EveryStateIsDefinedForEveryEvent) {

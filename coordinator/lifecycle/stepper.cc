@@ -23,7 +23,8 @@ absl::Status Stepper::Apply(const LifecycleEvent& event) {
   const bool request = std::holds_alternative<CancelRequested>(event) ||
                        std::holds_alternative<PauseRequested>(event) ||
                        std::holds_alternative<ResumeRequested>(event) ||
-                       std::holds_alternative<FinishRequested>(event);
+                       std::holds_alternative<FinishRequested>(event) ||
+                       std::holds_alternative<StacksRequested>(event);
   // Terminal states never change; a request must hear why.
   if (IsTerminal(state()) && !request) return absl::OkStatus();
   return std::visit([this](const auto& e) { return On(e); }, event);

@@ -100,6 +100,7 @@ class Stepper {
   absl::Status ChangeSlots(int32_t slots);
   absl::Status On(const ResumeRequested& event);
   absl::Status On(const FinishRequested& event);
+  absl::Status On(const StacksRequested& event);
 
   internal::JobRecord record_;
   const absl::Time now_;

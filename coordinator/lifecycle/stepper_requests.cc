@@ -126,4 +126,11 @@ absl::Status Stepper::On(const FinishRequested& event) {
   return absl::OkStatus();
 }
 
+absl::Status Stepper::On(const StacksRequested&) {
+  if (!HasTrainers(state())) return Refuse("asking where it stands", "a job that has trainers");
+  changed_ = true;
+  record_.mutable_train()->set_stacks_requests(record_.train().stacks_requests() + 1);
+  return absl::OkStatus();
+}
+
 }  // namespace anneal

@@ -45,6 +45,7 @@ const std::map<std::string, Need>& Needs() {
       {"FineTuningService.PauseJob", {Right::kWrite, "job"}},
       {"FineTuningService.ResumeJob", {Right::kWrite, "job"}},
       {"FineTuningService.FinishJob", {Right::kWrite, "job"}},
+      {"FineTuningService.RequestStacks", {Right::kWrite, "job"}},
       {"FineTuningService.ListJobEvents", {Right::kRead, "job"}},
       {"FineTuningService.ListStepMetrics", {Right::kRead, "job"}},
       {"FineTuningService.ListCheckpoints", {Right::kRead, "job"}},

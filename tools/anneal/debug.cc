@@ -3,11 +3,15 @@
 #include <algorithm>
 #include <iostream>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "absl/strings/string_view.h"
+#include "absl/time/time.h"
 #include "common/base/clock.h"
 #include "common/base/status.h"
 #include "common/config/version.h"
@@ -28,6 +32,11 @@ using Jobs = v1::FineTuningService::StubInterface;
 constexpr size_t kMaxLogBytes = 4 << 20;
 constexpr int64_t kMaxGenerations = 10;
 constexpr int kMaxRanks = 1024;
+// How long ranks may take to write where they stand. One that is stopped never does.
+constexpr absl::Duration kStacksPatience = absl::Seconds(5);
+constexpr absl::Duration kLookAgain = absl::Milliseconds(200);
+// What a trainer writes after the stacks of its threads (common/base/thread_stacks.h).
+constexpr char kEndOfStacks[] = "\nend of stacks\n";
 
 // One archive that is being filled. What cannot be had is said in it, and the rest goes on: the job
 // it is for is rarely well.
@@ -42,6 +51,7 @@ class Collection {
     request.set_name(job_);
     ANNEAL_ASSIGN_OR_RETURN(const v1::Job job, client_.Call(&Jobs::GetJob, request));
     ANNEAL_RETURN_IF_ERROR(Add("job.json", ToText(job)));
+    AwaitStacks(job);
     ANNEAL_RETURN_IF_ERROR(AddLines("events.jsonl", ReadEvents(client_, job_)));
     ANNEAL_RETURN_IF_ERROR(AddLines("steps.jsonl", ReadSteps(client_, job_)));
     v1::ListCheckpointsRequest checkpoints;
@@ -102,8 +112,51 @@ class Collection {
     for (const Item& item : *items) absl::StrAppend(&lines, ToText(item));
     return Add(name, lines);
   }
+  // Has the ranks of a job that trains write to their logs where they stand, and waits for them.
+  void AwaitStacks(const v1::Job& job) {
+    const int64_t generation = job.generation();
+    std::vector<int64_t> before;  // of each rank that has a log
+    while (before.size() < kMaxRanks) {
+      const std::optional<int64_t> count = CountStacks(generation, before.size());
+      if (!count.has_value()) break;
+      before.push_back(*count);
+    }
+    v1::JobActionRequest request;
+    request.set_name(job_);
+    const absl::Status asked = client_.Call(&Jobs::RequestStacks, request).status();
+    if (absl::IsFailedPrecondition(asked)) return;  // it has no ranks now
+    if (!asked.ok()) return Miss("where the ranks stand", asked);
+    Clock& clock = Clock::Real();
+    const absl::Duration until = clock.MonotonicNow() + kStacksPatience;
+    for (size_t rank = 0; rank < before.size(); ++rank) {
+      while (CountStacks(generation, rank).value_or(0) <= before[rank]) {
+        if (clock.MonotonicNow() >= until) {
+          Miss(absl::StrCat("where rank ", rank, " stands"),
+               absl::DeadlineExceededError("it has not said so in time"));
+          break;
+        }
+        clock.Sleep(kLookAgain);
+      }
+    }
+  }
+  // How often the rank has written its stacks, as far as the end of its log shows.
+  std::optional<int64_t> CountStacks(int64_t generation, size_t rank) {
+    std::string log;
+    if (!ReadLog(generation, static_cast<int>(rank), &log).ok()) return std::nullopt;
+    const std::vector<absl::string_view> parts = absl::StrSplit(log, kEndOfStacks);
+    return static_cast<int64_t>(parts.size()) - 1;
+  }
   // Whether there is such a log.
   absl::StatusOr<bool> AddLog(const std::string& name, int64_t generation, int rank) {
+    std::string log;
+    const absl::Status status = ReadLog(generation, rank, &log);
+    if (absl::IsNotFound(status)) return false;
+    if (!status.ok()) Miss(name, status);
+    ANNEAL_RETURN_IF_ERROR(Add(absl::StrCat("logs/", name), log));
+    return status.ok();
+  }
+  // The log's end, or as much of it as came.
+  absl::Status ReadLog(int64_t generation, int rank, std::string* log) {
     v1::ReadJobLogRequest request;
     request.set_name(job_);
     request.set_generation(generation);
@@ -111,17 +164,12 @@ class Collection {
     grpc::ClientContext context;
     client_.Prepare(context, absl::Minutes(2));
     const auto stream = client_.jobs().ReadJobLog(&context, request);
-    std::string log;
     for (v1::LogChunk chunk; stream->Read(&chunk);) {
-      log += chunk.data();
-      if (log.size() > 2 * kMaxLogBytes) log.erase(0, log.size() - kMaxLogBytes);
+      *log += chunk.data();
+      if (log->size() > 2 * kMaxLogBytes) log->erase(0, log->size() - kMaxLogBytes);
     }
-    const absl::Status status = client_.ToStatus(stream->Finish());
-    if (absl::IsNotFound(status)) return false;
-    if (!status.ok()) Miss(name, status);
-    if (log.size() > kMaxLogBytes) log.erase(0, log.size() - kMaxLogBytes);
-    ANNEAL_RETURN_IF_ERROR(Add(absl::StrCat("logs/", name), log));
-    return status.ok();
+    if (log->size() > kMaxLogBytes) log->erase(0, log->size() - kMaxLogBytes);
+    return client_.ToStatus(stream->Finish());
   }
 
   Client& client_;

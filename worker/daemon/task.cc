@@ -89,6 +89,7 @@ void Task::Start() {
 void Task::Update(const internal::DesiredTask& desired) {
   wish_ = desired;
   wish_.clear_task_json();
+  AskForStacks();
   Obey();
 }
 
@@ -98,6 +99,14 @@ void Task::Obey() {
   channel_->SetRendezvous(wish_.rendezvous());
   if (wish_.action() == internal::DesiredTask::ACTION_PAUSE) Pause();
   if (wish_.action() == internal::DesiredTask::ACTION_FINISH) channel_->SetStop(StopMode::kFinish);
+}
+
+void Task::AskForStacks() {
+  if (!stacks_requests_.has_value()) stacks_requests_ = wish_.stacks_requests();
+  // To one that has not said hello yet the signal might be the end.
+  if (state_ != State::kRunning || wish_.stacks_requests() <= *stacks_requests_) return;
+  stacks_requests_ = wish_.stacks_requests();
+  context_.keeper.Kill({.run_dir = folder_->path(), .signal = SIGUSR1});
 }
 
 void Task::Pause() {

@@ -93,6 +93,8 @@ class Task {
  private:
   // Hands on what the newest wish says, as far as there is a process to hear it.
   void Obey();
+  // Has a trainer that hears write its stacks, if that is wished again.
+  void AskForStacks();
   // Makes the parts that follow the run folder.
   void Attach(const RunFolder& folder);
   void AskForProcess();
@@ -106,7 +108,8 @@ class Task {
   const protocol::TaskKey key_;
   State state_ = State::kWaiting;
   TaskFile file_;
-  internal::DesiredTask wish_;  // the newest, without the task itself
+  internal::DesiredTask wish_;              // the newest, without the task itself
+  std::optional<int64_t> stacks_requests_;  // of the first wish, then of the last heeded
   std::optional<RunFolder> folder_;
   std::optional<RankChannel> channel_;
   std::optional<ReportReader> reports_;

@@ -11,10 +11,12 @@
 #include <vector>
 
 #include "absl/strings/match.h"
+#include "absl/strings/str_split.h"
 #include "common/base/file.h"
 #include "common/base/status_matchers.h"
 #include "common/format/json.h"
 #include "common/metrics/testing/http_get.h"
+#include "worker/daemon/launch.h"
 #include "worker/keeper/testing/worker_process_test_base.h"
 #include "worker/supervisor/cpu_list.h"
 #include "worker/supervisor/run_folder.h"
@@ -112,6 +114,26 @@ TEST_F(WorkerTasksTest, ATrainerThatTakesTooMuchMemoryIsEndedAndItsNeighbourIsNo
                                              HasSubstr(" of the 768 MiB that its slot has")));
   const TaskObservation neighbour = coordinator_.AwaitTask("the neighbour", Rank(1), IsRunning);
   EXPECT_TRUE(IdentifyProcess(neighbour.pid()).ok());
+}
+
+TEST_F(WorkerTasksTest, EachRequestForStacksReachesATrainerOnce) {
+  StartWorker();
+  DesiredTask task = Want(Rank(0), "run", "cpu0");
+  task.set_stacks_requests(3);  // made before this worker knew of the task
+  coordinator_.Want({task});
+  coordinator_.AwaitReports(Rank(0), 1);
+  const std::string log = LogPath(Rank(0), temp_.path() + "/storage");
+  for (int asked = 1; asked <= 2; ++asked) {
+    task.set_stacks_requests(3 + asked);
+    coordinator_.Want({task});
+    const auto count = [&log] {
+      const std::vector<std::string> parts =
+          absl::StrSplit(ReadSmallFile(log).value_or(""), "asked for stacks\n");
+      return parts.size() - 1;
+    };
+    EXPECT_TRUE(Await([&] { return count() >= static_cast<size_t>(asked); }));
+    EXPECT_EQ(count(), static_cast<size_t>(asked));
+  }
 }
 
 TEST_F(WorkerTasksTest, AProgramThatIsMissingIsSaid) {

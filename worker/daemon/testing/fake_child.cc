@@ -1,5 +1,6 @@
 // Stands for anneal-prepare and anneal-trainer, also as a spare: speaks the protocol and does
-// nothing. The task's model_dir says how it behaves:
+// nothing. SIGUSR1 makes it write "asked for stacks" to its log. The task's model_dir says how it
+// behaves:
 //
 //   succeed    10 step reports, a result, exit 0
 //   crash      writes "about to crash" to its log, exits with status 3 and no record
@@ -12,6 +13,8 @@
 //   wait       as run, but says that it is overdue inside collective 7
 //   greedy     as run, and takes more memory all the time
 //   join       rank 0 offers a rendezvous, others wait for it and report it; then as run
+
+#include <unistd.h>
 
 #include <csignal>
 #include <cstdio>
@@ -60,6 +63,11 @@ void Join(ChildChannel& channel) {
       channel.SendReport({.issue = anneal::protocol::IssueReport{.message = *address}}));
 }
 
+void SayAsked(int) {
+  constexpr char kLine[] = "asked for stacks\n";
+  (void)!::write(STDERR_FILENO, kLine, sizeof(kLine) - 1);
+}
+
 int Run(ChildChannel& channel, const std::string& mode) {
   const bool stubborn = mode == "stubborn";
   if (stubborn) ::signal(SIGTERM, SIG_IGN);
@@ -100,6 +108,7 @@ int Behave(ChildChannel& channel, const std::string& mode) {
 
 int main(int argc, char** argv) {
   std::vector<std::string> arguments(argv + 1, argv + argc);
+  ::signal(SIGUSR1, &SayAsked);
   if (arguments[0] == "spare") {
     const absl::StatusOr<ChildStart> start =
         anneal::protocol::AwaitChildStart(UniqueFd(anneal::protocol::kSpareFd));
