@@ -212,7 +212,9 @@ v1::MemoryPlan ToProto(const MemoryPlan& plan) {
 
 std::string FormatMemoryPlan(const v1::MemoryPlan& plan) {
   const auto gibibytes = [](int64_t bytes) {
-    return absl::StrFormat("%.2f", static_cast<double>(bytes) / (int64_t{1} << 30));
+    // A tiny model is not nothing.
+    const int digits = bytes < (int64_t{1} << 30) / 10 ? 4 : 2;
+    return absl::StrFormat("%.*f", digits, static_cast<double>(bytes) / (int64_t{1} << 30));
   };
   std::string items;
   for (const auto& [name, bytes] :

@@ -18,6 +18,9 @@ namespace {
 // MKL_CBWR=AUTO makes matrix products independent of the alignment of their arguments; the
 // workspace does the same for cuBLAS.
 void EnsureEnvironment(char** argv) {
+  // Read at its first use. oneDNN keeps the code it has generated for each shape of a product, half
+  // a megabyte each; its own 1,024 shapes would take as much as a small model.
+  setenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128", /*overwrite=*/0);
   if (std::getenv("MKL_CBWR") != nullptr) return;
   setenv("MKL_CBWR", "AUTO", /*overwrite=*/0);
   setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8", /*overwrite=*/0);
