@@ -5,7 +5,6 @@ import json
 import os
 import resource
 import shutil
-import socket
 import statistics
 import subprocess
 import time
@@ -20,12 +19,6 @@ from mini_cluster import BIN_DIR, KEY, Process, stubs, wait_until
 IN_FLIGHT = 64
 CONNECTIONS = 8
 SYNC_SECONDS = 2  # between two messages of a worker without news
-
-
-def free_port():
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
 
 
 def make_certificate(folder, name):
@@ -49,7 +42,10 @@ class Coordinator:
         self.credentials.chmod(0o600)
         tiny_model.make_llama(self.folder / "shared" / "model")
         tiny_model.write_chat_rows(self.folder / "shared" / "train.jsonl", 8)
-        self.ports = {name: f"127.0.0.1:{free_port()}" for name in ("api", "fleet", "admin")}
+        self.ports = dict.fromkeys(("api", "fleet", "admin"), "127.0.0.1:0")  # any at the first start, then the same
+        self.process = None
+
+    def start(self):
         self.process = Process("coordinator", self.folder, [
             BIN_DIR / "anneal-coordinator", "--listen", self.ports["api"], "--fleet-listen", self.ports["fleet"],
             "--admin-listen", self.ports["admin"], "--data-dir", self.folder / "catalog", "--storage-root", self.folder / "storage",
@@ -57,10 +53,11 @@ class Coordinator:
             "--tls-certificate-file", self.folder / "server.pem", "--tls-key-file", self.folder / "server.key",
             "--fleet-client-ca-file", self.folder / "pool.pem",
             "--max-key-request-rate", 0, "--max-project-request-rate", 0, "--max-project-streams", 0])
+        self.process.start()
 
     def __enter__(self):
-        self.process.start()
-        self.process.addresses()
+        self.start()
+        self.ports = self.process.addresses()
         with self.connect() as channel:
             stubs("model_service_pb2_grpc").ModelServiceStub(channel).ImportModel(stubs("model_service_pb2").ImportModelRequest(
                 model_id="tiny", source_uri=f"file://{self.folder}/shared/model"))
@@ -120,7 +117,7 @@ class Coordinator:
         """Kills and starts it; (seconds to the first answer, jobs that it lists)"""
         self.process.kill()
         began = time.monotonic()
-        self.process.start()
+        self.start()
         pb2 = stubs("fine_tuning_service_pb2")
         with self.connect() as channel:
             service = stubs("fine_tuning_service_pb2_grpc").FineTuningServiceStub(channel)
@@ -250,8 +247,9 @@ def measure_together(coordinator, fleet, options, say):
 
 def machine(folder):
     model = next((l.split(":")[1].strip() for l in Path("/proc/cpuinfo").read_text().splitlines() if l.startswith("model name")), "?")
-    device = max((p for p in psutil.disk_partitions(all=True) if str(folder).startswith(p.mountpoint)), key=lambda p: len(p.mountpoint))
-    return f"{os.cpu_count()} cores, {model}; catalog on {device.fstype} ({device.device})"
+    device = max((p for p in psutil.disk_partitions(all=True) if str(folder).startswith(p.mountpoint)),
+                 key=lambda p: len(p.mountpoint), default=None)  # in a root of its own, no mount may be seen
+    return f"{os.cpu_count()} cores, {model}; catalog on {f'{device.fstype} ({device.device})' if device else 'an unknown file system'}"
 
 
 def measure(options, say=print):
