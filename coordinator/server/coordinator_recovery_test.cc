@@ -188,9 +188,10 @@ TEST_F(RecoveryTest, ADrainedWorkerGetsNothingNewAndStaysDrained) {
   auto again = StartWorker("w1", 1);
   again->AwaitDesired([](const internal::Desired& d) { return d.draining(); });
   ANNEAL_ASSERT_OK_AND_ASSIGN(v1::Job job, Create(NewRequest(1)));
-  AwaitJob(job.name(), [](const v1::Job& j) { return j.state() == v1::JOB_STATE_PENDING; });
-  ANNEAL_ASSERT_OK_AND_ASSIGN(job, Get(job.name()));
-  EXPECT_EQ(job.state_message(), "needs a prepare slot, 0 free, worker w1 draining");
+  AwaitJob(job.name(), [](const v1::Job& j) {
+    return j.state() == v1::JOB_STATE_PENDING &&
+           j.state_message() == "needs a prepare slot, 0 free, worker w1 draining";
+  });
   v1::UndrainWorkerRequest undrain;
   undrain.set_name("workers/w1");
   ANNEAL_ASSERT_OK(Call(*cluster_, &v1::ClusterService::Stub::UndrainWorker, undrain));

@@ -202,8 +202,11 @@ TEST_F(CoordinatorTest, CancellingStopsTheProcessesFirst) {
   // The slots are not given away while the processes are still there.
   ANNEAL_ASSERT_OK_AND_ASSIGN(v1::Job next, Create(NewRequest(2)));
   FinishPrepare(*worker);
-  next = AwaitState(next.name(), v1::JOB_STATE_QUEUED);
-  EXPECT_EQ(next.state_message(), "needs 2 CPU slots, 0 free, others make room");
+  // The plan after the one that has found it waiting says why.
+  AwaitJob(next.name(), [](const v1::Job& j) {
+    return j.state() == v1::JOB_STATE_QUEUED &&
+           j.state_message() == "needs 2 CPU slots, 0 free, others make room";
+  });
   worker->observed().clear_tasks();
   worker->Sync();
   AwaitState(job.name(), v1::JOB_STATE_CANCELLED);
