@@ -140,7 +140,7 @@ absl::Status FineTuningServiceImpl::Create(const grpc::ServerContext& context,
   *job.mutable_resolved() = std::move(result.resolution.job);
   if (!request.parent().empty()) ANNEAL_RETURN_IF_ERROR(CarryOn(request.parent(), &record));
   ANNEAL_ASSIGN_OR_RETURN(const Record created, Await([&](EventSink::JobReply reply) {
-                            parts_.sink.CreateJob(record, std::move(reply));
+                            parts_.sink.CreateJob(std::move(record), std::move(reply));
                           }));
   *response = created->job();
   return absl::OkStatus();

@@ -3,12 +3,14 @@
 
 #include <malloc.h>
 #include <pthread.h>
+
 #include <csignal>
 #include <cstdio>
 #include <memory>
 #include <optional>
 #include <string>
 
+#include "absl/synchronization/mutex.h"
 #include "common/base/clock.h"
 #include "common/base/log.h"
 #include "common/base/log_format.h"
@@ -36,6 +38,10 @@ int main(int argc, char** argv) {
     return Fail(status);
   // Many threads with little to do: an arena for each would only hold memory.
   mallopt(M_ARENA_MAX, 2);
+#ifdef NDEBUG
+  // Debian's Abseil looks for deadlocks at each lock; the builds with sanitizers keep that.
+  absl::SetMutexDeadlockDetectionMode(absl::OnDeadlockCycle::kIgnore);
+#endif
   anneal::SetLogTag("coordinator");
   // Blocked before any thread starts, so that only sigwait below sees them.
   sigset_t stop_signals;
