@@ -4,6 +4,7 @@
 #include "common/base/status.h"
 #include "common/rpc/pem_file.h"
 #include "common/rpc/server.h"
+#include "common/rpc/tls_library.h"
 #include "grpcpp/create_channel.h"
 #include "grpcpp/security/credentials.h"
 #include "grpcpp/security/tls_certificate_provider.h"

@@ -13,6 +13,7 @@
 #include "common/base/status.h"
 #include "common/rpc/metrics_interceptor.h"
 #include "common/rpc/pem_file.h"
+#include "common/rpc/tls_library.h"
 #include "grpcpp/ext/proto_server_reflection_plugin.h"
 #include "grpcpp/health_check_service_interface.h"
 #include "grpcpp/security/server_credentials.h"

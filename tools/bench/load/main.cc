@@ -63,6 +63,18 @@ struct PendingCall {
   Response response;
 };
 
+// To be called when `call` has ended. Releases it before it tells of the end: its context holds on
+// to the channel, and whoever lets go of a channel last must not be gRPC's thread, which would wait
+// for its own end.
+template <typename Call>
+std::function<void(grpc::Status)> WhenDone(std::shared_ptr<Call> call,
+                                           std::function<void(const absl::Status&)> done) {
+  return [call = std::move(call), done = std::move(done)](const grpc::Status& status) mutable {
+    call.reset();
+    done(FromGrpcStatus(status));
+  };
+}
+
 // Calls of one method of the fine-tuning service, spread over the connections.
 template <typename Request, typename Response>
 ClosedLoop::Start CallsOf(const Channels& channels, const std::string& key,
@@ -73,12 +85,13 @@ ClosedLoop::Start CallsOf(const Channels& channels, const std::string& key,
   auto stubs = std::make_shared<std::vector<std::unique_ptr<Service::Stub>>>();
   for (const auto& channel : channels) stubs->push_back(Service::NewStub(channel));
   return [=](int64_t number, std::function<void(const absl::Status&)> done) {
-    auto call = std::make_shared<PendingCall<Request, Response>>();
+    auto owned = std::make_shared<PendingCall<Request, Response>>();
+    auto* call = owned.get();
     PrepareCall(call->context, key, kCallTimeout);
     call->request = make_request(number);
     Service::StubInterface::async_interface* async = (*stubs)[number % stubs->size()]->async();
     (async->*method)(&call->context, &call->request, &call->response,
-                     [call, done](grpc::Status status) { done(FromGrpcStatus(status)); });
+                     WhenDone(std::move(owned), std::move(done)));
   };
 }
 
@@ -89,13 +102,14 @@ ClosedLoop::Start HealthCalls(const Channels& channels) {
   for (const auto& channel : channels)
     stubs->push_back(std::make_unique<grpc::GenericStub>(channel));
   return [stubs](int64_t number, std::function<void(const absl::Status&)> done) {
-    auto call = std::make_shared<PendingCall<grpc::ByteBuffer, grpc::ByteBuffer>>();
+    auto owned = std::make_shared<PendingCall<grpc::ByteBuffer, grpc::ByteBuffer>>();
+    auto* call = owned.get();
     PrepareCall(call->context, "", kCallTimeout);
     const grpc::Slice empty;
     call->request = grpc::ByteBuffer(&empty, 1);
     (*stubs)[number % stubs->size()]->UnaryCall(
         &call->context, "/grpc.health.v1.Health/Check", grpc::StubOptions(), &call->request,
-        &call->response, [call, done](grpc::Status status) { done(FromGrpcStatus(status)); });
+        &call->response, WhenDone(std::move(owned), std::move(done)));
   };
 }
 
