@@ -33,6 +33,7 @@ void WatchJobStream::AddSnapshot(const internal::JobRecord& record) {
   v1::WatchJobResponse& message = waiting_.emplace_back();
   message.set_sequence(record.last_event_sequence());
   *message.mutable_snapshot() = record.job();
+  shown_message_ = record.job().state_message();
 }
 
 absl::Status WatchJobStream::Refill(const internal::JobRecord& record) {
@@ -82,7 +83,12 @@ absl::StatusOr<WatchJobStream::Due> WatchJobStream::Next(v1::WatchJobResponse* m
       update.set_sequence(sequence_);
       *update.mutable_progress() = record->job().progress();
     }
-    if (waiting_.empty() && progress == last_progress_) {
+    const bool says_why = record->job().state_message() != shown_message_;
+    if (waiting_.empty() && says_why && now >= why_sent_ + kProgressEvery) {
+      why_sent_ = now;
+      AddSnapshot(*record);
+    }
+    if (waiting_.empty() && !says_why && progress == last_progress_) {
       seen_ = record;
       seen_at_ = now;
     }

@@ -46,6 +46,8 @@ class WatchJobStream : public PumpedWriter<v1::WatchJobResponse> {
   std::shared_ptr<const internal::JobRecord> seen_;
   absl::Duration seen_at_;
   std::deque<v1::WatchJobResponse> waiting_;
+  std::string shown_message_;  // of the last snapshot: in which state it is and why
+  absl::Duration why_sent_ = -absl::InfiniteDuration();
   std::string last_progress_;
   absl::Duration progress_sent_ = -absl::InfiniteDuration();
   absl::Duration last_sent_;

@@ -105,7 +105,7 @@ LocalService::~LocalService() {
   Stop();
   std::error_code ignored;
   if (lock_fd_ >= 0 && short_folder_ != folder_) fs::remove(short_folder_, ignored);
-  if (lock_fd_ >= 0) ::close(lock_fd_);
+  // The lock stays until this process has ended, which is what `anneal down` waits for.
 }
 
 void LocalService::BlockSignals() {
