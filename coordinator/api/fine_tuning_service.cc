@@ -1,12 +1,10 @@
 #include "coordinator/api/fine_tuning_service.h"
 
 #include <algorithm>
-#include <functional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
-#include "absl/synchronization/notification.h"
 #include "common/base/log.h"
 #include "common/base/sha256.h"
 #include "common/base/status.h"
@@ -19,6 +17,7 @@
 #include "coordinator/api/resource_names.h"
 #include "coordinator/api/watch_job.h"
 #include "coordinator/lifecycle/checkpoints.h"
+#include "coordinator/lifecycle/shown_job.h"
 #include "coordinator/lifecycle/states.h"
 #include "google/protobuf/io/coded_stream.h"
 #include "google/protobuf/io/zero_copy_stream_impl_lite.h"
@@ -27,19 +26,6 @@ namespace anneal {
 namespace {
 
 constexpr int kMaxRequestIdLength = 64;
-
-// Posts and waits for the answer.
-absl::StatusOr<std::shared_ptr<const internal::JobRecord>> Await(
-    const std::function<void(EventSink::JobReply)>& post) {
-  absl::Notification done;
-  absl::StatusOr<std::shared_ptr<const internal::JobRecord>> answer;
-  post([&](absl::StatusOr<std::shared_ptr<const internal::JobRecord>> result) {
-    answer = std::move(result);
-    done.Notify();
-  });
-  done.WaitForNotification();
-  return answer;
-}
 
 absl::Status CheckRequestId(const std::string& request_id) {
   if (request_id.size() <= kMaxRequestIdLength) return absl::OkStatus();
@@ -94,11 +80,18 @@ absl::StatusOr<FineTuningServiceImpl::Record> FineTuningServiceImpl::FindIn(
   return record;
 }
 
-absl::Status FineTuningServiceImpl::Check(const grpc::ServerContext& context,
-                                          const v1::CheckJobRequest& request,
+EventSink::JobReply FineTuningServiceImpl::ReplyTo(v1::Job* response, FinishCall finish) {
+  // To write an answer takes longer than to decide on it: not on the loop's thread.
+  return [this, response, finish = std::move(finish)](absl::StatusOr<Record> result) {
+    parts_.pool.Post([response, finish, result = std::move(result)] {
+      if (result.ok()) ShowJob(**result, response);
+      finish(result.status());
+    });
+  };
+}
+
+absl::Status FineTuningServiceImpl::Check(const Caller& caller, const v1::CheckJobRequest& request,
                                           v1::CheckJobResponse* response) {
-  ANNEAL_ASSIGN_OR_RETURN(const Caller caller,
-                          parts_.authenticator.CallerOf(context, Right::kRead));
   ANNEAL_ASSIGN_OR_RETURN(
       SpecResolver::Result result,
       parts_.resolver.Resolve(caller.project, request.spec(), parts_.clock.TimeNow()));
@@ -107,20 +100,18 @@ absl::Status FineTuningServiceImpl::Check(const grpc::ServerContext& context,
   return absl::OkStatus();
 }
 
-absl::Status FineTuningServiceImpl::Create(const grpc::ServerContext& context,
-                                           const v1::CreateJobRequest& request, v1::Job* response) {
-  ANNEAL_ASSIGN_OR_RETURN(const Caller caller,
-                          parts_.authenticator.CallerOf(context, Right::kWrite));
+absl::StatusOr<std::unique_ptr<internal::JobRecord>> FineTuningServiceImpl::MakeRecord(
+    const Caller& caller, const v1::CreateJobRequest& request, v1::Job* response) {
   ANNEAL_RETURN_IF_ERROR(CheckRequestId(request.request_id()));
-  internal::JobRecord record;
-  record.set_request_id(request.request_id());
-  record.set_request_sha256(RequestSha256(request));
+  auto record = std::make_unique<internal::JobRecord>();
+  record->set_request_id(request.request_id());
+  record->set_request_sha256(RequestSha256(request));
   // A repetition gets the first job even if what it named is gone by now. The loop decides; this
   // only saves the looking up.
   const Record first = parts_.catalog.FindRequest(caller.project, request.request_id());
-  if (first != nullptr && first->request_sha256() == record.request_sha256()) {
-    *response = first->job();
-    return absl::OkStatus();
+  if (first != nullptr && first->request_sha256() == record->request_sha256()) {
+    ShowJob(*first, response);
+    return nullptr;
   }
   ANNEAL_RETURN_IF_ERROR(CheckRoom());
   ANNEAL_RETURN_IF_ERROR(parts_.limits.AdmitStorage(caller.project, 0));
@@ -129,21 +120,18 @@ absl::Status FineTuningServiceImpl::Create(const grpc::ServerContext& context,
                           parts_.resolver.Resolve(caller.project, request.spec(), now));
   if (!result.resolution.ok() || spec::HasErrors(result.resolution.issues))
     return RefusalOf(result.resolution.issues);
-  record.set_id(NewUlid(now, parts_.random));
-  record.set_hold_after_validation(request.hold_after_validation());
-  *record.mutable_inputs() = std::move(result.inputs);
-  v1::Job& job = *record.mutable_job();
-  job.set_name(absl::StrCat("jobs/", record.id()));
+  record->set_id(NewUlid(now, parts_.random));
+  record->set_hold_after_validation(request.hold_after_validation());
+  *record->mutable_inputs() = std::move(result.inputs);
+  v1::Job& job = *record->mutable_job();
+  job.set_name(absl::StrCat("jobs/", record->id()));
   job.set_project(caller.project);
   job.set_creator(caller.creator);
   *job.mutable_spec() = request.spec();
   *job.mutable_resolved() = std::move(result.resolution.job);
-  if (!request.parent().empty()) ANNEAL_RETURN_IF_ERROR(CarryOn(request.parent(), &record));
-  ANNEAL_ASSIGN_OR_RETURN(const Record created, Await([&](EventSink::JobReply reply) {
-                            parts_.sink.CreateJob(std::move(record), std::move(reply));
-                          }));
-  *response = created->job();
-  return absl::OkStatus();
+  PackOrigins(record.get());
+  if (!request.parent().empty()) ANNEAL_RETURN_IF_ERROR(CarryOn(request.parent(), record.get()));
+  return record;
 }
 
 absl::Status FineTuningServiceImpl::CheckRoom() const {
@@ -191,11 +179,8 @@ absl::Status FineTuningServiceImpl::CarryOn(const std::string& parent_name,
   return absl::OkStatus();
 }
 
-absl::Status FineTuningServiceImpl::List(const grpc::ServerContext& context,
-                                         const v1::ListJobsRequest& request,
+absl::Status FineTuningServiceImpl::List(const Caller& caller, const v1::ListJobsRequest& request,
                                          v1::ListJobsResponse* response) {
-  ANNEAL_ASSIGN_OR_RETURN(const Caller caller,
-                          parts_.authenticator.CallerOf(context, Right::kRead));
   const std::string filter = absl::StrCat(
       caller.project, "\n", absl::StrJoin(request.states(), ","), "\n", request.display_name());
   ANNEAL_ASSIGN_OR_RETURN(const PageRequest page,
@@ -204,7 +189,8 @@ absl::Status FineTuningServiceImpl::List(const grpc::ServerContext& context,
   // ULIDs sort by time: backwards is newest first.
   auto it = page.after_id.empty() ? jobs->end() : jobs->lower_bound(page.after_id);
   while (it != jobs->begin()) {
-    const v1::Job& job = (--it)->second->job();
+    const internal::JobRecord& record = *(--it)->second;
+    const v1::Job& job = record.job();
     if (job.project() != caller.project) continue;
     if (!request.display_name().empty() &&
         job.resolved().spec().display_name() != request.display_name())
@@ -217,19 +203,12 @@ absl::Status FineTuningServiceImpl::List(const grpc::ServerContext& context,
       response->set_next_page_token(MakePageToken(std::next(it)->first, filter));
       break;
     }
-    *response->add_jobs() = job;
+    ShowJob(record, response->add_jobs());
   }
   return absl::OkStatus();
 }
 
-absl::Status FineTuningServiceImpl::Delete(const grpc::ServerContext& context,
-                                           const v1::DeleteJobRequest& request) {
-  ANNEAL_ASSIGN_OR_RETURN(const Caller caller,
-                          parts_.authenticator.CallerOf(context, Right::kWrite));
-  ANNEAL_ASSIGN_OR_RETURN(const std::string id, JobIdOf(request.name()));
-  ANNEAL_RETURN_IF_ERROR(Await([&](EventSink::JobReply reply) {
-                           parts_.sink.DeleteJob(caller.project, id, std::move(reply));
-                         }).status());
+void FineTuningServiceImpl::MoveFilesToTrash(const std::string& id) {
   for (const std::string& path : {OutputPath(id), JobPath(id), PreparedPath(id)}) {
     if (absl::Status status = parts_.storage.MoveToTrash(path); !status.ok()) {
       // The job is gone for its user; what stays behind only takes space.
@@ -237,28 +216,26 @@ absl::Status FineTuningServiceImpl::Delete(const grpc::ServerContext& context,
                           << Field("why", status.message());
     }
   }
-  return absl::OkStatus();
 }
 
-absl::Status FineTuningServiceImpl::Act(const grpc::ServerContext& context,
-                                        const v1::JobActionRequest& request, LifecycleEvent event,
-                                        v1::Job* response) {
-  ANNEAL_ASSIGN_OR_RETURN(const Caller caller,
-                          parts_.authenticator.CallerOf(context, Right::kWrite));
-  ANNEAL_ASSIGN_OR_RETURN(const std::string id, JobIdOf(request.name()));
-  ANNEAL_RETURN_IF_ERROR(CheckRequestId(request.request_id()));
-  ANNEAL_ASSIGN_OR_RETURN(const Record record, Await([&](EventSink::JobReply reply) {
-                            parts_.sink.ChangeJob(caller.project, id, std::move(event),
-                                                  std::move(reply));
-                          }));
-  *response = record->job();
-  return absl::OkStatus();
+grpc::ServerUnaryReactor* FineTuningServiceImpl::Act(grpc::CallbackServerContext& context,
+                                                     const v1::JobActionRequest& request,
+                                                     LifecycleEvent event, v1::Job* response) {
+  return BeginOnPool(parts_.pool, parts_.authenticator, Right::kWrite, context,
+                     [this, &request, event = std::move(event), response](
+                         const Caller& caller, const FinishCall& finish) {
+                       const absl::StatusOr<std::string> id = JobIdOf(request.name());
+                       if (!id.ok()) return finish(id.status());
+                       if (absl::Status status = CheckRequestId(request.request_id()); !status.ok())
+                         return finish(status);
+                       parts_.sink.ChangeJob(caller.project, *id, event, ReplyTo(response, finish));
+                     });
 }
 
-absl::Status FineTuningServiceImpl::ListEvents(const grpc::ServerContext& context,
+absl::Status FineTuningServiceImpl::ListEvents(const Caller& caller,
                                                const v1::ListJobEventsRequest& request,
                                                v1::ListJobEventsResponse* response) {
-  ANNEAL_ASSIGN_OR_RETURN(const Record record, Find(context, request.name()));
+  ANNEAL_ASSIGN_OR_RETURN(const Record record, FindIn(caller.project, request.name()));
   ANNEAL_ASSIGN_OR_RETURN(const int limit, LimitOf(request.page_size(), 50, 1000));
   ANNEAL_ASSIGN_OR_RETURN(std::vector<v1::JobEvent> events,
                           parts_.history.ReadEvents(record->id(), request.after_sequence(), limit));
@@ -268,10 +245,10 @@ absl::Status FineTuningServiceImpl::ListEvents(const grpc::ServerContext& contex
   return absl::OkStatus();
 }
 
-absl::Status FineTuningServiceImpl::ListSteps(const grpc::ServerContext& context,
+absl::Status FineTuningServiceImpl::ListSteps(const Caller& caller,
                                               const v1::ListStepMetricsRequest& request,
                                               v1::ListStepMetricsResponse* response) {
-  ANNEAL_ASSIGN_OR_RETURN(const Record record, Find(context, request.name()));
+  ANNEAL_ASSIGN_OR_RETURN(const Record record, FindIn(caller.project, request.name()));
   ANNEAL_ASSIGN_OR_RETURN(const int limit, LimitOf(request.page_size(), 1000, 10000));
   ANNEAL_ASSIGN_OR_RETURN(std::vector<v1::StepMetrics> steps,
                           parts_.history.ReadSteps(record->id(), request.after_step(), limit));
@@ -315,78 +292,112 @@ absl::StatusOr<std::shared_ptr<PumpedWriter<v1::LogChunk>>> FineTuningServiceImp
                                             record->id(), generation, request);
 }
 
-grpc::Status FineTuningServiceImpl::CheckJob(grpc::ServerContext* context,
-                                             const v1::CheckJobRequest* request,
-                                             v1::CheckJobResponse* response) {
-  return ToGrpcStatus(Check(*context, *request, response));
+grpc::ServerUnaryReactor* FineTuningServiceImpl::CheckJob(grpc::CallbackServerContext* context,
+                                                          const v1::CheckJobRequest* request,
+                                                          v1::CheckJobResponse* response) {
+  return AnswerOnPool(
+      parts_.pool, parts_.authenticator, Right::kRead, *context,
+      [=, this](const Caller& caller) { return Check(caller, *request, response); });
 }
-grpc::Status FineTuningServiceImpl::CreateJob(grpc::ServerContext* context,
-                                              const v1::CreateJobRequest* request,
-                                              v1::Job* response) {
-  return ToGrpcStatus(Create(*context, *request, response));
+grpc::ServerUnaryReactor* FineTuningServiceImpl::CreateJob(grpc::CallbackServerContext* context,
+                                                           const v1::CreateJobRequest* request,
+                                                           v1::Job* response) {
+  return BeginOnPool(parts_.pool, parts_.authenticator, Right::kWrite, *context,
+                     [=, this](const Caller& caller, const FinishCall& finish) {
+                       absl::StatusOr<std::unique_ptr<internal::JobRecord>> record =
+                           MakeRecord(caller, *request, response);
+                       if (!record.ok() || *record == nullptr) return finish(record.status());
+                       parts_.sink.CreateJob(std::move(**record), ReplyTo(response, finish));
+                     });
 }
-grpc::Status FineTuningServiceImpl::GetJob(grpc::ServerContext* context,
-                                           const v1::GetJobRequest* request, v1::Job* response) {
-  absl::StatusOr<Record> record = Find(*context, request->name());
-  if (record.ok()) *response = (*record)->job();
-  return ToGrpcStatus(record.status());
+grpc::ServerUnaryReactor* FineTuningServiceImpl::GetJob(grpc::CallbackServerContext* context,
+                                                        const v1::GetJobRequest* request,
+                                                        v1::Job* response) {
+  return AnswerAtOnce(parts_.authenticator, Right::kRead, *context,
+                      [=, this](const Caller& caller) -> absl::Status {
+                        ANNEAL_ASSIGN_OR_RETURN(const Record record,
+                                                FindIn(caller.project, request->name()));
+                        ShowJob(*record, response);
+                        return absl::OkStatus();
+                      });
 }
-grpc::Status FineTuningServiceImpl::ListJobs(grpc::ServerContext* context,
-                                             const v1::ListJobsRequest* request,
-                                             v1::ListJobsResponse* response) {
-  return ToGrpcStatus(List(*context, *request, response));
+grpc::ServerUnaryReactor* FineTuningServiceImpl::ListJobs(grpc::CallbackServerContext* context,
+                                                          const v1::ListJobsRequest* request,
+                                                          v1::ListJobsResponse* response) {
+  return AnswerOnPool(parts_.pool, parts_.authenticator, Right::kRead, *context,
+                      [=, this](const Caller& caller) { return List(caller, *request, response); });
 }
-grpc::Status FineTuningServiceImpl::DeleteJob(grpc::ServerContext* context,
-                                              const v1::DeleteJobRequest* request,
-                                              google::protobuf::Empty*) {
-  return ToGrpcStatus(Delete(*context, *request));
+grpc::ServerUnaryReactor* FineTuningServiceImpl::DeleteJob(grpc::CallbackServerContext* context,
+                                                           const v1::DeleteJobRequest* request,
+                                                           google::protobuf::Empty*) {
+  return BeginOnPool(parts_.pool, parts_.authenticator, Right::kWrite, *context,
+                     [=, this](const Caller& caller, const FinishCall& finish) {
+                       const absl::StatusOr<std::string> id = JobIdOf(request->name());
+                       if (!id.ok()) return finish(id.status());
+                       parts_.sink.DeleteJob(
+                           caller.project, *id,
+                           [this, id = *id, finish](const absl::StatusOr<Record>& deleted) {
+                             parts_.pool.Post([this, id, finish, status = deleted.status()] {
+                               if (status.ok()) MoveFilesToTrash(id);
+                               finish(status);
+                             });
+                           });
+                     });
 }
-grpc::Status FineTuningServiceImpl::CancelJob(grpc::ServerContext* context,
-                                              const v1::JobActionRequest* request,
-                                              v1::Job* response) {
-  return ToGrpcStatus(Act(*context, *request, CancelRequested{request->request_id()}, response));
+grpc::ServerUnaryReactor* FineTuningServiceImpl::CancelJob(grpc::CallbackServerContext* context,
+                                                           const v1::JobActionRequest* request,
+                                                           v1::Job* response) {
+  return Act(*context, *request, CancelRequested{request->request_id()}, response);
 }
-grpc::Status FineTuningServiceImpl::PauseJob(grpc::ServerContext* context,
-                                             const v1::JobActionRequest* request,
-                                             v1::Job* response) {
-  return ToGrpcStatus(Act(*context, *request, PauseRequested{request->request_id()}, response));
+grpc::ServerUnaryReactor* FineTuningServiceImpl::PauseJob(grpc::CallbackServerContext* context,
+                                                          const v1::JobActionRequest* request,
+                                                          v1::Job* response) {
+  return Act(*context, *request, PauseRequested{request->request_id()}, response);
 }
-grpc::Status FineTuningServiceImpl::ResumeJob(grpc::ServerContext* context,
-                                              const v1::JobActionRequest* request,
-                                              v1::Job* response) {
+grpc::ServerUnaryReactor* FineTuningServiceImpl::ResumeJob(grpc::CallbackServerContext* context,
+                                                           const v1::JobActionRequest* request,
+                                                           v1::Job* response) {
   ResumeRequested event{request->request_id(), std::nullopt};
   if (request->has_slots()) event.slots = request->slots();
-  return ToGrpcStatus(Act(*context, *request, std::move(event), response));
+  return Act(*context, *request, std::move(event), response);
 }
-grpc::Status FineTuningServiceImpl::FinishJob(grpc::ServerContext* context,
-                                              const v1::JobActionRequest* request,
-                                              v1::Job* response) {
-  return ToGrpcStatus(Act(*context, *request, FinishRequested{request->request_id()}, response));
+grpc::ServerUnaryReactor* FineTuningServiceImpl::FinishJob(grpc::CallbackServerContext* context,
+                                                           const v1::JobActionRequest* request,
+                                                           v1::Job* response) {
+  return Act(*context, *request, FinishRequested{request->request_id()}, response);
 }
-grpc::Status FineTuningServiceImpl::RequestStacks(grpc::ServerContext* context,
-                                                  const v1::JobActionRequest* request,
-                                                  v1::Job* response) {
-  return ToGrpcStatus(Act(*context, *request, StacksRequested{}, response));
+grpc::ServerUnaryReactor* FineTuningServiceImpl::RequestStacks(grpc::CallbackServerContext* context,
+                                                               const v1::JobActionRequest* request,
+                                                               v1::Job* response) {
+  return Act(*context, *request, StacksRequested{}, response);
 }
-grpc::Status FineTuningServiceImpl::ListJobEvents(grpc::ServerContext* context,
-                                                  const v1::ListJobEventsRequest* request,
-                                                  v1::ListJobEventsResponse* response) {
-  return ToGrpcStatus(ListEvents(*context, *request, response));
+grpc::ServerUnaryReactor* FineTuningServiceImpl::ListJobEvents(
+    grpc::CallbackServerContext* context, const v1::ListJobEventsRequest* request,
+    v1::ListJobEventsResponse* response) {
+  return AnswerOnPool(
+      parts_.pool, parts_.authenticator, Right::kRead, *context,
+      [=, this](const Caller& caller) { return ListEvents(caller, *request, response); });
 }
-grpc::Status FineTuningServiceImpl::ListStepMetrics(grpc::ServerContext* context,
-                                                    const v1::ListStepMetricsRequest* request,
-                                                    v1::ListStepMetricsResponse* response) {
-  return ToGrpcStatus(ListSteps(*context, *request, response));
+grpc::ServerUnaryReactor* FineTuningServiceImpl::ListStepMetrics(
+    grpc::CallbackServerContext* context, const v1::ListStepMetricsRequest* request,
+    v1::ListStepMetricsResponse* response) {
+  return AnswerOnPool(
+      parts_.pool, parts_.authenticator, Right::kRead, *context,
+      [=, this](const Caller& caller) { return ListSteps(caller, *request, response); });
 }
-grpc::Status FineTuningServiceImpl::ListCheckpoints(grpc::ServerContext* context,
-                                                    const v1::ListCheckpointsRequest* request,
-                                                    v1::ListCheckpointsResponse* response) {
-  absl::StatusOr<Record> record = Find(*context, request->name());
-  if (!record.ok()) return ToGrpcStatus(record.status());
-  if (CheckpointsExpired(**record, parts_.clock.TimeNow())) return grpc::Status::OK;
-  for (const internal::CheckpointRecord& checkpoint : (*record)->checkpoints())
-    *response->add_checkpoints() = CheckpointFrom(**record, checkpoint);
-  return grpc::Status::OK;
+grpc::ServerUnaryReactor* FineTuningServiceImpl::ListCheckpoints(
+    grpc::CallbackServerContext* context, const v1::ListCheckpointsRequest* request,
+    v1::ListCheckpointsResponse* response) {
+  return AnswerAtOnce(parts_.authenticator, Right::kRead, *context,
+                      [=, this](const Caller& caller) -> absl::Status {
+                        ANNEAL_ASSIGN_OR_RETURN(const Record record,
+                                                FindIn(caller.project, request->name()));
+                        if (CheckpointsExpired(*record, parts_.clock.TimeNow()))
+                          return absl::OkStatus();
+                        for (const internal::CheckpointRecord& checkpoint : record->checkpoints())
+                          *response->add_checkpoints() = CheckpointFrom(*record, checkpoint);
+                        return absl::OkStatus();
+                      });
 }
 
 grpc::ServerWriteReactor<v1::WatchJobResponse>* FineTuningServiceImpl::WatchJob(

@@ -10,22 +10,23 @@
 #include "common/base/random.h"
 #include "common/rpc/authentication.h"
 #include "common/storage/storage_root.h"
+#include "coordinator/api/pooled_call.h"
 #include "coordinator/api/project_limits.h"
 #include "coordinator/api/pumped_writer.h"
 #include "coordinator/api/spec_resolver.h"
 #include "coordinator/api/stream_pump.h"
+#include "coordinator/api/transfer_pool.h"
 #include "coordinator/catalog/catalog.h"
 #include "coordinator/catalog/job_history.h"
 #include "coordinator/lifecycle/event_sink.h"
 
 namespace anneal {
 
-// Purpose: translates calls into events and back; it decides nothing. Streams use the callback API
-// and hold no thread; the other calls may wait for the loop or hash a model, so they run on threads
-// of their own. Owner: Coordinator. Thread-safe.
-class FineTuningServiceImpl
-    : public v1::FineTuningService::WithCallbackMethod_WatchJob<
-          v1::FineTuningService::WithCallbackMethod_ReadJobLog<v1::FineTuningService::Service>> {
+// Purpose: translates calls into events and back; it decides nothing. No call holds a thread while
+// it waits: what only looks at the published catalog is answered on gRPC's thread, what touches the
+// disk runs on the pool, and answers of the loop are written there, too. Owner: Coordinator.
+// Thread-safe.
+class FineTuningServiceImpl final : public v1::FineTuningService::CallbackService {
  public:
   // All outlive the server that serves it.
   struct Parts {
@@ -37,6 +38,7 @@ class FineTuningServiceImpl
     SpecResolver& resolver;
     StorageRoot& storage;
     StreamPump& pump;
+    TransferPool& pool;
     Clock& clock;
     Random& random;
     // The catalog's folder; no job is taken with fewer bytes free there or in the storage root.
@@ -45,34 +47,44 @@ class FineTuningServiceImpl
   };
   explicit FineTuningServiceImpl(const Parts& parts) : parts_(parts) {}
 
-  grpc::Status CheckJob(grpc::ServerContext* context, const v1::CheckJobRequest* request,
-                        v1::CheckJobResponse* response) override;
-  grpc::Status CreateJob(grpc::ServerContext* context, const v1::CreateJobRequest* request,
-                         v1::Job* response) override;
-  grpc::Status GetJob(grpc::ServerContext* context, const v1::GetJobRequest* request,
-                      v1::Job* response) override;
-  grpc::Status ListJobs(grpc::ServerContext* context, const v1::ListJobsRequest* request,
-                        v1::ListJobsResponse* response) override;
-  grpc::Status DeleteJob(grpc::ServerContext* context, const v1::DeleteJobRequest* request,
-                         google::protobuf::Empty* response) override;
-  grpc::Status CancelJob(grpc::ServerContext* context, const v1::JobActionRequest* request,
-                         v1::Job* response) override;
-  grpc::Status PauseJob(grpc::ServerContext* context, const v1::JobActionRequest* request,
-                        v1::Job* response) override;
-  grpc::Status ResumeJob(grpc::ServerContext* context, const v1::JobActionRequest* request,
-                         v1::Job* response) override;
-  grpc::Status RequestStacks(grpc::ServerContext* context, const v1::JobActionRequest* request,
-                             v1::Job* response) override;
-  grpc::Status FinishJob(grpc::ServerContext* context, const v1::JobActionRequest* request,
-                         v1::Job* response) override;
-  grpc::Status ListJobEvents(grpc::ServerContext* context, const v1::ListJobEventsRequest* request,
-                             v1::ListJobEventsResponse* response) override;
-  grpc::Status ListStepMetrics(grpc::ServerContext* context,
-                               const v1::ListStepMetricsRequest* request,
-                               v1::ListStepMetricsResponse* response) override;
-  grpc::Status ListCheckpoints(grpc::ServerContext* context,
-                               const v1::ListCheckpointsRequest* request,
-                               v1::ListCheckpointsResponse* response) override;
+  grpc::ServerUnaryReactor* CheckJob(grpc::CallbackServerContext* context,
+                                     const v1::CheckJobRequest* request,
+                                     v1::CheckJobResponse* response) override;
+  grpc::ServerUnaryReactor* CreateJob(grpc::CallbackServerContext* context,
+                                      const v1::CreateJobRequest* request,
+                                      v1::Job* response) override;
+  grpc::ServerUnaryReactor* GetJob(grpc::CallbackServerContext* context,
+                                   const v1::GetJobRequest* request, v1::Job* response) override;
+  grpc::ServerUnaryReactor* ListJobs(grpc::CallbackServerContext* context,
+                                     const v1::ListJobsRequest* request,
+                                     v1::ListJobsResponse* response) override;
+  grpc::ServerUnaryReactor* DeleteJob(grpc::CallbackServerContext* context,
+                                      const v1::DeleteJobRequest* request,
+                                      google::protobuf::Empty* response) override;
+  grpc::ServerUnaryReactor* CancelJob(grpc::CallbackServerContext* context,
+                                      const v1::JobActionRequest* request,
+                                      v1::Job* response) override;
+  grpc::ServerUnaryReactor* PauseJob(grpc::CallbackServerContext* context,
+                                     const v1::JobActionRequest* request,
+                                     v1::Job* response) override;
+  grpc::ServerUnaryReactor* ResumeJob(grpc::CallbackServerContext* context,
+                                      const v1::JobActionRequest* request,
+                                      v1::Job* response) override;
+  grpc::ServerUnaryReactor* RequestStacks(grpc::CallbackServerContext* context,
+                                          const v1::JobActionRequest* request,
+                                          v1::Job* response) override;
+  grpc::ServerUnaryReactor* FinishJob(grpc::CallbackServerContext* context,
+                                      const v1::JobActionRequest* request,
+                                      v1::Job* response) override;
+  grpc::ServerUnaryReactor* ListJobEvents(grpc::CallbackServerContext* context,
+                                          const v1::ListJobEventsRequest* request,
+                                          v1::ListJobEventsResponse* response) override;
+  grpc::ServerUnaryReactor* ListStepMetrics(grpc::CallbackServerContext* context,
+                                            const v1::ListStepMetricsRequest* request,
+                                            v1::ListStepMetricsResponse* response) override;
+  grpc::ServerUnaryReactor* ListCheckpoints(grpc::CallbackServerContext* context,
+                                            const v1::ListCheckpointsRequest* request,
+                                            v1::ListCheckpointsResponse* response) override;
   grpc::ServerWriteReactor<v1::WatchJobResponse>* WatchJob(
       grpc::CallbackServerContext* context, const v1::WatchJobRequest* request) override;
   grpc::ServerWriteReactor<v1::LogChunk>* ReadJobLog(grpc::CallbackServerContext* context,
@@ -82,25 +94,29 @@ class FineTuningServiceImpl
   using Record = std::shared_ptr<const internal::JobRecord>;
 
   // The bodies, in our own status.
-  absl::Status Check(const grpc::ServerContext& context, const v1::CheckJobRequest& request,
+  absl::Status Check(const Caller& caller, const v1::CheckJobRequest& request,
                      v1::CheckJobResponse* response);
-  absl::Status Create(const grpc::ServerContext& context, const v1::CreateJobRequest& request,
-                      v1::Job* response);
+  // The record of the new job as the loop takes it, or null if the same request has made a job
+  // before, which is then in `response`.
+  absl::StatusOr<std::unique_ptr<internal::JobRecord>> MakeRecord(
+      const Caller& caller, const v1::CreateJobRequest& request, v1::Job* response);
   // Refuses what a full disk could not hold; what is there goes on and can be read.
   absl::Status CheckRoom() const;
   // Makes the new job carry on the training of `parent`, from its checkpoints if it has any.
   absl::Status CarryOn(const std::string& parent, internal::JobRecord* record) const;
-  absl::Status List(const grpc::ServerContext& context, const v1::ListJobsRequest& request,
+  absl::Status List(const Caller& caller, const v1::ListJobsRequest& request,
                     v1::ListJobsResponse* response);
-  absl::Status Delete(const grpc::ServerContext& context, const v1::DeleteJobRequest& request);
-  absl::Status Act(const grpc::ServerContext& context, const v1::JobActionRequest& request,
-                   LifecycleEvent event, v1::Job* response);
-  absl::Status ListEvents(const grpc::ServerContext& context,
-                          const v1::ListJobEventsRequest& request,
+  void MoveFilesToTrash(const std::string& id);
+  // Asks the loop for one change of the job and answers with what it has become.
+  grpc::ServerUnaryReactor* Act(grpc::CallbackServerContext& context,
+                                const v1::JobActionRequest& request, LifecycleEvent event,
+                                v1::Job* response);
+  absl::Status ListEvents(const Caller& caller, const v1::ListJobEventsRequest& request,
                           v1::ListJobEventsResponse* response);
-  absl::Status ListSteps(const grpc::ServerContext& context,
-                         const v1::ListStepMetricsRequest& request,
+  absl::Status ListSteps(const Caller& caller, const v1::ListStepMetricsRequest& request,
                          v1::ListStepMetricsResponse* response);
+  // Answers the call with the job that the loop tells of.
+  EventSink::JobReply ReplyTo(v1::Job* response, FinishCall finish);
   absl::StatusOr<std::shared_ptr<PumpedWriter<v1::WatchJobResponse>>> Watch(
       const grpc::CallbackServerContext& context, const v1::WatchJobRequest& request);
   absl::StatusOr<std::shared_ptr<PumpedWriter<v1::LogChunk>>> ReadLog(

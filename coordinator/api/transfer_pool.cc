@@ -10,7 +10,7 @@ namespace anneal {
 
 TransferPool::TransferPool(const Options& options) : max_streams_(options.max_streams) {
   for (int i = 0; i < options.threads; ++i)
-    threads_.emplace_back(absl::StrCat("transfer-", i), [this] { Run(); });
+    threads_.emplace_back(absl::StrCat(options.name, "-", i), [this] { Run(); });
 }
 
 TransferPool::~TransferPool() {

@@ -4,6 +4,7 @@
 
 #include <deque>
 #include <functional>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -20,6 +21,8 @@ namespace anneal {
 class TransferPool {
  public:
   struct Options {
+    // Of the threads, before a number: they show in top and gdb.
+    std::string name = "transfer";
     int threads = 4;
     int max_streams = 32;
   };

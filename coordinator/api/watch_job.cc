@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/base/status.h"
 #include "coordinator/lifecycle/proto_time.h"
+#include "coordinator/lifecycle/shown_job.h"
 #include "coordinator/lifecycle/states.h"
 
 namespace anneal {
@@ -32,7 +33,7 @@ WatchJobStream::WatchJobStream(const Parts& parts, ProjectLimits::Stream place, 
 void WatchJobStream::AddSnapshot(const internal::JobRecord& record) {
   v1::WatchJobResponse& message = waiting_.emplace_back();
   message.set_sequence(record.last_event_sequence());
-  *message.mutable_snapshot() = record.job();
+  ShowJob(record, message.mutable_snapshot());
   shown_message_ = record.job().state_message();
 }
 

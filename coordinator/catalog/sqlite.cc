@@ -133,7 +133,9 @@ absl::StatusOr<Database> Database::Open(const std::string& path, Synchronous syn
   const char* mode = synchronous == Synchronous::kFull ? "FULL" : "NORMAL";
   absl::Status status =
       database.Execute(absl::StrCat("PRAGMA journal_mode=WAL; PRAGMA synchronous=", mode,
-                                    "; PRAGMA foreign_keys=ON; PRAGMA cache_size=-2048"));
+                                    "; PRAGMA foreign_keys=ON; PRAGMA cache_size=-2048; "
+                                    "PRAGMA wal_autocheckpoint=",
+                                    kLargestWalPages));
   if (!status.ok()) return Annotate(status, absl::StrCat("cannot open ", path));
   return database;
 }

@@ -68,6 +68,10 @@ class Statement {
   int bind_error_ = SQLITE_OK;
 };
 
+// A commit moves the log into the file itself only when it has so many pages of 4 KiB:
+// WalCheckpointer does it before, beside the commits.
+inline constexpr int kLargestWalPages = 16384;
+
 // One connection to one file in WAL mode. Guarded by its caller.
 class Database {
  public:

@@ -8,6 +8,7 @@
 #include "common/spec/resolve.h"
 #include "common/storage/layout.h"
 #include "coordinator/lifecycle/checkpoints.h"
+#include "coordinator/lifecycle/shown_job.h"
 #include "google/protobuf/util/time_util.h"
 
 namespace anneal {
@@ -49,10 +50,9 @@ protocol::PrepareTask MakePrepareTask(const internal::JobRecord& record, int thr
   task.train_files = InputFiles(record.inputs().train_files());
   task.validation_files = InputFiles(record.inputs().validation_files());
   if (task.validation_files.empty()) {
-    const auto origin = resolved.origins().find("data.validation.fraction");
     task.validation_fraction = data.validation().fraction();
     task.validation_is_default =
-        origin != resolved.origins().end() && origin->second == spec::kOriginDefault;
+        OriginOf(record, "data.validation.fraction") == spec::kOriginDefault;
     task.min_validation_rows = task.validation_is_default ? spec::kDefaultMinValidationRows : 0;
   }
   task.max_length = data.max_length();
@@ -87,7 +87,7 @@ protocol::TrainTask MakeTrainTask(const internal::JobRecord& record, int rank) {
   task.validation_data = record.prepared().validation_data();
   task.data_report = record.prepared().data_report();
   task.output_dir = StagedOutputPath(record.id(), task.generation);
-  task.resolved_job_json = DumpJson(spec::MessageToJson(resolved));
+  task.resolved_job_json = DumpJson(spec::MessageToJson(ShownResolvedJob(record)));
   if (spec.method().has_lora()) {
     const v1::LoraMethod& lora = spec.method().lora();
     task.lora = protocol::LoraOptions{

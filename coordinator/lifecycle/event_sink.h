@@ -11,9 +11,10 @@
 
 namespace anneal {
 
-// Requests about jobs. Each is carried out by the loop thread; `reply` is called once, on the loop
-// thread, after what it says is durable and published, or with UNAVAILABLE when the loop has
-// stopped. Replies must not block. Thread-safe.
+// Requests about jobs. Each is carried out by the loop thread; `reply` is called once, on a thread
+// that all replies share and in the order in which they were decided, after what it says is durable
+// and published, or with UNAVAILABLE when the loop has stopped. Replies must not block.
+// Thread-safe.
 class EventSink {
  public:
   using JobReply = std::function<void(absl::StatusOr<std::shared_ptr<const internal::JobRecord>>)>;

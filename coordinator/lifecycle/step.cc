@@ -16,6 +16,18 @@ absl::StatusOr<StepResult> Step(const internal::JobRecord& record, const Lifecyc
   return stepper.Finish();
 }
 
+absl::StatusOr<StepResult> StepInPlace(internal::JobRecord& record, const LifecycleEvent& event,
+                                       absl::Time now) {
+  Stepper stepper(std::move(record), now);
+  if (absl::Status refused = stepper.Apply(event); !refused.ok()) {
+    record = stepper.Finish().record;
+    return refused;
+  }
+  StepResult result = stepper.Finish();
+  if (!result.changed) record = std::move(result.record);
+  return result;
+}
+
 StepResult CreateJobRecord(internal::JobRecord record, absl::Time now) {
   Stepper stepper(std::move(record), now);
   stepper.Create();

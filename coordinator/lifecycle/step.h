@@ -31,6 +31,10 @@ struct StepResult {
 // alone (DesiredTasks), so nothing is lost when a message is.
 absl::StatusOr<StepResult> Step(const internal::JobRecord& record, const LifecycleEvent& event,
                                 absl::Time now);
+// The same without a copy: the result has the record, and `record` is empty. If the event is
+// refused or changes nothing, `record` is as it was, and the result has none.
+absl::StatusOr<StepResult> StepInPlace(internal::JobRecord& record, const LifecycleEvent& event,
+                                       absl::Time now);
 
 // A new job's first record, in PENDING, with its first event. `record` has id, project, specs,
 // inputs and request set.

@@ -2,6 +2,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/base/status.h"
+#include "common/spec/resolve.h"
+#include "coordinator/lifecycle/shown_job.h"
 #include "coordinator/lifecycle/stepper.h"
 
 namespace anneal {
@@ -81,13 +83,12 @@ absl::Status Stepper::ChangeSlots(int32_t slots) {
         "BAD_SLOTS");
   }
   v1::ResourceSpec& resources = *job().mutable_resolved()->mutable_spec()->mutable_resources();
-  auto& origins = *job().mutable_resolved()->mutable_origins();
   for (const auto& [name, field] :
        {std::pair("resources.slots", &v1::ResourceSpec::set_slots),
         std::pair("resources.min_slots", &v1::ResourceSpec::set_min_slots),
         std::pair("resources.max_slots", &v1::ResourceSpec::set_max_slots)}) {
     (resources.*field)(slots);
-    origins[name] = "user";
+    SetOrigin(name, spec::kOriginUser, &record_);
   }
   return absl::OkStatus();
 }

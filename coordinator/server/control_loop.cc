@@ -8,6 +8,7 @@
 #include "coordinator/lifecycle/blame.h"
 #include "coordinator/lifecycle/proto_time.h"
 #include "coordinator/lifecycle/report_messages.h"
+#include "coordinator/lifecycle/shown_job.h"
 #include "coordinator/lifecycle/states.h"
 
 namespace anneal {
@@ -47,6 +48,7 @@ ControlLoop::~ControlLoop() { Stop(); }
 absl::Status ControlLoop::Load() {
   ANNEAL_ASSIGN_OR_RETURN(std::vector<internal::JobRecord> records, parts_.store.LoadJobs());
   for (internal::JobRecord& record : records) {
+    PackOrigins(&record);
     auto shared = std::make_shared<const internal::JobRecord>(std::move(record));
     Keep(shared);
     if (!shared->request_id().empty()) requests_[RequestKey(*shared)] = shared->id();
@@ -66,6 +68,7 @@ absl::Status ControlLoop::Load() {
 }
 
 void ControlLoop::Start() {
+  answers_.Start();
   thread_ = Thread("control-loop", [this] { Run(); });
 }
 
@@ -75,6 +78,7 @@ void ControlLoop::Stop() {
     stopping_ = true;
   }
   thread_.Join();
+  answers_.Stop();
 }
 
 absl::Status ControlLoop::live() const {
@@ -182,7 +186,10 @@ void ControlLoop::RunTurn(std::vector<Message> messages) {
   }
   ShowProgress(turn);
   Publish();
-  for (const auto& reply : turn.replies) reply(status);
+  std::vector<Answers::Answer> answers;
+  answers.reserve(turn.replies.size());
+  for (const auto& reply : turn.replies) answers.push_back(reply(status));
+  answers_.Give(std::move(answers));
   fleet_.SendDesired(placed_, turn.monotonic_now);
   for (const std::shared_ptr<FleetSession>& session : turn.read_next) session->ReadNext();
   parts_.metrics.turn_seconds.Observe(
@@ -207,7 +214,13 @@ absl::Status ControlLoop::Apply(const std::string& id, const LifecycleEvent& eve
     meters_.Overlay(with_progress, turn.now);
     before = &with_progress;
   }
-  ANNEAL_ASSIGN_OR_RETURN(StepResult result, Step(*before, event, turn.now));
+  const auto mine = turn.changed.find(id);
+  // What this turn has copied already is changed where it is; but a report may make a second step
+  // necessary from the record as it was.
+  const bool in_place = mine != turn.changed.end() && before == mine->second.get() &&
+                        !std::holds_alternative<TaskReported>(event);
+  ANNEAL_ASSIGN_OR_RETURN(StepResult result, in_place ? StepInPlace(*mine->second, event, turn.now)
+                                                      : Step(*before, event, turn.now));
   if (!result.changed) return absl::OkStatus();
   if (result.publishes_output) {
     v1::JobResult& outputs = *result.record.mutable_job()->mutable_result();
@@ -233,7 +246,11 @@ absl::Status ControlLoop::Apply(const std::string& id, const LifecycleEvent& eve
   }
   if (std::holds_alternative<SlotsAssigned>(event))
     meters_.GoBack(id, result.record.train().first_step());
-  turn.changed[id] = std::make_shared<internal::JobRecord>(std::move(result.record));
+  if (in_place) {
+    *mine->second = std::move(result.record);
+  } else {
+    turn.changed[id] = std::make_shared<internal::JobRecord>(std::move(result.record));
+  }
   return absl::OkStatus();
 }
 
@@ -302,9 +319,7 @@ void ControlLoop::CheckDeadlines(Turn& turn) {
   FleetNews lost;
   fleet_.CheckLeases(placed_, turn.monotonic_now, &lost);
   TakeNews(lost, turn);
-  for (const auto& [id, record] : live_) {
-    if (turn.now >= NextDeadline(*record)) ANNEAL_CHECK_OK(Apply(id, Tick{}, turn));
-  }
+  for (const std::string& id : deadlines_.Due(turn.now)) ANNEAL_CHECK_OK(Apply(id, Tick{}, turn));
   meters_.RemoveEndedSeries(turn.monotonic_now);
 }
 
@@ -359,6 +374,7 @@ void ControlLoop::Keep(const std::shared_ptr<const internal::JobRecord>& record)
   live_[record->id()] = record;
   placed_.Put(record);
   waiting_.Put(*record);
+  deadlines_.Put(record->id(), NextDeadline(*record));
   // One that is cancelled may still have some.
   if (HasTrainers(record->job().state()) || record->job().state() == v1::JOB_STATE_CANCELLING) {
     with_trainers_[record->id()] = record;
@@ -371,6 +387,7 @@ void ControlLoop::Retire(const std::string& id) {
   live_.erase(id);
   placed_.Remove(id);
   waiting_.Remove(id);
+  deadlines_.Remove(id);
   with_trainers_.erase(id);
 }
 

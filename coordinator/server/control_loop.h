@@ -29,7 +29,9 @@
 #include "coordinator/lifecycle/event_sink.h"
 #include "coordinator/lifecycle/step.h"
 #include "coordinator/scheduling/placement_policy.h"
+#include "coordinator/server/answers.h"
 #include "coordinator/server/coordinator_metrics.h"
+#include "coordinator/server/deadlines.h"
 #include "coordinator/server/job_meters.h"
 #include "coordinator/server/job_queue.h"
 
@@ -129,7 +131,7 @@ class ControlLoop : public EventSink, public FleetInbox {
     std::map<std::string, std::shared_ptr<internal::JobRecord>> changed;  // working copies
     CatalogChange change;                             // all but `jobs`, which is made of `changed`
     std::map<std::string, std::string> new_requests;  // request key -> job
-    std::vector<std::function<void(const absl::Status&)>> replies;  // with the commit's status
+    std::vector<std::function<Answers::Answer(const absl::Status&)>> replies;  // to the commit
     std::vector<std::shared_ptr<FleetSession>> read_next;
   };
 
@@ -181,6 +183,12 @@ class ControlLoop : public EventSink, public FleetInbox {
   void Publish();
   // Answers with the job's record as of the commit.
   void ReplyWith(std::string id, JobReply reply, Turn& turn);
+  // Answers with the refusal, whatever becomes of the turn.
+  template <typename Reply>
+  static void Refuse(absl::Status refusal, Reply reply, Turn& turn) {
+    turn.replies.push_back([refusal = std::move(refusal), reply = std::move(reply)](
+                               const absl::Status&) { return [=] { reply(refusal); }; });
+  }
 
   const ControlLoopParts parts_;
   const absl::Duration grow_after_;
@@ -205,6 +213,7 @@ class ControlLoop : public EventSink, public FleetInbox {
   PlacedJobs placed_;
   JobQueue waiting_;
   JobTable with_trainers_;
+  Deadlines deadlines_;
   // Changed since the last plan, and whether a turn has gone without one since.
   std::set<std::string> unplanned_;
   bool plan_due_ = false;
@@ -217,6 +226,8 @@ class ControlLoop : public EventSink, public FleetInbox {
   // Since the last publication.
   std::vector<std::shared_ptr<const internal::JobRecord>> unpublished_;
   std::vector<std::string> unpublished_deletions_;
+
+  Answers answers_;
 
   // Last, so that it has ended before anything above goes.
   Thread thread_;

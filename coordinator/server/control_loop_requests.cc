@@ -33,13 +33,11 @@ absl::Status ControlLoop::NoSuchJob(const std::string& id) {
 void ControlLoop::ReplyWith(std::string id, JobReply reply, Turn& turn) {
   turn.replies.push_back(
       [this, id = std::move(id), reply = std::move(reply)](const absl::Status& committed) {
-        if (!committed.ok()) return reply(NotKept(committed));
+        absl::StatusOr<std::shared_ptr<const internal::JobRecord>> answer = NoSuchJob(id);
         const auto found = jobs_.find(id);
-        if (found == jobs_.end()) {
-          reply(NoSuchJob(id));
-        } else {
-          reply(found->second);
-        }
+        if (found != jobs_.end()) answer = found->second;
+        if (!committed.ok()) answer = NotKept(committed);
+        return [reply, answer = std::move(answer)] { reply(answer); };
       });
 }
 
@@ -79,7 +77,7 @@ void ControlLoop::Handle(CreateMessage& message, Turn& turn) {
   if (id.ok()) {
     ReplyWith(*id, std::move(message.reply), turn);
   } else {
-    message.reply(id.status());
+    Refuse(id.status(), std::move(message.reply), turn);
   }
 }
 
@@ -91,7 +89,7 @@ void ControlLoop::Handle(ChangeMessage& message, Turn& turn) {
   if (status.ok()) {
     ReplyWith(message.id, std::move(message.reply), turn);
   } else {
-    message.reply(status);
+    Refuse(status, std::move(message.reply), turn);
   }
 }
 
@@ -124,33 +122,30 @@ absl::Status ControlLoop::CheckDeletable(const std::string& project, const std::
 
 void ControlLoop::Handle(DeleteMessage& message, Turn& turn) {
   if (absl::Status status = CheckDeletable(message.project, message.id, turn); !status.ok()) {
-    message.reply(status);
-    return;
+    return Refuse(std::move(status), std::move(message.reply), turn);
   }
   turn.change.deleted_jobs.push_back(message.id);
   turn.replies.push_back([last = jobs_.at(message.id),
                           reply = std::move(message.reply)](const absl::Status& committed) {
-    if (committed.ok()) {
-      reply(last);
-    } else {
-      reply(NotKept(committed));
-    }
+    absl::StatusOr<std::shared_ptr<const internal::JobRecord>> answer = last;
+    if (!committed.ok()) answer = NotKept(committed);
+    return [reply, answer = std::move(answer)] { reply(answer); };
   });
 }
 
 void ControlLoop::Handle(DrainMessage& message, Turn& turn) {
   if (absl::Status status = fleet_.SetDrained(message.worker, message.drained); !status.ok()) {
-    message.reply(status);
-    return;
+    return Refuse(std::move(status), std::move(message.reply), turn);
   }
   turn.replies.push_back([this, worker = message.worker,
                           reply = std::move(message.reply)](const absl::Status& committed) {
-    if (!committed.ok()) return reply(NotKept(committed));
+    absl::StatusOr<v1::Worker> answer =
+        WithReason(absl::NotFoundError(absl::StrCat("workers/", worker, " has left")), "NOT_FOUND");
     for (const v1::Worker& shown : *parts_.roster.workers()) {
-      if (shown.name() == absl::StrCat("workers/", worker)) return reply(shown);
+      if (shown.name() == absl::StrCat("workers/", worker)) answer = shown;
     }
-    reply(WithReason(absl::NotFoundError(absl::StrCat("workers/", worker, " has left")),
-                     "NOT_FOUND"));
+    if (!committed.ok()) answer = NotKept(committed);
+    return [reply, answer = std::move(answer)] { reply(answer); };
   });
 }
 

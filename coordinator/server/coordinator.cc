@@ -106,6 +106,7 @@ absl::Status Coordinator::OpenStores() {
   ANNEAL_ASSIGN_OR_RETURN(loop_, ControlLoop::Create({*store_, *steps_, catalog_, roster_,
                                                       *outputs_, metrics_, registry_, clock_},
                                                      {options_.fleet, options_.grow_after}));
+  ANNEAL_ASSIGN_OR_RETURN(checkpointer_, WalCheckpointer::Start(options_.data_dir, clock_));
   return absl::OkStatus();
 }
 
@@ -124,8 +125,8 @@ absl::Status Coordinator::StartServing() {
       *resources_, catalog_, roster_, allowed_roots_, hashes_, storage_->path()});
   pump_ = std::make_unique<StreamPump>(catalog_);
   fine_tuning_service_ = std::make_unique<FineTuningServiceImpl>(FineTuningServiceImpl::Parts{
-      *clients_, *limits_, *loop_, catalog_, *history_, *resolver_, *storage_, *pump_, clock_,
-      random_, options_.data_dir, options_.min_free_bytes});
+      *clients_, *limits_, *loop_, catalog_, *history_, *resolver_, *storage_, *pump_, calls_,
+      clock_, random_, options_.data_dir, options_.min_free_bytes});
   collector_ = std::make_unique<StorageCollector>(*storage_, catalog_, *resources_, clock_,
                                                   StorageCollector::Options());
   examiner_ = std::make_unique<FleetExaminer>(

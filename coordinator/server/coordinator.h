@@ -38,6 +38,7 @@
 #include "coordinator/catalog/job_history.h"
 #include "coordinator/catalog/key_store.h"
 #include "coordinator/catalog/resource_store.h"
+#include "coordinator/catalog/wal_checkpointer.h"
 #include "coordinator/collection/storage_collector.h"
 #include "coordinator/fleet/fleet_roster.h"
 #include "coordinator/fleet/fleet_service.h"
@@ -103,12 +104,15 @@ class Coordinator {
   std::unique_ptr<JobHistory> history_;
   std::unique_ptr<CatalogStore> store_;
   std::unique_ptr<StepMetricsWriter> steps_;
+  std::unique_ptr<WalCheckpointer> checkpointer_;
   std::unique_ptr<ControlLoop> loop_;
   std::unique_ptr<StorageCollector> collector_;
   std::unique_ptr<FleetExaminer> examiner_;
   std::unique_ptr<SpecResolver> resolver_;
   std::unique_ptr<StreamPump> pump_;
   TransferPool transfers_{TransferPool::Options()};
+  // What is short: so that no upload keeps a submit waiting.
+  TransferPool calls_{{.name = "call"}};
   std::unique_ptr<FileLibrary> files_;
   std::unique_ptr<ModelLibrary> models_;
   std::unique_ptr<FineTuningServiceImpl> fine_tuning_service_;

@@ -1,0 +1,40 @@
+#pragma once
+// Moves what is committed from the databases' logs into their files, beside the control loop.
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/statusor.h"
+#include "absl/synchronization/mutex.h"
+#include "common/base/clock.h"
+#include "common/base/thread.h"
+#include "coordinator/catalog/sqlite.h"
+
+namespace anneal {
+
+// Purpose: SQLite's own way is to let every so many'th commit do it, and that commit then takes
+// tens of milliseconds and more, with all answers waiting for it. Here a thread does it with
+// connections of its own (PRAGMA wal_checkpoint(PASSIVE): it waits for nobody, and nobody for it);
+// a commit does it only should the log have grown beyond kLargestWalPages in spite of that. Owner:
+// Coordinator; ends with its destructor.
+class WalCheckpointer {
+ public:
+  // For catalog.db and metrics.db in `data_dir`; `clock` must outlive it.
+  static absl::StatusOr<std::unique_ptr<WalCheckpointer>> Start(const std::string& data_dir,
+                                                                Clock& clock);
+  ~WalCheckpointer();
+
+ private:
+  WalCheckpointer(std::vector<Database> databases, Clock& clock);
+  void Run();
+
+  std::vector<Database> databases_;  // the thread's alone
+  Clock& clock_;
+  absl::Mutex mu_;
+  bool stopping_ ABSL_GUARDED_BY(mu_) = false;
+  Thread thread_;  // last: runs on the members above
+};
+
+}  // namespace anneal
