@@ -11,6 +11,10 @@ find_package(SQLite3 REQUIRED)
 find_package(GTest REQUIRED)
 find_package(OpenSSL REQUIRED)
 find_package(nlohmann_json REQUIRED)
+# The library itself: its -dev package would bring a dozen others. A sanitizer has an allocator of its own.
+if(NOT ANNEAL_SANITIZER)
+  find_library(ANNEAL_TCMALLOC NAMES libtcmalloc_minimal.so.4 REQUIRED)
+endif()
 find_program(ANNEAL_GRPC_CPP_PLUGIN grpc_cpp_plugin REQUIRED)
 find_program(ANNEAL_CARGO cargo HINTS "$ENV{HOME}/.cargo/bin" REQUIRED)
 

@@ -10,6 +10,12 @@
 #include "coordinator/lifecycle/proto_time.h"
 
 namespace anneal {
+namespace {
+
+// Unfinished uploads stop counting this much late.
+constexpr absl::Duration kCountAge = absl::Seconds(10);
+
+}  // namespace
 
 absl::StatusOr<std::unique_ptr<ResourceStore>> ResourceStore::Open(const std::string& data_dir) {
   ANNEAL_ASSIGN_OR_RETURN(Database database, OpenCatalogDatabase(data_dir));
@@ -132,6 +138,11 @@ absl::Status ResourceStore::DeleteModel(absl::string_view project, absl::string_
 absl::StatusOr<ResourceStore::StoredBytes> ResourceStore::CountBytes(absl::string_view project,
                                                                      absl::Time since) {
   absl::MutexLock lock(&mu_);
+  const auto known = counts_.find(project);
+  if (known != counts_.end() && known->second.changes == database_.total_changes() &&
+      since >= known->second.since && since < known->second.since + kCountAge) {
+    return known->second.bytes;
+  }
   StoredBytes bytes;
   ANNEAL_ASSIGN_OR_RETURN(Statement files,
                           database_.Prepare("SELECT record FROM files WHERE project = ?"));
@@ -151,6 +162,7 @@ absl::StatusOr<ResourceStore::StoredBytes> ResourceStore::CountBytes(absl::strin
   ANNEAL_ASSIGN_OR_RETURN(const std::vector<internal::ModelRecord> model_records,
                           AllRecords<internal::ModelRecord>(models.Bind(project)));
   for (const internal::ModelRecord& model : model_records) bytes.models += model.size_bytes();
+  counts_[std::string(project)] = {bytes, since, database_.total_changes()};
   return bytes;
 }
 

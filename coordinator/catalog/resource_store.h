@@ -2,6 +2,7 @@
 // Files, models and uploads in the catalog.
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <optional>
 #include <set>
@@ -62,7 +63,8 @@ class ResourceStore {
   };
   // Sizes of all files and models of the project, as they were handed in: what is stored once for
   // several of them counts for each. Uploads begun after `since` that have not become a file count
-  // as files of their full size.
+  // as files of their full size. Remembered while nothing changes, and so for as long as `since` is
+  // no more than ten seconds on.
   absl::StatusOr<StoredBytes> CountBytes(absl::string_view project, absl::Time since);
 
   // Where in the storage root the files and models of all projects lie.
@@ -80,8 +82,16 @@ class ResourceStore {
   // Fails if a live job uses `resource` ("files/..." or "models/...").
   absl::Status CheckUnused(absl::string_view resource) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
+  // What CountBytes has found.
+  struct Count {
+    StoredBytes bytes;
+    absl::Time since;
+    int64_t changes = 0;  // of the database until then
+  };
+
   absl::Mutex mu_;
   Database database_ ABSL_GUARDED_BY(mu_);
+  std::map<std::string, Count, std::less<>> counts_ ABSL_GUARDED_BY(mu_);  // by project
 };
 
 }  // namespace anneal

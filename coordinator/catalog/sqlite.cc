@@ -156,6 +156,7 @@ absl::StatusOr<Statement> Database::Prepare(absl::string_view sql) {
 }
 
 int64_t Database::changes() const { return sqlite3_changes64(handle_.get()); }
+int64_t Database::total_changes() const { return sqlite3_total_changes64(handle_.get()); }
 
 absl::StatusOr<Transaction> Transaction::Begin(Database& database) {
   ANNEAL_RETURN_IF_ERROR(database.Execute("BEGIN IMMEDIATE"));

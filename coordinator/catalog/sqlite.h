@@ -88,6 +88,8 @@ class Database {
   absl::StatusOr<Statement> Prepare(absl::string_view sql);
   // Rows that the last statement changed.
   int64_t changes() const;
+  // Rows changed through this connection since it was opened.
+  int64_t total_changes() const;
 
  private:
   explicit Database(sqlite3* handle) : handle_(handle, &sqlite3_close_v2) {}

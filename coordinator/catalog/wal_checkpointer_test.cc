@@ -32,15 +32,20 @@ TEST(WalCheckpointerTest, CommitsReachTheFileWithoutTheirDoing) {
   ANNEAL_ASSERT_OK_AND_ASSIGN(const auto store, CatalogStore::Open(dir));
   // More than SQLite's own 1,000 pages, and far less than kLargestWalPages.
   constexpr int kJobs = 1500;
-  for (int i = 0; i < kJobs; ++i) {
-    auto record = std::make_shared<internal::JobRecord>();
-    record->set_id(absl::StrCat("job", i));
-    record->mutable_job()->set_state_message(std::string(3000, 'x'));
-    ANNEAL_ASSERT_OK(store->Commit({{record}, {}, {}, {}}));
+  for (int i = 0; i < kJobs;) {
+    CatalogChange change;
+    for (const int end = i + 100; i < end; ++i) {
+      auto record = std::make_shared<internal::JobRecord>();
+      record->set_id(absl::StrCat("job", i));
+      record->mutable_job()->set_state_message(std::string(3000, 'x'));
+      change.jobs.push_back(std::move(record));
+    }
+    ANNEAL_ASSERT_OK(store->Commit(change));
   }
   EXPECT_EQ(JobsInTheFile(dir, folder.path() + "/before"), 0u) << "a commit has moved the log";
   ANNEAL_ASSERT_OK_AND_ASSIGN(const auto checkpointer, WalCheckpointer::Start(dir, Clock::Real()));
-  for (int look = 0; JobsInTheFile(dir, absl::StrCat(folder.path(), "/after", look)) != kJobs; ++look)
+  for (int look = 0; JobsInTheFile(dir, absl::StrCat(folder.path(), "/after", look)) != kJobs;
+       ++look)
     ASSERT_LT(look, 1000);
   // Nothing is lost that is committed in the meantime.
   auto last = std::make_shared<internal::JobRecord>();

@@ -50,20 +50,20 @@ bool IsPacked(const internal::JobRecord& record) { return !record.origins().empt
 void PackOrigins(internal::JobRecord* record) {
   if (IsPacked(*record) || record->job().resolved().origins().empty()) return;
   v1::ResolvedJob& resolved = *record->mutable_job()->mutable_resolved();
+  auto& origins = *resolved.mutable_origins();
   Origins packed;
-  Origins left(resolved.origins().begin(), resolved.origins().end());
   spec::ForEachLeaf(resolved.spec(), [&](const std::string& path, const google::protobuf::Message&,
                                          const google::protobuf::FieldDescriptor&) {
-    const auto found = left.find(path);
-    if (found == left.end()) {
+    const auto found = origins.find(path);
+    if (found == origins.end()) {
       packed[path] = "";
-      return;
+    } else if (found->second == spec::kOriginDefault) {
+      found->second.clear();  // it follows from the value
     }
-    if (found->second != spec::kOriginDefault) packed[path] = std::move(found->second);
-    left.erase(found);
   });
-  // Of values that are not there, too.
-  packed.merge(left);
+  for (const auto& [path, origin] : origins) {
+    if (!origin.empty()) packed[path] = origin;
+  }
   record->set_origins(Format(packed));
   resolved.clear_origins();
 }

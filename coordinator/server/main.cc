@@ -1,7 +1,6 @@
 // anneal-coordinator: takes jobs, decides where they run, and remembers everything. Stops cleanly
 // on SIGTERM and SIGINT.
 
-#include <malloc.h>
 #include <pthread.h>
 
 #include <csignal>
@@ -36,8 +35,6 @@ int main(int argc, char** argv) {
 
   if (absl::Status status = anneal::SetLogFormat((*options)->log_format); !status.ok())
     return Fail(status);
-  // Many threads with little to do: an arena for each would only hold memory.
-  mallopt(M_ARENA_MAX, 2);
 #ifdef NDEBUG
   // Debian's Abseil looks for deadlocks at each lock; the builds with sanitizers keep that.
   absl::SetMutexDeadlockDetectionMode(absl::OnDeadlockCycle::kIgnore);

@@ -55,61 +55,36 @@ void Print(const Json& report) {
   std::fflush(stdout);
 }
 
-// What one asynchronous call needs until it has ended.
-template <typename Request, typename Response>
+// What one asynchronous call needs until it has ended. Answers are counted, not read: the load
+// shares the processors with what it loads.
 struct PendingCall {
   grpc::ClientContext context;
-  Request request;
-  Response response;
+  grpc::ByteBuffer request;
+  grpc::ByteBuffer response;
 };
 
-// To be called when `call` has ended. Releases it before it tells of the end: its context holds on
-// to the channel, and whoever lets go of a channel last must not be gRPC's thread, which would wait
-// for its own end.
-template <typename Call>
-std::function<void(grpc::Status)> WhenDone(std::shared_ptr<Call> call,
-                                           std::function<void(const absl::Status&)> done) {
-  return [call = std::move(call), done = std::move(done)](const grpc::Status& status) mutable {
-    call.reset();
-    done(FromGrpcStatus(status));
-  };
-}
-
-// Calls of one method of the fine-tuning service, spread over the connections.
-template <typename Request, typename Response>
+// Calls of one method, spread over the connections. `make_request` gives the request's bytes.
 ClosedLoop::Start CallsOf(const Channels& channels, const std::string& key,
-                          void (Service::StubInterface::async_interface::*method)(
-                              grpc::ClientContext*, const Request*, Response*,
-                              std::function<void(grpc::Status)>),
-                          std::function<Request(int64_t)> make_request) {
-  auto stubs = std::make_shared<std::vector<std::unique_ptr<Service::Stub>>>();
-  for (const auto& channel : channels) stubs->push_back(Service::NewStub(channel));
-  return [=](int64_t number, std::function<void(const absl::Status&)> done) {
-    auto owned = std::make_shared<PendingCall<Request, Response>>();
-    auto* call = owned.get();
-    PrepareCall(call->context, key, kCallTimeout);
-    call->request = make_request(number);
-    Service::StubInterface::async_interface* async = (*stubs)[number % stubs->size()]->async();
-    (async->*method)(&call->context, &call->request, &call->response,
-                     WhenDone(std::move(owned), std::move(done)));
-  };
-}
-
-// Calls that reach no code of ours but what watches every call: what gRPC and TLS alone cost. The
-// health service has no generated classes: its messages are bytes.
-ClosedLoop::Start HealthCalls(const Channels& channels) {
+                          const std::string& method,
+                          std::function<std::string(int64_t)> make_request) {
   auto stubs = std::make_shared<std::vector<std::unique_ptr<grpc::GenericStub>>>();
   for (const auto& channel : channels)
     stubs->push_back(std::make_unique<grpc::GenericStub>(channel));
-  return [stubs](int64_t number, std::function<void(const absl::Status&)> done) {
-    auto owned = std::make_shared<PendingCall<grpc::ByteBuffer, grpc::ByteBuffer>>();
-    auto* call = owned.get();
-    PrepareCall(call->context, "", kCallTimeout);
-    const grpc::Slice empty;
-    call->request = grpc::ByteBuffer(&empty, 1);
+  return [=](int64_t number, std::function<void(const absl::Status&)> done) {
+    auto owned = std::make_shared<PendingCall>();
+    PendingCall* call = owned.get();
+    PrepareCall(call->context, key, kCallTimeout);
+    const grpc::Slice bytes(make_request(number));
+    call->request = grpc::ByteBuffer(&bytes, 1);
     (*stubs)[number % stubs->size()]->UnaryCall(
-        &call->context, "/grpc.health.v1.Health/Check", grpc::StubOptions(), &call->request,
-        &call->response, WhenDone(std::move(owned), std::move(done)));
+        &call->context, method, grpc::StubOptions(), &call->request, &call->response,
+        // Releases the call before it tells of the end: its context holds on to the channel, and
+        // whoever lets go of a channel last must not be gRPC's thread, which would wait for its own
+        // end.
+        [owned = std::move(owned), done = std::move(done)](const grpc::Status& status) mutable {
+          owned.reset();
+          done(FromGrpcStatus(status));
+        });
   };
 }
 
@@ -148,26 +123,28 @@ v1::CreateJobRequest SubmitRequest(const Options& options, const std::string& ru
 
 absl::StatusOr<ClosedLoop::Start> CallsOfMode(const Options& options, const Channels& channels,
                                               const std::string& key, Clock& clock) {
-  using Async = Service::StubInterface::async_interface;
-  if (options.mode == "health") return HealthCalls(channels);
+  const auto method = [](absl::string_view name) {
+    return absl::StrCat("/", Service::service_full_name(), "/", name);
+  };
+  // Reaches no code of ours but what watches every call: what gRPC and TLS alone cost.
+  if (options.mode == "health")
+    return CallsOf(channels, "", "/grpc.health.v1.Health/Check", [](int64_t) { return ""; });
   if (options.mode == "submit") {
     const std::string run = absl::StrCat(absl::ToUnixMicros(clock.TimeNow()));
-    return CallsOf<v1::CreateJobRequest, v1::Job>(
-        channels, key, &Async::CreateJob,
-        [options, run](int64_t number) { return SubmitRequest(options, run, number); });
+    return CallsOf(channels, key, method("CreateJob"), [options, run](int64_t number) {
+      return SubmitRequest(options, run, number).SerializeAsString();
+    });
   }
-  if (options.mode == "list") {
-    return CallsOf<v1::ListJobsRequest, v1::ListJobsResponse>(
-        channels, key, &Async::ListJobs, [](int64_t) { return v1::ListJobsRequest(); });
-  }
+  if (options.mode == "list")
+    return CallsOf(channels, key, method("ListJobs"), [](int64_t) { return ""; });
   ANNEAL_ASSIGN_OR_RETURN(const std::vector<std::string> names,
                           ListJobs(channels, key, {}, SIZE_MAX));
   if (names.empty()) return absl::FailedPreconditionError("there are no jobs to get");
-  return CallsOf<v1::GetJobRequest, v1::Job>(channels, key, &Async::GetJob, [names](int64_t n) {
+  return CallsOf(channels, key, method("GetJob"), [names](int64_t n) {
     v1::GetJobRequest request;
     // A prime stride: each call asks for another part of the table.
     request.set_name(names[static_cast<size_t>(n) * 7919 % names.size()]);
-    return request;
+    return request.SerializeAsString();
   });
 }
 
