@@ -157,19 +157,64 @@ def test_programs_notify_and_reload_as_the_units_say(tmp_path):
             coordinator.wait()
 
 
+def play_slurm(folder):
+    """An srun that ends all its workers at once when it gets SIGTERM, as Slurm's does, and an scancel that signals the steps alone."""
+    (folder / "bin").mkdir()
+    (folder / "srun").write_text("""#!/bin/bash
+shift
+trap 'kill -KILL $(cat "$ANNEAL_HOME"/pid-*); exit 143' TERM
+for node in 0 1; do (echo $BASHPID >"$ANNEAL_HOME/pid-$node" && SLURM_NODEID=$node exec "$@") & done
+wait
+""")
+    (folder / "scancel").write_text('#!/bin/bash\n[ "$*" = "--signal=TERM 77" ] && kill -TERM $(cat "$ANNEAL_HOME"/pid-*)\n')
+    for name in ("srun", "scancel"):
+        (folder / name).chmod(0o755)
+
+
+def slurm_environment(folder):
+    return {**os.environ, "PATH": f"{folder}:{os.environ['PATH']}", "ANNEAL_HOME": str(folder), "SLURM_JOB_ID": "77",
+            "ANNEAL_COORDINATOR": "c.example:7444", "TMPDIR": "/local"}
+
+
+@pytest.mark.parametrize("way", ["the steps", "the batch script"])
+def test_slurm_lets_workers_drain(tmp_path, way):
+    """Whomever SIGTERM is sent to, each worker hears it and leaves in its own time, and the script waits for that."""
+    play_slurm(tmp_path)
+    # In the program's place: drains until it may go.
+    (tmp_path / "bin" / "anneal-worker").write_text("""#!/bin/bash
+node=${SLURM_NODEID}
+trap 'echo >>"$ANNEAL_HOME/told-$node"' TERM
+: >"$ANNEAL_HOME/ready-$node"
+until [ -e "$ANNEAL_HOME/may-go" ]; do read -rt 0.05 <> <(:) || true; done
+: >"$ANNEAL_HOME/drained-$node"
+""")
+    (tmp_path / "bin" / "anneal-worker").chmod(0o755)
+    script = subprocess.Popen(["bash", DEPLOY / "slurm" / "anneal-workers.sbatch"], env=slurm_environment(tmp_path), start_new_session=True)
+    try:
+        wait_until(lambda: len(list(tmp_path.glob("ready-*"))) == 2, 30, "two workers")
+        if way == "the steps":
+            subprocess.run([tmp_path / "scancel", "--signal=TERM", "77"], env=slurm_environment(tmp_path), check=True)
+        else:
+            script.send_signal(signal.SIGTERM)
+        wait_until(lambda: len(list(tmp_path.glob("told-*"))) == 2, 30, "both to hear of it")
+        assert script.poll() is None and not list(tmp_path.glob("drained-*"))
+        (tmp_path / "may-go").touch()
+        assert script.wait(60) == 0
+        assert len(list(tmp_path.glob("drained-*"))) == 2
+    finally:
+        if script.poll() is None:
+            os.killpg(script.pid, signal.SIGKILL)
+
+
 def test_slurm_script_starts_a_worker_on_each_node(tmp_path, programs):
     """srun is played by a script that starts the command once for each of two nodes, as Slurm would."""
+    play_slurm(tmp_path)
     script = DEPLOY / "slurm" / "anneal-workers.sbatch"
     assert re.search(r"^#SBATCH --signal=TERM@(\d+)$", script.read_text(), re.MULTILINE).group(1) == "720"
-    (tmp_path / "bin").mkdir()
-    (tmp_path / "srun").write_text('#!/bin/bash\nshift\nfor node in 0 1; do SLURM_NODEID=$node "$@" & done\nwait\n')
     # In the program's place: what it was started with, one line a node.
     (tmp_path / "bin" / "anneal-worker").write_text('#!/bin/bash\nprintf "%s\\n" "$*" >>"$ANNEAL_HOME/started"\n')
-    for path in (tmp_path / "srun", tmp_path / "bin" / "anneal-worker"):
-        path.chmod(0o755)
-    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "ANNEAL_HOME": str(tmp_path), "SLURM_JOB_ID": "77",
-                   "ANNEAL_COORDINATOR": "c.example:7444", "TMPDIR": "/local"}
-    subprocess.run(["bash", script], env=environment, check=True, timeout=60)
+    (tmp_path / "bin" / "anneal-worker").chmod(0o755)
+    subprocess.run(["bash", script], env=slurm_environment(tmp_path), check=True, timeout=60)
     started = sorted((tmp_path / "started").read_text().splitlines())
     assert [line.split("--name ")[1].split()[0] for line in started] == ["slurm-77-0", "slurm-77-1"]
     for line in started:
