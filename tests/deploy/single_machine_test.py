@@ -52,7 +52,8 @@ def test_compose(checks, programs, version):
         config = read_config(folder / f"{name}.yaml", programs)
         assert project["configs"][name]["file"] == str(folder / f"{name}.yaml")
         assert service["configs"][0]["target"] == f"/etc/anneal/{name}.yaml" == service["command"][0].removeprefix("--config=")
-        mounts = [v["target"] for v in service["volumes"]] + ["/run/secrets"]
+        mounts = [v["target"] for v in service["volumes"]] + ["/run/secrets"] + service["tmpfs"]
+        assert service["restart"] == "unless-stopped"
         for key, value in config.items():
             assert not str(value).startswith("/") or any(value.startswith(m + "/") or value == m for m in mounts), key
         assert config["credentials_file"] == f"/run/secrets/{service['secrets'][0]['source']}"
@@ -89,6 +90,7 @@ def test_systemd_units_and_settings_fit(name, programs):
     command = unit["ExecStart"].split()
     assert command[0] == f"/opt/anneal/bin/anneal-{name}" and command[2] == f"/etc/anneal/{name}.yaml"
     programs.check_arguments(f"anneal-{name}", command[1:2])
+    assert unit["Restart"] == "on-failure" and unit["StartLimitIntervalSec"] == "0"
     user = re.search(r"^u (\w+) (\d+)", (SYSTEMD / "anneal.sysusers").read_text(), re.MULTILINE)
     assert unit["User"] == unit["Group"] == user.group(1) and user.group(2) == "65532"
     # The file system is read-only but for these; settings under /etc/anneal are read.
