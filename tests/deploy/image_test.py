@@ -2,6 +2,7 @@
 build; needs root."""
 
 import os
+import re
 import subprocess
 from pathlib import Path
 
@@ -42,10 +43,33 @@ def size_mib(folder):
     return sum(p.stat().st_size for p in Path(folder).rglob("*") if p.is_file() and not p.is_symlink()) / 2**20
 
 
+def stated(pattern):
+    """The sizes in MiB that the page on sizing states, in the words of `pattern`."""
+    text = (SOURCE_DIR / "docs" / "operations" / "sizing.md").read_text()
+    return [float(number) for number in re.search(pattern.replace("N", r"([\d.]+)"), text).groups()]
+
+
+def check_size(what, measured, said):
+    """Programs grow; a page that is off by more than an eighth says something else than what there is."""
+    print(f"{what}: {measured:.0f} MiB, stated {said:.0f}")
+    assert said * 7 / 8 < measured < said * 9 / 8, what
+
+
+def loads(path):
+    """Names of the libraries that a program or library loads at its start; those that are not found are empty paths."""
+    lines = subprocess.run(["ldd", path], capture_output=True, text=True, check=True).stdout.splitlines()
+    return {line.split()[0]: line.split()[2] if "not found" not in line else "" for line in lines if "=>" in line}
+
+
 def check_content(folder, programs):
     """Only the programs, only libraries that they need, nothing of CUDA but the stand-ins."""
     assert sorted(p.name for p in (folder / "bin").iterdir()) == sorted(programs)
     libraries = {p.name: p.stat().st_size for p in (folder / "lib").iterdir()}
+    needed = {}
+    for program in (folder / "bin").iterdir():
+        needed.update(loads(program))
+    assert all(needed.values()), needed
+    assert not libraries.keys() - needed.keys(), "nothing needs them"
     cuda = {name: size for name, size in libraries.items() if name.startswith(("libcu", "libnv", "libnccl", "libtorch_cuda", "libc10_cuda"))}
     assert all(size < 64 * 1024 for size in cuda.values()), cuda
     assert not [name for name in libraries if name.startswith(("libpython", "libtorch_python"))]
@@ -61,8 +85,27 @@ def test_the_package_runs_in_an_empty_debian(tmp_path, base, configs):
     [folder] = (tmp_path / "unpacked").iterdir()
     folder.rename(root / "opt" / "anneal")
     check_content(root / "opt" / "anneal", ["anneal", "anneal-coordinator", "anneal-prepare", "anneal-trainer", "anneal-worker"])
-    print(f"package: {archive.stat().st_size / 2**20:.0f} MiB packed, {size_mib(root / 'opt' / 'anneal'):.0f} MiB unpacked")
+    packed, unpacked = stated(r"\(`tools/package`\): N MiB packed, N MiB unpacked")
+    check_size("package, packed", archive.stat().st_size / 2**20, packed)
+    check_size("package, unpacked", size_mib(root / "opt" / "anneal"), unpacked)
     assert "jobs/" in run_service(tmp_path, root, root, configs, SOURCE_DIR)
+
+
+def test_the_cuda_package_has_all_but_the_driver(tmp_path):
+    """What GPUs need is in it, found beside it, and the same programs run where there is none."""
+    folder = tmp_path / "anneal-cuda"
+    subprocess.run([SOURCE_DIR / "tools" / "package", "--cuda", "--bin-dir", BIN_DIR, "--to", folder], check=True)
+    [cuda] = folder.glob("lib/libanneal_trainer_cuda.so")
+    missing = {name for name, path in loads(cuda).items() if not path}
+    assert missing <= {"libcuda.so.1", "libnvidia-ml.so.1"}, missing
+    outside = {name: path for name, path in loads(cuda).items() if path and not path.startswith((str(folder), "/lib/", "/usr/lib/", "/lib64/"))}
+    assert not outside, outside
+    assert {"libnccl.so.2", "libcudart.so.13", "libtorch_cuda.so"} <= {p.name for p in folder.glob("lib/*")}
+    # Without the environment of a developer: it finds its own libraries, and says what is not there.
+    for program in ("anneal-worker", "anneal-prepare", "anneal-coordinator", "anneal"):
+        subprocess.run([folder / "bin" / program, "--version"], env={"PATH": "/usr/bin:/bin"}, check=True, capture_output=True)
+    (gibibytes,) = stated(r"with CUDA N GiB")
+    check_size("package with CUDA, unpacked", size_mib(folder), gibibytes * 1024)
 
 
 def test_the_images_run_as_a_cluster_runs_them(tmp_path, base, configs, version):
@@ -90,6 +133,8 @@ def test_the_images_run_as_a_cluster_runs_them(tmp_path, base, configs, version)
         settings = run("inspect", "--type", "image", "--format", "{{.OCIv1.Config.User}} {{.OCIv1.Config.Entrypoint}}", image)
         assert settings == f"65532:65532 [/opt/anneal/bin/anneal-{target}]"
         check_content(roots[target] / "opt" / "anneal", programs)
-        print(f"{image}: {size_mib(roots[target]):.0f} MiB, of it Anneal {size_mib(roots[target] / 'opt' / 'anneal'):.0f} MiB")
+        whole, own = stated(rf"{target} N MiB, of it Anneal N MiB")
+        check_size(f"{image}, of it Anneal", size_mib(roots[target] / "opt" / "anneal"), own)
+        check_size(image, size_mib(roots[target]), whole)
     assert "jobs/" in run_service(tmp_path, roots["coordinator"], roots["worker"], configs, SOURCE_DIR)
     run("umount", "--all")
