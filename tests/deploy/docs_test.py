@@ -24,7 +24,7 @@ STOPPED = "# with the coordinator stopped"
 RUN_BY = {
     "README.md": {"tools/quickstart": "CONTRIBUTING.md", "tools/test": ".ci/run", "anneal up": "tools/anneal/up_test.cc",
                   "anneal init": "tools/anneal/anneal_test.cc", "anneal check": "tools/anneal/anneal_test.cc",
-                  "anneal submit": "tests/integration/first_light_test.py"},
+                  "anneal submit": "tools/anneal/anneal_test.cc"},
 }
 # Commands within the text that are of a machine which has the fault, and the words that must say so beside them.
 THERE = {"systemctl": "systemd", "kubectl": "Kubernetes|cluster|pod", "scancel": "Slurm|allocation", "nvidia-smi": "machine|node|worker",
