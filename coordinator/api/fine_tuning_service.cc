@@ -62,6 +62,15 @@ absl::StatusOr<int> LimitOf(int32_t page_size, int default_size, int max_size) {
   return page_size == 0 ? default_size : std::min(page_size, max_size);
 }
 
+// Answers the call with the job that the loop tells of.
+EventSink::JobReply ReplyTo(v1::Job* response, FinishCall finish) {
+  return [response, finish = std::move(finish)](
+             const absl::StatusOr<std::shared_ptr<const internal::JobRecord>>& result) {
+    if (result.ok()) ShowJob(**result, response);
+    finish(result.status());
+  };
+}
+
 }  // namespace
 
 absl::StatusOr<FineTuningServiceImpl::Record> FineTuningServiceImpl::Find(
@@ -78,16 +87,6 @@ absl::StatusOr<FineTuningServiceImpl::Record> FineTuningServiceImpl::FindIn(
   if (record == nullptr)
     return WithReason(absl::NotFoundError(absl::StrCat("no ", name)), "NOT_FOUND");
   return record;
-}
-
-EventSink::JobReply FineTuningServiceImpl::ReplyTo(v1::Job* response, FinishCall finish) {
-  // To write an answer takes longer than to decide on it: not on the loop's thread.
-  return [this, response, finish = std::move(finish)](absl::StatusOr<Record> result) {
-    parts_.pool.Post([response, finish, result = std::move(result)] {
-      if (result.ok()) ShowJob(**result, response);
-      finish(result.status());
-    });
-  };
 }
 
 absl::Status FineTuningServiceImpl::Check(const Caller& caller, const v1::CheckJobRequest& request,

@@ -24,8 +24,8 @@ namespace anneal {
 
 // Purpose: translates calls into events and back; it decides nothing. No call holds a thread while
 // it waits: what only looks at the published catalog is answered on gRPC's thread, what touches the
-// disk runs on the pool, and answers of the loop are written there, too. Owner: Coordinator.
-// Thread-safe.
+// disk runs on the pool, and what the loop decides is answered on the thread of its replies. Owner:
+// Coordinator. Thread-safe.
 class FineTuningServiceImpl final : public v1::FineTuningService::CallbackService {
  public:
   // All outlive the server that serves it.
@@ -115,8 +115,6 @@ class FineTuningServiceImpl final : public v1::FineTuningService::CallbackServic
                           v1::ListJobEventsResponse* response);
   absl::Status ListSteps(const Caller& caller, const v1::ListStepMetricsRequest& request,
                          v1::ListStepMetricsResponse* response);
-  // Answers the call with the job that the loop tells of.
-  EventSink::JobReply ReplyTo(v1::Job* response, FinishCall finish);
   absl::StatusOr<std::shared_ptr<PumpedWriter<v1::WatchJobResponse>>> Watch(
       const grpc::CallbackServerContext& context, const v1::WatchJobRequest& request);
   absl::StatusOr<std::shared_ptr<PumpedWriter<v1::LogChunk>>> ReadLog(
