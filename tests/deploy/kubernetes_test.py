@@ -278,14 +278,42 @@ def test_shared_memory_is_sized(cluster):
     assert 2**30 <= quantity(volume["emptyDir"]["sizeLimit"]) <= limit / 4
 
 
-def test_nccl_settings_are_known_to_nccl(rendered):
+def nccl_library():
     import nvidia.nccl
-    library = (Path(nvidia.nccl.__path__[0]) / "lib" / "libnccl.so.2").read_bytes()
-    for overlay in ("gpu", "gpu-rdma"):
-        [settings] = [c["data"] for name, c in rendered[overlay].of_kind("ConfigMap").items() if name.startswith("anneal-nccl")]
-        for variable in settings:
-            assert variable.encode() + b"\0" in library, f"NCCL does not read {variable}"
-    assert settings["NCCL_IB_DISABLE"] == "0"
+    return (Path(nvidia.nccl.__path__[0]) / "lib" / "libnccl.so.2").read_bytes()
+
+
+def nccl_settings(manifests):
+    [settings] = [c["data"] for name, c in manifests.of_kind("ConfigMap").items() if name.startswith("anneal-nccl")]
+    return settings
+
+
+def test_nccl_settings_are_known_to_nccl(cluster):
+    library = nccl_library()
+    for variable in nccl_settings(cluster):
+        assert variable.encode() + b"\0" in library, f"NCCL does not read {variable}"
+
+
+def test_nccl_uses_rdma_or_fails(rendered):
+    tcp, rdma = nccl_settings(rendered["gpu"]), nccl_settings(rendered["gpu-rdma"])
+    assert tcp["NCCL_IB_DISABLE"] == "1" and "NCCL_NET" not in tcp
+    assert rdma["NCCL_IB_DISABLE"] == "0" and rdma["NCCL_NET"] == "IB"
+    # The trainer knows better: the interface of --data-address.
+    assert "NCCL_SOCKET_IFNAME" not in tcp | rdma
+    assert container_of(worker_of(rendered["gpu-rdma"]))["resources"]["limits"]["rdma/hca"] == "1"
+
+
+def test_the_image_has_what_nccl_loads_for_rdma():
+    # Package of Debian 12 -> what NCCL opens of it.
+    packages = {"libibverbs1": "libibverbs.so.1", "ibverbs-providers": "libmlx5.so.1"}
+    opened = {name.decode() for name in re.findall(rb"\0(lib(?:ibverbs|mlx5|rdmacm)\.so\.[\d.]+)\0", nccl_library())}
+    assert opened == set(packages.values())
+    text = (SOURCE_DIR / "deploy" / "images" / "Containerfile").read_text()
+    [stage] = re.findall(r"^FROM runtime AS worker\n(.*?)(?=^FROM|\Z)", text, re.MULTILINE | re.DOTALL)
+    only_with_cuda = r'if \[ -n "\$\{PACKAGE\}" \].*apt-get install -y --no-install-recommends ([^&]+) &&'
+    [installed] = re.findall(only_with_cuda, stage.replace("\\\n", " "))
+    assert set(installed.split()) == set(packages) and re.search(r"^ARG PACKAGE=$", stage, re.MULTILINE)
+    assert re.findall(r"^USER (.*)", stage, re.MULTILINE)[-1] == "65532:65532"
 
 
 def test_images_carry_the_version_and_nothing_blocks_a_drain(cluster, version):
