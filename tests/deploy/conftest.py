@@ -52,6 +52,16 @@ def checks():
 
 
 @pytest.fixture(scope="session")
+def rendered(checks, tmp_path_factory):
+    """Name of an overlay or a mix -> its manifests."""
+    import manifests  # it imports this file
+    folders = {name: manifests.KUBERNETES / "overlays" / name for name in manifests.OVERLAYS}
+    for name, mix in manifests.MIXES.items():
+        folders[name] = manifests.write_mix(tmp_path_factory.mktemp(name), *mix)
+    return {name: manifests.render(checks, folder) for name, folder in folders.items()}
+
+
+@pytest.fixture(scope="session")
 def version():
     return re.search(r"project\(anneal VERSION (\S+)", (SOURCE_DIR / "CMakeLists.txt").read_text()).group(1)
 

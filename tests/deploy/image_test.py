@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-import kubernetes_test
 from conftest import BIN_DIR, SOURCE_DIR
+from manifests import KUBERNETES, config_of, container_of, program_of, render
 from service_in_roots import run_service
 
 pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="mmdebstrap and buildah make roots, as root")
@@ -27,9 +27,8 @@ def base(tmp_path_factory):
 @pytest.fixture(scope="module")
 def configs(checks):
     """Program -> its settings in the overlay cpu-demo."""
-    manifests = kubernetes_test.render(checks, kubernetes_test.KUBERNETES / "overlays" / "cpu-demo")
-    return {kubernetes_test.program_of(kubernetes_test.container_of(w)): kubernetes_test.config_of(manifests, w)
-            for w in manifests.workloads}
+    manifests = render(checks, KUBERNETES / "overlays" / "cpu-demo")
+    return {program_of(container_of(w)): config_of(manifests, w) for w in manifests.workloads}
 
 
 def unpack(archive, root):

@@ -1,118 +1,64 @@
 """The Kubernetes manifests: rendered by kustomize, valid by Kubernetes' own schemas and rules, and every name in them exists."""
 
-import itertools
 import json
-import os
 import re
 import subprocess
 from pathlib import Path
 
 import kubernetes_validate
 import pytest
-import yaml
 
 from conftest import SOURCE_DIR, seconds
+from manifests import CLUSTERS, MIXES, OVERLAYS, config_of, container_of, is_gpu, matches, pod_of, ports_of, program_of, quantity
 
-KUBERNETES = SOURCE_DIR / "deploy" / "kubernetes"
-OVERLAYS = sorted(p.name for p in (KUBERNETES / "overlays").iterdir())
-CLUSTERS = [name for name in OVERLAYS if name != "monitoring"]
-PROGRAM_OF_IMAGE = {"anneal-coordinator": "anneal-coordinator", "anneal-worker": "anneal-worker", "anneal-worker-cuda": "anneal-worker"}
-# Read by the CUDA driver, not by a program of ours.
-DRIVER_VARIABLES = {"CUDA_CACHE_PATH"}
+# Read by NVIDIA's container runtime and the CUDA driver, not by a program of ours.
+DRIVER_VARIABLES = {"NVIDIA_DRIVER_CAPABILITIES", "CUDA_CACHE_PATH"}
 
 
-class Manifests:
-    """Rendered resources, and what refers to what among them."""
-
-    def __init__(self, text):
-        self.text = text
-        self.all = [document for document in yaml.safe_load_all(text) if document]
-        self.workloads = [r for r in self.all if r["kind"] in ("StatefulSet", "DaemonSet")]
-
-    def of_kind(self, kind):
-        return {r["metadata"]["name"]: r for r in self.all if r["kind"] == kind}
-
-    def pods_with(self, selector):
-        """The pod templates that a label selector finds."""
-        return [w["spec"]["template"] for w in self.workloads
-                if matches(selector, w["spec"]["template"]["metadata"]["labels"])]
-
-
-def matches(selector, labels):
-    for expression in selector.get("matchExpressions", []):
-        assert expression["operator"] == "In", expression
-        if labels.get(expression["key"]) not in expression["values"]:
-            return False
-    return all(labels.get(key) == value for key, value in selector.get("matchLabels", {}).items())
-
-
-def container_of(workload_or_template):
-    template = workload_or_template["spec"].get("template", workload_or_template)
-    [container] = template["spec"]["containers"]
-    return container
-
-
-def ports_of(container):
-    return {port["name"]: port["containerPort"] for port in container["ports"]}
-
-
-def program_of(container):
-    return PROGRAM_OF_IMAGE[container["image"].partition(":")[0]]
-
-
-def config_of(manifests, workload):
-    """The parsed --config file of a workload, found through its argument, mount and ConfigMap."""
-    container = container_of(workload)
-    [path] = [a.removeprefix("--config=") for a in container["args"] if a.startswith("--config=")]
-    [mount] = [m for m in container["volumeMounts"] if m["mountPath"] == os.path.dirname(path)]
-    [volume] = [v for v in workload["spec"]["template"]["spec"]["volumes"] if v["name"] == mount["name"]]
-    return yaml.safe_load(manifests.of_kind("ConfigMap")[volume["configMap"]["name"]]["data"][os.path.basename(path)])
-
-
-def render(checks, folder):
-    return Manifests(subprocess.run([checks / "bin" / "kustomize", "build", folder], capture_output=True, text=True, check=True).stdout)
-
-
-@pytest.fixture(scope="session")
-def rendered(checks):
-    return {name: render(checks, KUBERNETES / "overlays" / name) for name in OVERLAYS}
-
-
-@pytest.fixture(params=CLUSTERS)
+@pytest.fixture(params=[*CLUSTERS, *MIXES])
 def cluster(request, rendered):
     return rendered[request.param]
 
 
-@pytest.mark.parametrize("overlay", OVERLAYS)
-def test_schemas(rendered, checks, overlay):
-    custom = [r for r in rendered[overlay].all if r["apiVersion"].startswith("monitoring.coreos.com/")]
-    for resource in rendered[overlay].all:
+def oldest_version():
+    """The oldest Kubernetes that the installation page promises, as "1.27"."""
+    text = (SOURCE_DIR / "docs" / "operations" / "kubernetes.md").read_text()
+    [version] = re.findall(r"Kubernetes (1\.\d+) or newer", text)
+    return version
+
+
+def validate_custom(checks, resources):
+    """By the schemas of the Prometheus operator."""
+    command = [checks / "bin" / "node", checks / "validate_crds.mjs"]
+    return subprocess.run(command, input=json.dumps(resources), capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("name", [*OVERLAYS, *MIXES])
+def test_schemas(rendered, checks, name):
+    custom = [r for r in rendered[name].all if r["apiVersion"].startswith("monitoring.coreos.com/")]
+    for resource in rendered[name].all:
         if resource not in custom:
-            kubernetes_validate.validate(resource, kubernetes_validate.latest_version(), strict=True)
+            for version in (oldest_version(), kubernetes_validate.latest_version()):
+                kubernetes_validate.validate(resource, version, strict=True)
     if custom:
-        result = subprocess.run([checks / "bin" / "node", checks / "validate_crds.mjs"], input=json.dumps(custom), capture_output=True, text=True)
+        result = validate_custom(checks, custom)
         assert result.returncode == 0, result.stdout + result.stderr
 
 
 def test_the_schema_check_finds_faults(checks):
     fault = {"apiVersion": "monitoring.coreos.com/v1", "kind": "PodMonitor", "metadata": {"name": "x"},
              "spec": {"selector": {}, "podMetricsEndpoints": [{"prt": "metrics", "interval": "15 sec"}]}}
-    result = subprocess.run([checks / "bin" / "node", checks / "validate_crds.mjs"], input=json.dumps([fault]), capture_output=True, text=True)
+    result = validate_custom(checks, [fault])
     assert result.returncode == 1 and "'\"prt\"' does not exist" in result.stdout and "must match pattern" in result.stdout
     with pytest.raises(kubernetes_validate.ValidationError):
         kubernetes_validate.validate({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "x"}, "spec": {"prots": []}},
                                      kubernetes_validate.latest_version(), strict=True)
-
-
-@pytest.mark.parametrize("pool, gpus", list(itertools.product(["gpu-pool", "gpu-daemonset"], [1, 2, 4, 8])))
-def test_components_combine(checks, tmp_path, pool, gpus):
-    to_here = os.path.relpath(KUBERNETES, tmp_path)
-    (tmp_path / "kustomization.yaml").write_text(
-        f"resources: [{to_here}/base]\ncomponents: [{to_here}/components/{pool}, {to_here}/components/gpus-{gpus}]\n")
-    workload = render(checks, tmp_path).of_kind("DaemonSet" if pool == "gpu-daemonset" else "StatefulSet")[f"anneal-{pool}"]
-    resources = container_of(workload)["resources"]
-    assert resources["requests"] == resources["limits"] == {
-        "cpu": str(8 * gpus), "memory": f"{64 * gpus}Gi", "nvidia.com/gpu": str(gpus)}
+    # Known since 1.33, and strict for a reason: an older API server drops what it does not know.
+    newer = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "x"},
+             "spec": {"containers": [{"name": "x", "lifecycle": {"stopSignal": "SIGTERM"}}]}}
+    kubernetes_validate.validate(newer, kubernetes_validate.latest_version(), strict=True)
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate(newer, oldest_version(), strict=True)
 
 
 def test_all_pods_are_restricted(cluster, checks):
@@ -154,13 +100,57 @@ def test_ports_exist_and_are_what_the_programs_listen_on(cluster):
         [template] = cluster.pods_with({"matchLabels": service["spec"]["selector"]})
         for port in service["spec"]["ports"]:
             assert port["port"] == ports_of(container_of(template))[port["targetPort"]], service["metadata"]["name"]
-    host, _, port = config_of(cluster, worker_of(cluster))["coordinator"].partition(":")
-    assert int(port) in [p["port"] for p in cluster.of_kind("Service")[host]["spec"]["ports"]]
+    for worker in cluster.workers:
+        host, _, port = config_of(cluster, worker)["coordinator"].partition(":")
+        assert int(port) in [p["port"] for p in cluster.of_kind("Service")[host]["spec"]["ports"]]
 
 
-def worker_of(cluster):
-    [worker] = [w for w in cluster.workloads if program_of(container_of(w)) == "anneal-worker"]
-    return worker
+def test_the_probes_ask_the_right_process(cluster):
+    for worker in cluster.workers:
+        container, config = container_of(worker), config_of(cluster, worker)
+        asked = {probe: ports_of(container)[container[probe]["httpGet"]["port"]] for probe in ("livenessProbe", "readinessProbe")}
+        # The keeper outlives its daemon, and so must the pod; whether the worker is of use the daemon knows.
+        assert asked == {"livenessProbe": int(config["liveness_listen"].split(":")[1]),
+                         "readinessProbe": int(config["admin_listen"].split(":")[1])}
+        assert [container[probe]["httpGet"]["path"] for probe in asked] == ["/livez", "/readyz"]
+    coordinator = container_of(cluster.coordinator)
+    assert {coordinator[probe]["httpGet"]["port"] for probe in ("startupProbe", "livenessProbe", "readinessProbe")} == {"metrics"}
+    assert [coordinator[probe]["httpGet"]["path"] for probe in ("livenessProbe", "readinessProbe")] == ["/livez", "/readyz"]
+    # It migrates its catalog before it listens, and is not to be killed for that.
+    startup = coordinator["startupProbe"]
+    assert startup["periodSeconds"] * startup["failureThreshold"] >= 600
+
+
+def test_one_coordinator_has_the_catalog_to_itself(cluster):
+    spec = cluster.coordinator["spec"]
+    assert cluster.coordinator["kind"] == "StatefulSet" and spec["replicas"] == 1
+    [claim] = spec["volumeClaimTemplates"]
+    [mount] = [m for m in container_of(cluster.coordinator)["volumeMounts"] if m["name"] == claim["metadata"]["name"]]
+    assert claim["spec"]["accessModes"] == ["ReadWriteOnce"]
+    assert config_of(cluster, cluster.coordinator)["data_dir"].startswith(mount["mountPath"] + "/")
+
+
+def test_volumes_are_not_changed_file_by_file_at_each_start(cluster):
+    for workload in cluster.workloads:
+        assert pod_of(workload)["securityContext"]["fsGroup"] == 65532
+        assert pod_of(workload)["securityContext"]["fsGroupChangePolicy"] == "OnRootMismatch"
+
+
+def test_the_namespace_is_restricted(cluster):
+    [namespace] = cluster.of_kind("Namespace").values()
+    labels = namespace["metadata"]["labels"]
+    assert {labels[f"pod-security.kubernetes.io/{mode}"] for mode in ("enforce", "audit", "warn")} == {"restricted"}
+    scoped = [r for r in cluster.all if r["kind"] not in ("Namespace", "PriorityClass")]
+    assert {r["metadata"].get("namespace") for r in scoped} == {namespace["metadata"]["name"]}
+
+
+def test_the_coordinator_goes_before_workers(cluster):
+    classes = cluster.of_kind("PriorityClass")
+    coordinator = classes[pod_of(cluster.coordinator)["priorityClassName"]]
+    for worker in cluster.workers:
+        waiting = classes[pod_of(worker)["priorityClassName"]]
+        assert waiting["value"] < coordinator["value"] and waiting["preemptionPolicy"] == "Never"
+    assert not any(c.get("globalDefault") for c in classes.values())
 
 
 def test_labels_and_policies_select_something(cluster):
@@ -174,7 +164,7 @@ def test_labels_and_policies_select_something(cluster):
         if not spec.get("ingress") and not spec.get("egress"):
             isolated |= set(spec["policyTypes"])
         for rule, peers in [(r, "from") for r in spec.get("ingress", [])] + [(r, "to") for r in spec.get("egress", [])]:
-            inside = [p for p in rule[peers] if "namespaceSelector" not in p]
+            inside = [p for p in rule[peers] if "namespaceSelector" not in p and "ipBlock" not in p]
             others = [template for peer in inside for template in cluster.pods_with(peer["podSelector"])]
             assert others or not inside, f"{name} names peers that do not exist"
             for port in rule["ports"]:
@@ -184,24 +174,33 @@ def test_labels_and_policies_select_something(cluster):
     assert isolated == {"Ingress", "Egress"}, "nothing denies by default"
 
 
+def test_names_are_asked_of_the_cluster_and_of_the_node(cluster):
+    [rule] = cluster.of_kind("NetworkPolicy")["names"]["spec"]["egress"]
+    assert sorted((p["protocol"], p["port"]) for p in rule["ports"]) == [("TCP", 53), ("UDP", 53)]
+    service, node = rule["to"]
+    assert service == {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "kube-system"}},
+                       "podSelector": {"matchLabels": {"k8s-app": "kube-dns"}}}
+    # NodeLocal DNSCache is no pod to a NetworkPolicy: it listens on a link-local address of the node.
+    assert node == {"ipBlock": {"cidr": "169.254.0.0/16"}}
+
+
 def test_collectives_have_the_ports_that_the_kernel_gives_them(cluster):
-    worker = worker_of(cluster)["spec"]["template"]
-    pool = worker["metadata"]["labels"]["anneal.dev/pool"]
-    policy = cluster.of_kind("NetworkPolicy")[f"collectives-{pool}"]["spec"]
-    peer = {"podSelector": {"matchLabels": {"anneal.dev/pool": pool}}}
-    [sysctl] = worker["spec"]["securityContext"]["sysctls"]
-    assert sysctl["name"] == "net.ipv4.ip_local_port_range"
-    first, last = map(int, sysctl["value"].split())
-    ports = [{"protocol": "TCP", "port": first, "endPort": last}]
-    assert policy["podSelector"] == peer["podSelector"]
-    assert policy["ingress"] == [{"from": [peer], "ports": ports}]
-    assert policy["egress"] == [{"to": [peer], "ports": ports}]
-    assert not any(first <= port <= last for w in cluster.workloads for port in ports_of(container_of(w)).values())
+    for workload in cluster.workers:
+        worker = workload["spec"]["template"]
+        peer = {"podSelector": {"matchLabels": {"anneal.dev/pool": worker["metadata"]["labels"]["anneal.dev/pool"]}}}
+        [policy] = [p["spec"] for p in cluster.of_kind("NetworkPolicy").values() if p["spec"]["podSelector"] == peer["podSelector"]]
+        [sysctl] = worker["spec"]["securityContext"]["sysctls"]
+        assert sysctl["name"] == "net.ipv4.ip_local_port_range"
+        first, last = map(int, sysctl["value"].split())
+        ports = [{"protocol": "TCP", "port": first, "endPort": last}]
+        assert policy["ingress"] == [{"from": [peer], "ports": ports}]
+        assert policy["egress"] == [{"to": [peer], "ports": ports}]
+        assert not any(first <= port <= last for w in cluster.workloads for port in ports_of(container_of(w)).values())
 
 
 def test_volumes_accounts_and_classes_exist(cluster):
     for workload in cluster.workloads:
-        pod, container = workload["spec"]["template"]["spec"], container_of(workload)
+        pod, container = pod_of(workload), container_of(workload)
         assert pod["serviceAccountName"] in cluster.of_kind("ServiceAccount")
         assert pod["priorityClassName"] in cluster.of_kind("PriorityClass")
         if workload["kind"] == "StatefulSet":
@@ -241,20 +240,20 @@ def test_secrets_are_made_by_the_installation_page(cluster):
                 assert used and made[volume["secret"]["secretName"]] == used, volume
 
 
-def test_a_pod_is_given_time_for_its_checkpoint(cluster, programs):
-    worker = worker_of(cluster)
-    drain = seconds(config_of(cluster, worker)["drain_timeout"])
-    # What is left is told to stop, then terminated, then killed: stop_grace (5 s) apart.
-    assert worker["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] >= drain + 30
-    assert worker["spec"]["updateStrategy"] == {"type": "OnDelete"}
+def test_a_pod_is_given_time_for_its_checkpoint(cluster):
+    for worker in cluster.workers:
+        drain = seconds(config_of(cluster, worker)["drain_timeout"])
+        # What is left is told to stop, then terminated, then killed: stop_grace (5 s) apart.
+        assert pod_of(worker)["terminationGracePeriodSeconds"] >= drain + 30
+        assert worker["spec"]["updateStrategy"] == {"type": "OnDelete"}
+        # Autoscalers have less patience.
+        assert worker["spec"]["template"]["metadata"]["annotations"] == {
+            "cluster-autoscaler.kubernetes.io/safe-to-evict": "false", "karpenter.sh/do-not-disrupt": "true"}
 
 
-def quantity(text):
-    number, unit = re.fullmatch(r"(\d+)(m|Mi|Gi)?", str(text)).groups()
-    return int(number) * {None: 1, "m": 0.001, "Mi": 2**20, "Gi": 2**30}[unit]
-
-
-def test_the_quota_has_room_for_everything(cluster):
+@pytest.mark.parametrize("name", CLUSTERS)
+def test_the_quota_has_room_for_everything(rendered, name):
+    cluster = rendered[name]
     nodes = 4  # of a DaemonSet, as its overlay says
     [quota] = cluster.of_kind("ResourceQuota").values()
     sums = {"pods": 0}
@@ -270,22 +269,58 @@ def test_the_quota_has_room_for_everything(cluster):
 
 
 def test_shared_memory_is_sized(cluster):
-    pod = worker_of(cluster)["spec"]["template"]["spec"]
-    [volume] = [v for v in pod["volumes"] if v["name"] == "shm"]
-    [mount] = [m for m in container_of(worker_of(cluster))["volumeMounts"] if m["name"] == "shm"]
-    assert mount["mountPath"] == "/dev/shm" and volume["emptyDir"]["medium"] == "Memory"
-    limit = quantity(container_of(worker_of(cluster))["resources"]["limits"]["memory"])
-    assert 2**30 <= quantity(volume["emptyDir"]["sizeLimit"]) <= limit / 4
+    for worker in cluster.workers:
+        [volume] = [v for v in pod_of(worker)["volumes"] if v["name"] == "shm"]
+        [mount] = [m for m in container_of(worker)["volumeMounts"] if m["name"] == "shm"]
+        assert mount["mountPath"] == "/dev/shm" and volume["emptyDir"]["medium"] == "Memory"
+        assert volume["emptyDir"]["sizeLimit"] == ("16Gi" if is_gpu(worker) else "1Gi")
+        limit = quantity(container_of(worker)["resources"]["limits"]["memory"])
+        assert quantity(volume["emptyDir"]["sizeLimit"]) <= limit / 4
 
 
-def test_nccl_settings_are_known_to_nccl(rendered):
+def test_the_disk_of_the_node_is_asked_for(cluster):
+    for workload in cluster.workloads:
+        on_disk = [v["emptyDir"] for v in pod_of(workload)["volumes"] if "emptyDir" in v and v["emptyDir"].get("medium") != "Memory"]
+        needed = sum(quantity(v["sizeLimit"]) for v in on_disk)
+        assert 0 < needed <= quantity(container_of(workload)["resources"]["requests"]["ephemeral-storage"])
+
+
+def nccl_library():
     import nvidia.nccl
-    library = (Path(nvidia.nccl.__path__[0]) / "lib" / "libnccl.so.2").read_bytes()
-    for overlay in ("gpu", "gpu-rdma"):
-        [settings] = [c["data"] for name, c in rendered[overlay].of_kind("ConfigMap").items() if name.startswith("anneal-nccl")]
-        for variable in settings:
-            assert variable.encode() + b"\0" in library, f"NCCL does not read {variable}"
-    assert settings["NCCL_IB_DISABLE"] == "0"
+    return (Path(nvidia.nccl.__path__[0]) / "lib" / "libnccl.so.2").read_bytes()
+
+
+def nccl_settings(manifests):
+    [settings] = [c["data"] for name, c in manifests.of_kind("ConfigMap").items() if name.startswith("anneal-nccl")]
+    return settings
+
+
+def test_nccl_settings_are_known_to_nccl(cluster):
+    library = nccl_library()
+    for variable in nccl_settings(cluster):
+        assert variable.encode() + b"\0" in library, f"NCCL does not read {variable}"
+
+
+def test_nccl_uses_rdma_or_fails(rendered):
+    tcp, rdma = nccl_settings(rendered["gpu"]), nccl_settings(rendered["gpu-rdma"])
+    assert tcp["NCCL_IB_DISABLE"] == "1" and "NCCL_NET" not in tcp
+    assert rdma["NCCL_IB_DISABLE"] == "0" and rdma["NCCL_NET"] == "IB"
+    # The trainer knows better: the interface of --data-address.
+    assert "NCCL_SOCKET_IFNAME" not in tcp | rdma
+    assert container_of(rendered["gpu-rdma"].workers[0])["resources"]["limits"]["rdma/hca"] == "1"
+
+
+def test_the_image_has_what_nccl_loads_for_rdma():
+    # Package of Debian 12 -> what NCCL opens of it.
+    packages = {"libibverbs1": "libibverbs.so.1", "ibverbs-providers": "libmlx5.so.1"}
+    opened = {name.decode() for name in re.findall(rb"\0(lib(?:ibverbs|mlx5|rdmacm)\.so\.[\d.]+)\0", nccl_library())}
+    assert opened == set(packages.values())
+    text = (SOURCE_DIR / "deploy" / "images" / "Containerfile").read_text()
+    [stage] = re.findall(r"^FROM runtime AS worker\n(.*?)(?=^FROM|\Z)", text, re.MULTILINE | re.DOTALL)
+    only_with_cuda = r'if \[ -n "\$\{PACKAGE\}" \].*apt-get install -y --no-install-recommends ([^&]+) &&'
+    [installed] = re.findall(only_with_cuda, stage.replace("\\\n", " "))
+    assert set(installed.split()) == set(packages) and re.search(r"^ARG PACKAGE=$", stage, re.MULTILINE)
+    assert re.findall(r"^USER (.*)", stage, re.MULTILINE)[-1] == "65532:65532"
 
 
 def test_images_carry_the_version_and_nothing_blocks_a_drain(cluster, version):
@@ -301,7 +336,7 @@ def test_images_carry_the_version_and_nothing_blocks_a_drain(cluster, version):
 def test_monitors_find_their_ports(rendered):
     [coordinator] = rendered["monitoring"].of_kind("ServiceMonitor").values()
     [worker] = rendered["monitoring"].of_kind("PodMonitor").values()
-    for cluster in (rendered[name] for name in CLUSTERS):
+    for cluster in (rendered[name] for name in [*CLUSTERS, *MIXES]):
         services = [s for s in cluster.of_kind("Service").values()
                     if matches(coordinator["spec"]["selector"], s["metadata"].get("labels", {}))]
         service_ports = [{p["name"] for p in s["spec"]["ports"]} for s in services]

@@ -16,7 +16,7 @@ from pathlib import Path
 
 USER = 65532
 # Where the pods mount what; files in FOLDER.
-MOUNT_POINTS = ["etc/anneal/config", "etc/anneal/credentials", "etc/anneal/tls", "var/lib/anneal", "srv/anneal", "home"]
+MOUNT_POINTS = ["etc/anneal/config", "etc/anneal/credentials", "etc/anneal/tls", "var/lib/anneal", "srv/anneal", "run/anneal", "home"]
 
 
 def run_service(tmp_path, coordinator_root, worker_root, configs, source_dir):
@@ -78,8 +78,9 @@ class Sandbox:
                  ("--bind", storage, "/srv/anneal"), ("--ro-bind", self.folder / "hosts", "/etc/hosts"),
                  ("--ro-bind", self.folder / "client", "/home")]
         return ["bwrap", "--ro-bind", str(self.root), "/", "--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp", "--perms", "1777",
-                "--tmpfs", "/dev/shm", *(str(a) for bind in binds for a in bind), "--unshare-pid", "--unshare-ipc", "--as-pid-1",
-                "--die-with-parent", "--clearenv", "--setenv", "PATH", "/usr/bin:/bin", "--setenv", "HOME", "/home", "--",
+                "--tmpfs", "/run/anneal", "--perms", "1777", "--tmpfs", "/dev/shm", *(str(a) for bind in binds for a in bind),
+                "--unshare-pid", "--unshare-ipc", "--as-pid-1", "--die-with-parent", "--clearenv",
+                "--setenv", "PATH", "/usr/bin:/bin", "--setenv", "HOME", "/home", "--",
                 "setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups", "--no-new-privs", "--inh-caps=-all",
                 "--bounding-set=-all", *arguments]
 
