@@ -45,12 +45,14 @@ class TypedFamily : public MetricFamily {
     fn(*it->second);
   }
 
-  void RemoveSeries(absl::string_view label, absl::string_view value) override {
-    const std::string key(label);
+  void RemoveSeries(const SeriesLabels& labels) override {
     absl::MutexLock lock(&mu_);
     for (auto it = series_.begin(); it != series_.end();) {
-      const auto found = it->first.find(key);
-      if (found != it->first.end() && found->second == value) {
+      const bool has_all = std::all_of(labels.begin(), labels.end(), [&](const auto& label) {
+        const auto found = it->first.find(std::string(label.first));
+        return found != it->first.end() && found->second == label.second;
+      });
+      if (has_all) {
         family_.Remove(it->second);
         it = series_.erase(it);
       } else {
@@ -81,9 +83,9 @@ internal::TypedFamily<Metric>& MetricRegistry::Register(MetricInfo info, absl::s
   return registered;
 }
 
-void MetricRegistry::RemoveSeries(absl::string_view label, absl::string_view value) {
+void MetricRegistry::RemoveSeries(const SeriesLabels& labels) {
   absl::MutexLock lock(&mu_);
-  for (const auto& family : families_) family->RemoveSeries(label, value);
+  for (const auto& family : families_) family->RemoveSeries(labels);
 }
 
 std::string MetricRegistry::Scrape() const {

@@ -20,6 +20,7 @@
 #include <initializer_list>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
@@ -44,13 +45,16 @@ struct MetricDescription {
 // One value per label, in the order of MetricInfo::labels.
 using LabelValues = std::initializer_list<absl::string_view>;
 
+// Names of labels and their values.
+using SeriesLabels = std::vector<std::pair<absl::string_view, absl::string_view>>;
+
 namespace internal {
 // One metric as the registry sees it. Thread-safe.
 class MetricFamily {
  public:
   MetricFamily(MetricInfo info, absl::string_view type);
   virtual ~MetricFamily() = default;
-  virtual void RemoveSeries(absl::string_view label, absl::string_view value) = 0;
+  virtual void RemoveSeries(const SeriesLabels& labels) = 0;
   const MetricInfo& info() const { return info_; }
   const std::string& type() const { return type_; }
 
@@ -72,7 +76,11 @@ class MetricRegistry {
 
   // Drops all series whose label `label` is `value`, in every metric that has the label: what a job
   // leaves behind.
-  void RemoveSeries(absl::string_view label, absl::string_view value);
+  void RemoveSeries(absl::string_view label, absl::string_view value) {
+    RemoveSeries({{label, value}});
+  }
+  // The same for series that have all of `labels`: what one rank of a job leaves behind.
+  void RemoveSeries(const SeriesLabels& labels);
 
   // Prometheus text exposition format 0.0.4.
   std::string Scrape() const;

@@ -58,6 +58,24 @@ TEST(MetricsTest, ScrapeShowsSeriesAndRemovalEndsThem) {
   EXPECT_THAT(registry.Scrape(), HasSubstr("anneal_job_steps_total{job_id=\"a\"} 1"));
 }
 
+TEST(MetricsTest, RemovalMayAskForSeveralLabels) {
+  MetricRegistry registry;
+  SampleMetrics metrics(registry);
+  Gauge step(registry, {"anneal_rank_step", "Steps of a rank.", {"job_id", "rank"}});
+  metrics.steps.Increment({"a"});
+  for (const char* rank : {"0", "1"}) {
+    step.Set(1, {"a", rank});
+    step.Set(1, {"b", rank});
+  }
+  registry.RemoveSeries({{"job_id", "a"}, {"rank", "1"}});
+  const std::string scrape = registry.Scrape();
+  EXPECT_THAT(scrape, Not(HasSubstr("{job_id=\"a\",rank=\"1\"}")));
+  EXPECT_THAT(scrape, HasSubstr("{job_id=\"a\",rank=\"0\"}"));
+  EXPECT_THAT(scrape, HasSubstr("{job_id=\"b\",rank=\"1\"}"));
+  EXPECT_THAT(scrape, HasSubstr("anneal_job_steps_total{job_id=\"a\"} 1"))
+      << "what has no rank is no rank's";
+}
+
 TEST(MetricsTest, HostileLabelValuesAreEscaped) {
   MetricRegistry registry;
   SampleMetrics metrics(registry);
