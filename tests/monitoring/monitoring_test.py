@@ -128,6 +128,16 @@ def test_rules_and_panels_name_metrics_that_exist(all_tables):
     assert recorded <= in_alerts_and_panels
 
 
+def test_methods_that_are_left_out_exist_and_are_the_same_everywhere():
+    expressions = [rule["expr"] for rule in load_rules()]
+    expressions += [query.expr for board in dashboards.ALL for panel in board.panels() for query in panel.queries]
+    left_out = {found for expression in expressions for found in re.findall(r'method!~"([^"]*)"', expression)}
+    assert len(left_out) == 1
+    api = "".join(path.read_text() for path in (SOURCE_DIR / "proto" / "anneal" / "v1").glob("*_service.proto"))
+    methods = set(re.findall(r"rpc (\w+)\(", api))
+    assert set(re.fullmatch(r"\.\*/\(([\w|]+)\)", left_out.pop())[1].split("|")) <= methods
+
+
 @pytest.mark.parametrize("board", dashboards.ALL, ids=lambda board: board.uid)
 def test_dashboards_follow_our_rules(board):
     assert re.fullmatch(r"anneal-[a-z-]+", board.uid) and board.title.startswith("Anneal / ") and board.description

@@ -6,6 +6,8 @@ from panels import Dashboard, Query, graph, stat, table
 NAMED = "* on (job_id) group_left (display_name) max by (job_id, display_name) (anneal_job_info)"
 JOB = 'job_id=~"$job_id"'
 AT = 'instance=~"$instance"'
+# Of methods that are quick by design; the recording rules say which are not.
+QUICK = 'method!~".*/(CheckFleet|CheckJob|DeleteModel|GetStorage|ImportModel)"'
 ERRORS = 'code=~"UNKNOWN|DEADLINE_EXCEEDED|INTERNAL|UNAVAILABLE|DATA_LOSS"'
 
 
@@ -163,9 +165,10 @@ CONTROL_PLANE = Dashboard("anneal-control-plane", "Anneal / Control plane", "The
         graph("Duration", "Of unary calls: half, and 99 of 100, are quicker.", "s",
               Query(quantile(0.5, "anneal_rpc_duration_seconds", "method", AT), "p50 {{method}}"),
               Query(quantile(0.99, "anneal_rpc_duration_seconds", "method", AT), "p99 {{method}}")),
-        graph("Slow calls", "Part of the unary calls that took longer than 512 ms; the objective is 1 %.", "percentunit",
-              Query(f"1 - sum(rate(anneal_rpc_duration_seconds_bucket{{le=\"0.512\", {AT}}}[$__rate_interval])) / "
-                    f"(sum(rate(anneal_rpc_duration_seconds_count{{{AT}}}[$__rate_interval])) > 0)", "slow")),
+        graph("Slow calls", "Part of the unary calls that took longer than 512 ms, those that are slow by design left out; the objective "
+              "is 1 %.", "percentunit",
+              Query(f"1 - sum(rate(anneal_rpc_duration_seconds_bucket{{le=\"0.512\", {QUICK}, {AT}}}[$__rate_interval])) / "
+                    f"(sum(rate(anneal_rpc_duration_seconds_count{{{QUICK}, {AT}}}[$__rate_interval])) > 0)", "slow")),
         graph("Open calls", "Calls under way: watchers and workers' streams too.", "short",
               Query(f"sum by (method) (anneal_rpc_open_calls{{{AT}}})", "{{method}}")),
     ]),
