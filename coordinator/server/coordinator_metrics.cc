@@ -15,6 +15,10 @@ CoordinatorMetrics::CoordinatorMetrics(MetricRegistry& r)
       jobs_ended(r, {"anneal_jobs_ended_total",
                      "Jobs that have reached a final state since the coordinator's start.",
                      {"state", "reason"}}),
+      jobs_failed(r, {"anneal_jobs_failed_total",
+                      "Jobs that have ended FAILED since the coordinator's start, by whose failure "
+                      "it was: infrastructure, user or unknown.",
+                      {"blame"}}),
       workers(r, {"anneal_workers", "Workers by state.", {"state"}}),
       worker_up(r, {"anneal_worker_up",
                     "1 while the worker is heard, 0 once it is lost. One that has left after "
@@ -127,6 +131,8 @@ CoordinatorMetrics::CoordinatorMetrics(MetricRegistry& r)
                              "WORKER_LOST", "COLLECTIVE_FAILED", "OTHER"}) {
     jobs_ended.Add(0, {StateName(v1::JOB_STATE_FAILED), BoundedReason(reason)});
   }
+  for (Blame blame : {Blame::kInfrastructure, Blame::kUser, Blame::kUnknown})
+    jobs_failed.Add(0, {BlameName(blame)});
   CountQueue({}, absl::Time());
 }
 

@@ -12,6 +12,7 @@
 #include "anneal/v1/cluster_service.pb.h"
 #include "anneal/v1/job.pb.h"
 #include "common/metrics/metrics.h"
+#include "coordinator/lifecycle/blame.h"
 #include "coordinator/scheduling/placement_policy.h"
 
 namespace anneal {
@@ -24,15 +25,18 @@ struct CoordinatorMetrics {
   void CountWorkers(const std::vector<v1::Worker>& roster);
   void CountQueue(const std::vector<WaitingJob>& queue, absl::Time now);
   void CountEnd(absl::string_view job, v1::JobState state, absl::string_view reason);
+  // Whose failure it was that a job ended FAILED.
+  void CountFailure(Blame blame) { jobs_failed.Increment({BlameName(blame)}); }
 
   Gauge epoch;
-  Gauge jobs;          // {state}
-  Counter jobs_ended;  // {state, reason}
-  Gauge workers;       // {state}
-  Gauge worker_up;     // {worker}
-  Gauge slots;         // {accelerator, use}
-  Gauge slots_wanted;  // {accelerator}
-  Gauge oldest_wait;   // {resource}
+  Gauge jobs;           // {state}
+  Counter jobs_ended;   // {state, reason}
+  Counter jobs_failed;  // {blame}
+  Gauge workers;        // {state}
+  Gauge worker_up;      // {worker}
+  Gauge slots;          // {accelerator, use}
+  Gauge slots_wanted;   // {accelerator}
+  Gauge oldest_wait;    // {resource}
   Histogram queue_wait;
   Histogram turn_seconds;
   Counter failed_turns;

@@ -16,6 +16,19 @@ using ::google::protobuf::util::TimeUtil;
 constexpr double kSpeedWindowSeconds = 10;
 constexpr absl::Duration kSeriesLinger = absl::Minutes(5);
 
+// Whose failure it was that ended the job: what its last attempt was counted as or, where none was,
+// what its error says.
+Blame BlameOfEnd(const v1::Job& job, const v1::FailureCounts& before) {
+  const v1::FailureCounts& now = job.failures();
+  if (now.infrastructure() > before.infrastructure()) return Blame::kInfrastructure;
+  if (now.unknown() > before.unknown()) return Blame::kUnknown;
+  if (now.user() > before.user()) return Blame::kUser;
+  internal::TaskFailure failure;
+  failure.set_code(job.error().code());
+  failure.set_reason(job.state_reason());
+  return BlameFor(failure);
+}
+
 }  // namespace
 
 void JobMeters::Start(const internal::JobRecord& record, const StepMetricsWriter::Totals& totals,
@@ -35,6 +48,7 @@ void JobMeters::Start(const internal::JobRecord& record, const StepMetricsWriter
   metrics_.job_info.Set(1, {record.id(), spec.display_name(), spec.model(),
                             spec.method().has_full() ? "full" : "lora"});
   meter.generation = record.job().generation();
+  meter.failures = record.job().failures();
   TakeRecord(record, now);
 }
 
@@ -60,6 +74,7 @@ void JobMeters::TakeRecord(const internal::JobRecord& record, absl::Time now) {
     metrics_.job_restarts.Add(static_cast<double>(generation - meter.generation), {record.id()});
   }
   meter.generation = generation;
+  const v1::FailureCounts failures_before = std::exchange(meter.failures, record.job().failures());
   const auto& ranks = record.train().ranks();
   const auto held = std::count_if(ranks.begin(), ranks.end(),
                                   [](const internal::RankRecord& rank) { return !rank.ended(); });
@@ -75,8 +90,14 @@ void JobMeters::TakeRecord(const internal::JobRecord& record, absl::Time now) {
   if (state == v1::JOB_STATE_RUNNING) MarkCheckpoint(record.id(), now);
   if (IsTerminal(state)) {
     if (meter.trains) metrics_.job_slots.Set(0, {record.id()});
-    metrics_.CountEnd(record.id(), state, record.job().state_reason());
+    CountEnd(record, failures_before);
   }
+}
+
+void JobMeters::CountEnd(const internal::JobRecord& record, const v1::FailureCounts& before) {
+  const v1::Job& job = record.job();
+  metrics_.CountEnd(record.id(), job.state(), job.state_reason());
+  if (job.state() == v1::JOB_STATE_FAILED) metrics_.CountFailure(BlameOfEnd(job, before));
 }
 
 void JobMeters::MarkProgress(absl::string_view job, absl::Time now) {

@@ -2,6 +2,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "gmock/gmock.h"
+#include "google/rpc/code.pb.h"
 #include "gtest/gtest.h"
 
 namespace anneal {
@@ -103,6 +104,41 @@ TEST_F(JobMetersTest, SeriesOfAJobLingerFiveMinutesAfterItsEnd) {
   EXPECT_THAT(registry_.Scrape(), Not(HasSubstr("job_id")));
   EXPECT_THAT(registry_.Scrape(), HasSubstr("anneal_jobs_ended_total{reason=\"NON_FINITE_LOSS\","
                                             "state=\"FAILED\"} 1\n"));
+}
+
+TEST_F(JobMetersTest, CountsWhoseFailureEndedAJobFromZeroOn) {
+  const auto failed = [&](const std::string& reason, google::rpc::Code code, int infrastructure,
+                          int user, int unknown) {
+    meters_.Start(Record(v1::JOB_STATE_RUNNING, 1, 1), {}, kNow);
+    internal::JobRecord record = Record(v1::JOB_STATE_FAILED, 1, 1);
+    record.mutable_job()->set_state_reason(reason);
+    record.mutable_job()->mutable_error()->set_code(code);
+    record.mutable_job()->mutable_failures()->set_infrastructure(infrastructure);
+    record.mutable_job()->mutable_failures()->set_user(user);
+    record.mutable_job()->mutable_failures()->set_unknown(unknown);
+    meters_.TakeRecord(record, kNow);
+    meters_.End("j", kStart);
+  };
+  const auto expect_failed = [&](int infrastructure, int user, int unknown) {
+    const std::string scrape = registry_.Scrape();
+    const std::string total = "anneal_jobs_failed_total{blame=\"";
+    EXPECT_THAT(scrape, HasSubstr(absl::StrCat(total, "infrastructure\"} ", infrastructure, "\n")));
+    EXPECT_THAT(scrape, HasSubstr(absl::StrCat(total, "user\"} ", user, "\n")));
+    EXPECT_THAT(scrape, HasSubstr(absl::StrCat(total, "unknown\"} ", unknown, "\n")));
+  };
+  expect_failed(0, 0, 0);
+  failed("KILLED", google::rpc::INTERNAL, 4, 0, 0);
+  expect_failed(1, 0, 0);
+  failed("OUT_OF_MEMORY", google::rpc::RESOURCE_EXHAUSTED, 0, 1, 0);
+  failed("SAME_STEP_FAILED", google::rpc::FAILED_PRECONDITION, 0, 3, 0);
+  expect_failed(1, 2, 0);
+  failed("SAME_STEP_FAILED", google::rpc::INTERNAL, 0, 0, 3);
+  expect_failed(1, 2, 1);
+  // Before it trained: the error alone says it.
+  failed("BAD_DATA", google::rpc::INVALID_ARGUMENT, 0, 0, 0);
+  failed("PREPARE_DIED", google::rpc::INTERNAL, 0, 0, 0);
+  failed("WORKER_LOST", google::rpc::UNAVAILABLE, 0, 0, 0);
+  expect_failed(2, 3, 2);
 }
 
 TEST_F(JobMetersTest, ReasonsThatWorkersInventAreBounded) {

@@ -181,6 +181,8 @@ CONTROL_PLANE = Dashboard("anneal-control-plane", "Anneal / Control plane", "The
         graph("Jobs ended by reason", "Within the time shown.", "short",
               Query(f"sum by (state, reason) (increase(anneal_jobs_ended_total{{{AT}}}[$__range]))", "{{state}} {{reason}}"),
               stacked=True),
+        graph("Jobs failed by blame", "Whose failures they were, within the time shown.", "short",
+              Query(f"sum by (blame) (increase(anneal_jobs_failed_total{{{AT}}}[$__range]))", "{{blame}}"), stacked=True),
         graph("Wait for slots", "Of the jobs that started: half, and 9 of 10, waited less.", "s",
               Query(quantile(0.5, "anneal_job_queue_wait_seconds", "instance", AT), "p50"),
               Query(quantile(0.9, "anneal_job_queue_wait_seconds", "instance", AT), "p90"), live=False),

@@ -17,6 +17,7 @@ class Label:
 
 LABELS = {
     "accelerator": Label("kind of slot", "cpu, gpu", ("cpu", "gpu")),
+    "blame": Label("whose failure it was", "infrastructure, user, unknown", ("infrastructure", "user", "unknown")),
     "certificate": Label("which certificate", "server, client", ("server",)),
     "code": Label("gRPC status code of the answer", "the 17 codes", ("OK", "UNAVAILABLE")),
     "display_name": Label("the job's name for people", "one a job", ("sentiment",)),
