@@ -24,6 +24,8 @@ using ::testing::HasSubstr;
 
 constexpr char kKey[] = "key-0123456789abcdefghij";
 constexpr char kViewerKey[] = "key-of-a-viewer-0123456789";
+// A parent whose artifacts the service cannot list.
+constexpr char kBroken[] = "jobs/broken";
 
 std::string WriteFile(const std::string& name, const std::string& text) {
   const std::string path = ::testing::TempDir() + name;
@@ -40,6 +42,10 @@ class EchoService : public v1::ArtifactService::CallbackService {
                                           const v1::ListArtifactsRequest* request,
                                           v1::ListArtifactsResponse* response) override {
     grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+    if (request->parent() == kBroken) {
+      reactor->Finish({grpc::StatusCode::UNAVAILABLE, "broken"});
+      return reactor;
+    }
     const absl::StatusOr<Caller> caller = authenticator_.CallerOf(*context, Right::kWrite);
     if (caller.ok()) response->set_folder_uri(absl::StrCat(caller->project, "/", caller->creator));
     reactor->Finish(ToGrpcStatus(caller.status()));
@@ -110,6 +116,18 @@ TEST_F(ServerTest, KnowsItsCallersAndCountsCalls) {
       HasSubstr("anneal_rpc_open_calls{method=\"anneal.v1.ArtifactService/ListArtifacts\"} 0"));
   EXPECT_THAT(scrape, HasSubstr("anneal_rpc_duration_seconds_count{method=\"anneal.v1."
                                 "ArtifactService/ListArtifacts\"} 5"));
+}
+
+TEST_F(ServerTest, FailuresOfItsOwnAreCountedFromZeroOn) {
+  EXPECT_THAT(registry_.Scrape(), HasSubstr("anneal_rpc_failures_total 0\n"));
+  ANNEAL_ASSERT_OK_AND_ASSIGN(auto server, Start({.address = "127.0.0.1:0"}));
+  const ChannelOptions to = {.target = server->address()};
+  EXPECT_THAT(Call(to, kKey), ::anneal::testing::IsOk());
+  EXPECT_THAT(Call(to, "no key"), StatusIs(absl::StatusCode::kUnauthenticated));
+  EXPECT_THAT(Call(to, kKey, kBroken), StatusIs(absl::StatusCode::kUnavailable));
+  server->Shutdown(absl::Seconds(5));
+  server.reset();
+  EXPECT_THAT(registry_.Scrape(), HasSubstr("anneal_rpc_failures_total 1\n"));
 }
 
 TEST_F(ServerTest, AUnixSocketIsForItsOwnerOnly) {

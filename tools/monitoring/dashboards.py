@@ -8,7 +8,6 @@ JOB = 'job_id=~"$job_id"'
 AT = 'instance=~"$instance"'
 # Of methods that are quick by design; the recording rules say which are not.
 QUICK = 'method!~".*/(CheckFleet|CheckJob|DeleteModel|GetStorage|ImportModel)"'
-ERRORS = 'code=~"UNKNOWN|DEADLINE_EXCEEDED|INTERNAL|UNAVAILABLE|DATA_LOSS"'
 
 
 def of_jobs(metric, legend="{{display_name}}"):
@@ -160,7 +159,7 @@ CONTROL_PLANE = Dashboard("anneal-control-plane", "Anneal / Control plane", "The
         graph("Errors by method and code", "Calls that did not end OK.", "reqps",
               Query(rate_of("anneal_rpc_requests_total", "method, code", 'code!="OK"', AT), "{{method}} {{code}}"), live=False),
         graph("Errors of the service's own", "Part of the calls; the objective is 0.1 %.", "percentunit",
-              Query(f"(sum(rate(anneal_rpc_requests_total{{{ERRORS}, {AT}}}[$__rate_interval])) or vector(0)) / "
+              Query(f"sum(rate(anneal_rpc_failures_total{{{AT}}}[$__rate_interval])) / "
                     f"(sum(rate(anneal_rpc_requests_total{{{AT}}}[$__rate_interval])) > 0)", "errors")),
         graph("Duration", "Of unary calls: half, and 99 of 100, are quicker.", "s",
               Query(quantile(0.5, "anneal_rpc_duration_seconds", "method", AT), "p50 {{method}}"),
