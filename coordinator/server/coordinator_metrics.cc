@@ -61,6 +61,11 @@ CoordinatorMetrics::CoordinatorMetrics(MetricRegistry& r)
       job_restarts(r, {"anneal_job_restarts_total",
                        "Attempts to train after the first, since the coordinator's start.",
                        {"job_id"}}),
+      job_failed_attempts(r,
+                          {"anneal_job_failed_attempts_total",
+                           "Attempts to train that failed, since the coordinator's start. Those "
+                           "that ended for a pause, a preemption, a drain or more slots did not.",
+                           {"job_id"}}),
       job_remaining_seconds(r, {"anneal_job_remaining_seconds",
                                 "Estimated time until the last step, at the present speed.",
                                 {"job_id"}}),

@@ -47,6 +47,7 @@ struct CoordinatorMetrics {
   Gauge job_last_progress;  // {job_id}, as all below
   Gauge job_slots;
   Counter job_restarts;
+  Counter job_failed_attempts;
   Gauge job_remaining_seconds;
   Gauge job_step;
   Gauge job_total_steps;

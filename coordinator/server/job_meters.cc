@@ -16,6 +16,10 @@ using ::google::protobuf::util::TimeUtil;
 constexpr double kSpeedWindowSeconds = 10;
 constexpr absl::Duration kSeriesLinger = absl::Minutes(5);
 
+int64_t Sum(const v1::FailureCounts& failures) {
+  return int64_t{failures.infrastructure()} + failures.user() + failures.unknown();
+}
+
 // Whose failure it was that ended the job: what its last attempt was counted as or, where none was,
 // what its error says.
 Blame BlameOfEnd(const v1::Job& job, const v1::FailureCounts& before) {
@@ -57,9 +61,9 @@ void JobMeters::ShowTraining(const internal::JobRecord& record) {
   const int64_t milliseconds = TimeUtil::DurationToMilliseconds(checkpoint.every());
   metrics_.job_checkpoint_interval.Set(static_cast<double>(milliseconds) / 1000, {record.id()});
   // Totals that alerts watch begin at 0, so that the first event is a rise.
-  for (Counter* total :
-       {&metrics_.job_restarts, &metrics_.job_checkpoints, &metrics_.job_checkpoint_failures,
-        &metrics_.job_damaged_checkpoints, &metrics_.job_redone_steps}) {
+  for (Counter* total : {&metrics_.job_restarts, &metrics_.job_failed_attempts,
+                         &metrics_.job_checkpoints, &metrics_.job_checkpoint_failures,
+                         &metrics_.job_damaged_checkpoints, &metrics_.job_redone_steps}) {
     total->Add(0, {record.id()});
   }
 }
@@ -75,6 +79,8 @@ void JobMeters::TakeRecord(const internal::JobRecord& record, absl::Time now) {
   }
   meter.generation = generation;
   const v1::FailureCounts failures_before = std::exchange(meter.failures, record.job().failures());
+  const int64_t failed = Sum(meter.failures) - Sum(failures_before);
+  if (failed > 0) metrics_.job_failed_attempts.Add(static_cast<double>(failed), {record.id()});
   const auto& ranks = record.train().ranks();
   const auto held = std::count_if(ranks.begin(), ranks.end(),
                                   [](const internal::RankRecord& rank) { return !rank.ended(); });

@@ -45,6 +45,27 @@ TEST_F(JobMetersTest, ShowsStateSlotsAndRestarts) {
   EXPECT_THAT(registry_.Scrape(), HasSubstr("anneal_job_restarts_total{job_id=\"j\"} 2\n"));
 }
 
+TEST_F(JobMetersTest, AttemptsThatFailedAreCountedApartFromThoseThatWereMoved) {
+  internal::JobRecord record = Record(v1::JOB_STATE_RUNNING, 2, 1);
+  record.mutable_job()->mutable_failures()->set_infrastructure(1);
+  meters_.Start(record, {}, kNow);
+  const std::string total = "anneal_job_failed_attempts_total{job_id=\"j\"} ";
+  EXPECT_THAT(registry_.Scrape(), HasSubstr(total + "0\n")) << "since the coordinator's start";
+  for (int64_t generation = 3; generation <= 9; ++generation) {  // preempted, drained, grown
+    record.mutable_job()->set_generation(generation);
+    meters_.TakeRecord(record, kNow);
+  }
+  EXPECT_THAT(registry_.Scrape(), HasSubstr(total + "0\n"));
+  record.mutable_job()->set_state(v1::JOB_STATE_RECOVERING);
+  record.mutable_job()->mutable_failures()->set_infrastructure(2);
+  meters_.TakeRecord(record, kNow);
+  meters_.TakeRecord(record, kNow);
+  record.mutable_job()->mutable_failures()->set_unknown(1);
+  meters_.TakeRecord(record, kNow);
+  EXPECT_THAT(registry_.Scrape(), HasSubstr(total + "2\n"));
+  EXPECT_THAT(registry_.Scrape(), HasSubstr("anneal_job_restarts_total{job_id=\"j\"} 7\n"));
+}
+
 TEST_F(JobMetersTest, ProgressIsAStepAPhaseOrANewState) {
   const auto expect_progress = [&](int64_t unix_seconds) {
     metrics_.job_last_progress.Add(0, {"j"});
