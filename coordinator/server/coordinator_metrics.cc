@@ -29,7 +29,8 @@ CoordinatorMetrics::CoordinatorMetrics(MetricRegistry& r)
                 {"accelerator", "use"}}),
       slots_wanted(r, {"anneal_slots_wanted", "Slots that queued jobs wait for.", {"accelerator"}}),
       oldest_wait(r, {"anneal_jobs_oldest_wait_seconds",
-                      "How long the job that waits longest has waited, by what it waits for.",
+                      "How long the job that waits longest has waited this time, by what it waits "
+                      "for.",
                       {"resource"}}),
       queue_wait(r,
                  {"anneal_job_queue_wait_seconds",
@@ -175,7 +176,7 @@ void CoordinatorMetrics::CountQueue(const std::vector<WaitingJob>& queue, absl::
   int cpu = 0, gpu = 0;
   for (const WaitingJob& job : queue) {
     absl::Duration& longest = job.needs_prepare ? prepare_wait : slots_wait;
-    longest = std::max(longest, now - job.place.since);
+    longest = std::max(longest, now - job.waits_since);
     if (job.needs_prepare) continue;
     (job.accelerator == v1::ResourceSpec::ACCELERATOR_GPU ? gpu : cpu) += job.min_slots;
   }

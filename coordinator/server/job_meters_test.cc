@@ -188,7 +188,9 @@ TEST_F(JobMetersTest, WorkersThatAreGoneAreNotShown) {
 TEST_F(JobMetersTest, TheQueueShowsItsLongestWaitAndWhatItWants) {
   const auto gpu = v1::ResourceSpec::ACCELERATOR_GPU;
   const auto waiting = [](const char* id, absl::Duration since) {
-    return WaitingJob{.place = {.since = kNow - since, .id = id}};
+    // Their places are older: they have trained before and keep them.
+    return WaitingJob{.place = {.since = kNow - absl::Hours(9), .id = id},
+                      .waits_since = kNow - since};
   };
   WaitingJob a = waiting("a", absl::Seconds(50));
   a.needs_prepare = true;
