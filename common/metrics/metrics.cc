@@ -45,6 +45,14 @@ class TypedFamily : public MetricFamily {
     fn(*it->second);
   }
 
+  // The series with these values, if it is there.
+  void Remove(LabelValues values) {
+    SeriesLabels labels;
+    auto value = values.begin();
+    for (const std::string& name : info().labels) labels.emplace_back(name, *value++);
+    RemoveSeries(labels);
+  }
+
   void RemoveSeries(const SeriesLabels& labels) override {
     absl::MutexLock lock(&mu_);
     for (auto it = series_.begin(); it != series_.end();) {
@@ -125,6 +133,8 @@ void Gauge::Set(double value, LabelValues values) {
   family_.With(values, [&](prometheus::Gauge& gauge) { gauge.Set(value); });
 }
 
+void Gauge::Remove(LabelValues values) { family_.Remove(values); }
+
 void Gauge::Add(double amount, LabelValues values) {
   family_.With(values, [&](prometheus::Gauge& gauge) { gauge.Increment(amount); });
 }
@@ -137,6 +147,11 @@ Histogram::Histogram(MetricRegistry& registry, MetricInfo info, std::vector<doub
 void Histogram::Observe(double value, LabelValues values) {
   family_.With(
       values, [&](prometheus::Histogram& histogram) { histogram.Observe(value); }, bounds_);
+}
+
+void Histogram::Show(LabelValues values) {
+  family_.With(
+      values, [](prometheus::Histogram&) {}, bounds_);
 }
 
 std::vector<double> ExponentialBounds(double first, double factor, int count) {

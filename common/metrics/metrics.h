@@ -118,6 +118,8 @@ class Gauge {
  public:
   Gauge(MetricRegistry& registry, MetricInfo info);
   void Set(double value, LabelValues values = {});
+  // Drops the series: what it said does not hold any more.
+  void Remove(LabelValues values = {});
   void Add(double amount, LabelValues values = {});
 
  private:
@@ -130,6 +132,8 @@ class Histogram {
   // `bounds` are the buckets' upper ends, rising; the last bucket (+Inf) is added.
   Histogram(MetricRegistry& registry, MetricInfo info, std::vector<double> bounds);
   void Observe(double value, LabelValues values = {});
+  // Shows the series, with nothing observed yet.
+  void Show(LabelValues values = {});
 
  private:
   internal::TypedFamily<prometheus::Histogram>& family_;

@@ -9,7 +9,6 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
-#include "common/base/log.h"
 #include "common/base/status.h"
 #include "common/rpc/pem_file.h"
 
@@ -35,14 +34,13 @@ CertificateMetrics::CertificateMetrics(MetricRegistry& registry)
                         "since 1970.",
                         {"certificate"}}) {}
 
-void CertificateMetrics::Measure(absl::string_view certificate, const std::string& pem_file) {
-  if (pem_file.empty()) return;
+absl::Status CertificateMetrics::Measure(absl::string_view certificate,
+                                         const std::string& pem_file) {
+  if (pem_file.empty()) return absl::OkStatus();
   const absl::StatusOr<absl::Time> end = CertificateExpiry(pem_file);
-  if (!end.ok()) {
-    ANNEAL_LOG(ERROR) << "cannot read a certificate" << Field("why", end.status().message());
-  }
   expiry.Set(absl::ToDoubleSeconds(end.value_or(absl::UnixEpoch()) - absl::UnixEpoch()),
              {certificate});
+  return end.status();
 }
 
 }  // namespace anneal

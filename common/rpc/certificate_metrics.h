@@ -20,7 +20,7 @@ struct CertificateMetrics {
 
   // Reads `pem_file`, which is called `certificate` in the metrics; nothing if it has no name. A
   // file that cannot be read counts as expired in 1970: it must not hide from the alert.
-  void Measure(absl::string_view certificate, const std::string& pem_file);
+  absl::Status Measure(absl::string_view certificate, const std::string& pem_file);
 
   Gauge expiry;  // {certificate}
 };

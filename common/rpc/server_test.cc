@@ -218,9 +218,9 @@ TEST(CertificateMetricsTest, TellsWhenACertificateEndsAndCountsABadFileAsExpired
 
   MetricRegistry registry;
   CertificateMetrics metrics(registry);
-  metrics.Measure("none", "");
+  EXPECT_THAT(metrics.Measure("none", ""), ::anneal::testing::IsOk());
   EXPECT_THAT(registry.Scrape(), ::testing::Not(HasSubstr("certificate=")));
-  metrics.Measure("server", other);
+  EXPECT_THAT(metrics.Measure("server", other), StatusIs(absl::StatusCode::kInvalidArgument));
   EXPECT_THAT(
       registry.Scrape(),
       HasSubstr("anneal_tls_certificate_expiry_timestamp_seconds{certificate=\"server\"} 0\n"));

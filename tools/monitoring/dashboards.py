@@ -195,6 +195,8 @@ CONTROL_PLANE = Dashboard("anneal-control-plane", "Anneal / Control plane", "The
         graph("Certificates", "Time for which each is still valid.", "s",
               Query(f"anneal_tls_certificate_expiry_timestamp_seconds{{{AT}}} - time()", "{{certificate}} {{instance}}"), minimum=None,
               live=False),
+        graph("Age of measurements", "Since a program last saw its file systems, certificates and GPUs; it looks every 15 seconds.", "s",
+              Query(f"time() - anneal_sample_last_success_timestamp_seconds{{{AT}}}", "{{place}} {{instance}}")),
         table("Versions", "What runs where.", "short", Query(f"max by (program, version, instance) (anneal_build_info{{{AT}}})")),
     ]),
 ])
