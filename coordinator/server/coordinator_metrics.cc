@@ -131,6 +131,7 @@ CoordinatorMetrics::CoordinatorMetrics(MetricRegistry& r)
       registry_(r) {
   // Totals that alerts watch begin at 0, so that the first event is a rise.
   failed_turns.Add(0);
+  queue_wait.Show();
   jobs_ended.Add(0, {StateName(v1::JOB_STATE_SUCCEEDED), BoundedReason("DONE")});
   jobs_ended.Add(0, {StateName(v1::JOB_STATE_CANCELLED), BoundedReason("CANCELLED")});
   for (const char* reason : {"BAD_DATA", "NON_FINITE_LOSS", "OUT_OF_MEMORY", "TRAINER_DIED",

@@ -60,10 +60,12 @@ void JobMeters::ShowTraining(const internal::JobRecord& record) {
   const v1::CheckpointSpec& checkpoint = record.job().resolved().spec().checkpoint();
   const int64_t milliseconds = TimeUtil::DurationToMilliseconds(checkpoint.every());
   metrics_.job_checkpoint_interval.Set(static_cast<double>(milliseconds) / 1000, {record.id()});
-  // Totals that alerts watch begin at 0, so that the first event is a rise.
-  for (Counter* total : {&metrics_.job_restarts, &metrics_.job_failed_attempts,
-                         &metrics_.job_checkpoints, &metrics_.job_checkpoint_failures,
-                         &metrics_.job_damaged_checkpoints, &metrics_.job_redone_steps}) {
+  // Totals begin at 0, so that the first event is a rise.
+  for (Counter* total :
+       {&metrics_.job_restarts, &metrics_.job_failed_attempts, &metrics_.job_checkpoints,
+        &metrics_.job_checkpoint_failures, &metrics_.job_damaged_checkpoints,
+        &metrics_.job_redone_steps, &metrics_.job_tokens, &metrics_.job_supervised_tokens,
+        &metrics_.job_loss_sum, &metrics_.job_loss_tokens}) {
     total->Add(0, {record.id()});
   }
 }

@@ -38,6 +38,11 @@ TEST_F(JobMetersTest, ShowsStateSlotsAndRestarts) {
 
   meters_.TakeRecord(Record(v1::JOB_STATE_STARTING, 1, 2), kNow);
   EXPECT_THAT(registry_.Scrape(), HasSubstr("anneal_job_restarts_total{job_id=\"j\"} 0\n"));
+  for (const char* total : {"tokens", "supervised_tokens", "loss_sum", "loss_tokens",
+                            "failed_attempts", "checkpoints", "redone_steps"}) {
+    EXPECT_THAT(registry_.Scrape(),
+                HasSubstr(absl::StrCat("anneal_job_", total, "_total{job_id=\"j\"} 0\n")));
+  }
   EXPECT_THAT(registry_.Scrape(), HasSubstr("anneal_job_slots{job_id=\"j\"} 2\n"));
   EXPECT_THAT(registry_.Scrape(), HasSubstr("{job_id=\"j\",state=\"QUEUED\"} 0\n"));
 
@@ -198,6 +203,8 @@ TEST_F(JobMetersTest, TheQueueShowsItsLongestWaitAndWhatItWants) {
   b.accelerator = c.accelerator = gpu;
   b.min_slots = b.max_slots = 4;
   c.min_slots = c.max_slots = 2;
+  EXPECT_THAT(registry_.Scrape(), HasSubstr("anneal_job_queue_wait_seconds_count 0\n"))
+      << "before the first job has started, too";
   metrics_.CountQueue({a, b, c}, kNow);
   const std::string scrape = registry_.Scrape();
   EXPECT_THAT(scrape, HasSubstr("anneal_jobs_oldest_wait_seconds{resource=\"prepare_slot\"} 50\n"));
