@@ -216,11 +216,27 @@ TEST(CertificateMetricsTest, TellsWhenACertificateEndsAndCountsABadFileAsExpired
   const std::string other = WriteFile("other.pem", "no certificate\n");
   EXPECT_THAT(CertificateExpiry(other), StatusIs(absl::StatusCode::kInvalidArgument));
 
+  // Until an authority is replaced the file holds two, of which the old one may be about to end.
+  const std::string sooner = ::testing::TempDir() + "sooner.pem";
+  MakeCertificate(sooner, ::testing::TempDir() + "sooner.key");
+  const auto contents = [](const std::string& path) {
+    std::ifstream in(path);
+    return std::string(std::istreambuf_iterator<char>(in), {});
+  };
+  const std::string both = WriteFile("both.pem", contents(sooner) + contents(file));
+  ANNEAL_ASSERT_OK_AND_ASSIGN(const absl::Time first, CertificateExpiry(sooner));
+  ASSERT_LT(first, end);
+  EXPECT_THAT(CertificateExpiry(both), ::anneal::testing::IsOkAndHolds(first));
+  EXPECT_THAT(AuthoritiesExpiry(both), ::anneal::testing::IsOkAndHolds(end));
+  EXPECT_THAT(AuthoritiesExpiry(other), StatusIs(absl::StatusCode::kInvalidArgument));
+
   MetricRegistry registry;
   CertificateMetrics metrics(registry);
   EXPECT_THAT(metrics.Measure("none", ""), ::anneal::testing::IsOk());
   EXPECT_THAT(registry.Scrape(), ::testing::Not(HasSubstr("certificate=")));
   EXPECT_THAT(metrics.Measure("server", other), StatusIs(absl::StatusCode::kInvalidArgument));
+  EXPECT_THAT(metrics.MeasureAuthorities("client_ca", both), ::anneal::testing::IsOk());
+  EXPECT_THAT(registry.Scrape(), HasSubstr("{certificate=\"client_ca\"}"));
   EXPECT_THAT(
       registry.Scrape(),
       HasSubstr("anneal_tls_certificate_expiry_timestamp_seconds{certificate=\"server\"} 0\n"));

@@ -117,7 +117,13 @@ void Coordinator::StartSampling() {
       std::vector<Measurement>{
           {"certificates",
            [this] {
-             return certificate_metrics_.Measure("server", options_.tls_certificate_file);
+             absl::Status measured =
+                 certificate_metrics_.Measure("server", options_.tls_certificate_file);
+             measured.Update(
+                 certificate_metrics_.MeasureAuthorities("client_ca", options_.client_ca_file));
+             measured.Update(certificate_metrics_.MeasureAuthorities(
+                 "fleet_client_ca", options_.fleet_client_ca_file));
+             return measured;
            }},
           {"catalog",
            [this] { return host_metrics_.MeasureFileSystem("catalog", options_.data_dir); }},

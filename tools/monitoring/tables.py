@@ -18,7 +18,7 @@ class Label:
 LABELS = {
     "accelerator": Label("kind of slot", "cpu, gpu", ("cpu", "gpu")),
     "blame": Label("whose failure it was", "infrastructure, user, unknown", ("infrastructure", "user", "unknown")),
-    "certificate": Label("which certificate", "server, client", ("server",)),
+    "certificate": Label("which certificate, or file of authorities", "server, client_ca, fleet_client_ca; client, ca on a worker", ("server",)),
     "code": Label("gRPC status code of the answer", "the 17 codes", ("OK", "UNAVAILABLE")),
     "display_name": Label("the job's name for people", "one a job", ("sentiment",)),
     "gpu": Label("UUID of a GPU", "the GPUs of a machine", ("GPU-8f6d0000", "GPU-8f6d0001")),

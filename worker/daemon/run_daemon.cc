@@ -101,7 +101,12 @@ absl::Status RunDaemon(const WorkerOptions& options, UniqueFd keeper_fd) {
   ANNEAL_RETURN_IF_ERROR(daemon.SetUp());
   const Sampler sampler(
       {{"certificates",
-        [&] { return certificate_metrics.Measure("client", options.tls_certificate_file); }},
+        [&] {
+          absl::Status measured =
+              certificate_metrics.Measure("client", options.tls_certificate_file);
+          measured.Update(certificate_metrics.MeasureAuthorities("ca", options.tls_ca_file));
+          return measured;
+        }},
        {"gpus", [&] { return gpu_metrics.Measure(options.inventory); }},
        {"state", [&] { return host_metrics.MeasureFileSystem("state", options.state_dir); }},
        {"storage",
