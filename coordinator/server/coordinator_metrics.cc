@@ -52,8 +52,10 @@ CoordinatorMetrics::CoordinatorMetrics(MetricRegistry& r)
       job_state(r, {"anneal_job_state",
                     "1 for the state that a job is in, 0 for those it has left.",
                     {"job_id", "state"}}),
-      job_end_info(
-          r, {"anneal_job_end_info", "Always 1; why a job ended.", {"job_id", "state", "reason"}}),
+      job_end_info(r, {"anneal_job_end_info",
+                       "Always 1; why a job ended, and the cause of its last failure where the "
+                       "reason sums up several.",
+                       {"job_id", "state", "reason", "cause"}}),
       job_last_progress(r, {"anneal_job_last_progress_timestamp_seconds",
                             "When the job last took a step, evaluated, or changed its state or "
                             "phase, in seconds since 1970.",
@@ -196,10 +198,10 @@ absl::string_view CoordinatorMetrics::BoundedReason(absl::string_view reason) {
 }
 
 void CoordinatorMetrics::CountEnd(absl::string_view job, v1::JobState state,
-                                  absl::string_view reason) {
+                                  absl::string_view reason, absl::string_view cause) {
   const absl::string_view bounded = BoundedReason(reason);
   jobs_ended.Increment({StateName(state), bounded});
-  job_end_info.Set(1, {job, StateName(state), bounded});
+  job_end_info.Set(1, {job, StateName(state), bounded, BoundedReason(cause)});
 }
 
 void CoordinatorMetrics::CountJobs(const std::map<v1::JobState, int>& by_state) {

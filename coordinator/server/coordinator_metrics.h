@@ -24,7 +24,9 @@ struct CoordinatorMetrics {
   void CountJobs(const std::map<v1::JobState, int>& by_state);
   void CountWorkers(const std::vector<v1::Worker>& roster);
   void CountQueue(const std::vector<WaitingJob>& queue, absl::Time now);
-  void CountEnd(absl::string_view job, v1::JobState state, absl::string_view reason);
+  // `cause`: the reason of its last failure, where `reason` sums up several; else the same.
+  void CountEnd(absl::string_view job, v1::JobState state, absl::string_view reason,
+                absl::string_view cause);
   // Whose failure it was that a job ended FAILED.
   void CountFailure(Blame blame) { jobs_failed.Increment({BlameName(blame)}); }
 
@@ -43,7 +45,7 @@ struct CoordinatorMetrics {
 
   Gauge job_info;           // {job_id, display_name, model, method}
   Gauge job_state;          // {job_id, state}
-  Gauge job_end_info;       // {job_id, state, reason}
+  Gauge job_end_info;       // {job_id, state, reason, cause}
   Gauge job_last_progress;  // {job_id}, as all below
   Gauge job_slots;
   Counter job_restarts;

@@ -6,6 +6,7 @@
 #include "coordinator/lifecycle/proto_time.h"
 #include "coordinator/lifecycle/states.h"
 #include "google/protobuf/util/time_util.h"
+#include "google/rpc/error_details.pb.h"
 
 namespace anneal {
 namespace {
@@ -15,6 +16,17 @@ using ::google::protobuf::util::TimeUtil;
 // Speed is measured over the steps of about so much time, at least the last one.
 constexpr double kSpeedWindowSeconds = 10;
 constexpr absl::Duration kSeriesLinger = absl::Minutes(5);
+
+// The reason of the failure that ended the job, also where several did.
+std::string CauseOfEnd(const v1::Job& job) {
+  for (const google::protobuf::Any& detail : job.error().details()) {
+    google::rpc::ErrorInfo info;
+    if (!detail.UnpackTo(&info)) continue;
+    const auto cause = info.metadata().find("cause");
+    if (cause != info.metadata().end()) return cause->second;
+  }
+  return job.state_reason();
+}
 
 int64_t Sum(const v1::FailureCounts& failures) {
   return int64_t{failures.infrastructure()} + failures.user() + failures.unknown();
@@ -104,7 +116,7 @@ void JobMeters::TakeRecord(const internal::JobRecord& record, absl::Time now) {
 
 void JobMeters::CountEnd(const internal::JobRecord& record, const v1::FailureCounts& before) {
   const v1::Job& job = record.job();
-  metrics_.CountEnd(record.id(), job.state(), job.state_reason());
+  metrics_.CountEnd(record.id(), job.state(), job.state_reason(), CauseOfEnd(job));
   if (job.state() == v1::JOB_STATE_FAILED) metrics_.CountFailure(BlameOfEnd(job, before));
 }
 

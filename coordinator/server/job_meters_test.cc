@@ -3,6 +3,7 @@
 #include "absl/strings/str_cat.h"
 #include "gmock/gmock.h"
 #include "google/rpc/code.pb.h"
+#include "google/rpc/error_details.pb.h"
 #include "gtest/gtest.h"
 
 namespace anneal {
@@ -124,8 +125,9 @@ TEST_F(JobMetersTest, SeriesOfAJobLingerFiveMinutesAfterItsEnd) {
   meters_.RemoveEndedSeries(kStart + absl::Minutes(4));
   EXPECT_THAT(registry_.Scrape(), HasSubstr("anneal_job_train_loss{job_id=\"j\"} 0.5\n"));
   EXPECT_THAT(registry_.Scrape(), HasSubstr("anneal_job_slots{job_id=\"j\"} 0\n"));
-  EXPECT_THAT(registry_.Scrape(), HasSubstr("anneal_job_end_info{job_id=\"j\",reason=\"NON_FINITE_"
-                                            "LOSS\",state=\"FAILED\"} 1\n"));
+  EXPECT_THAT(registry_.Scrape(),
+              HasSubstr("anneal_job_end_info{cause=\"NON_FINITE_LOSS\",job_id=\"j\",reason="
+                        "\"NON_FINITE_LOSS\",state=\"FAILED\"} 1\n"));
   meters_.RemoveEndedSeries(kStart + absl::Minutes(5));
   EXPECT_THAT(registry_.Scrape(), Not(HasSubstr("job_id")));
   EXPECT_THAT(registry_.Scrape(), HasSubstr("anneal_jobs_ended_total{reason=\"NON_FINITE_LOSS\","
@@ -167,10 +169,23 @@ TEST_F(JobMetersTest, CountsWhoseFailureEndedAJobFromZeroOn) {
   expect_failed(2, 3, 2);
 }
 
+TEST_F(JobMetersTest, AnEndThatSumsUpSeveralFailuresNamesTheLast) {
+  meters_.Start(Record(v1::JOB_STATE_RUNNING, 1, 1), {}, kNow);
+  internal::JobRecord record = Record(v1::JOB_STATE_FAILED, 1, 1);
+  record.mutable_job()->set_state_reason("SAME_STEP_FAILED");
+  google::rpc::ErrorInfo info;
+  (*info.mutable_metadata())["cause"] = "NON_FINITE_LOSS";
+  record.mutable_job()->mutable_error()->add_details()->PackFrom(info);
+  meters_.TakeRecord(record, kNow);
+  EXPECT_THAT(registry_.Scrape(),
+              HasSubstr("anneal_job_end_info{cause=\"NON_FINITE_LOSS\",job_id=\"j\",reason="
+                        "\"SAME_STEP_FAILED\",state=\"FAILED\"} 1\n"));
+}
+
 TEST_F(JobMetersTest, ReasonsThatWorkersInventAreBounded) {
   for (int i = 0; i < 1000; ++i)
-    metrics_.CountEnd("j", v1::JOB_STATE_FAILED, absl::StrCat("REASON_", i));
-  metrics_.CountEnd("j", v1::JOB_STATE_FAILED, std::string(1000, 'X'));
+    metrics_.CountEnd("j", v1::JOB_STATE_FAILED, absl::StrCat("REASON_", i), "DONE");
+  metrics_.CountEnd("j", v1::JOB_STATE_FAILED, std::string(1000, 'X'), std::string(1000, 'X'));
   EXPECT_THAT(registry_.Scrape(), HasSubstr("reason=\"REASON_5\""));
   EXPECT_THAT(registry_.Scrape(), Not(HasSubstr("reason=\"REASON_500\"")));
   EXPECT_THAT(registry_.Scrape(), Not(HasSubstr("XXXX")));

@@ -18,6 +18,7 @@ class Label:
 LABELS = {
     "accelerator": Label("kind of slot", "cpu, gpu", ("cpu", "gpu")),
     "blame": Label("whose failure it was", "infrastructure, user, unknown", ("infrastructure", "user", "unknown")),
+    "cause": Label("reason of the failure that ended a job", "as `reason`", ("NON_FINITE_LOSS",)),
     "certificate": Label("which certificate, or file of authorities", "server, client_ca, fleet_client_ca; client, ca on a worker", ("server",)),
     "code": Label("gRPC status code of the answer", "the 17 codes", ("OK", "UNAVAILABLE")),
     "display_name": Label("the job's name for people", "one a job", ("sentiment",)),
