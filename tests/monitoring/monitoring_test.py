@@ -162,6 +162,46 @@ def test_dashboards_follow_our_rules(board):
     assert len(cells) == len(set(cells)), "panels overlap"
 
 
+def all_panels():
+    return [(f"{board.title}, {panel.title}", panel) for board in dashboards.ALL for panel in board.panels()]
+
+
+def test_numbers_of_jobs_are_neither_added_up_nor_without_their_job():
+    for where, panel in all_panels():
+        for query in panel.queries:
+            if "$job_id" not in query.expr:
+                continue
+            groups = re.findall(r"\b(?:sum|max|min|avg|count)\b *(?:by *\(([^)]*)\))?", query.expr)
+            assert all("job_id" in group for group in groups), f"{where}: {query.expr}"
+            assert "{{display_name}}" in query.legend, f"{where}: a legend without the job"
+
+
+def test_events_are_bars_of_an_interval():
+    for where, panel in all_panels():
+        counts = any("increase(" in query.expr for query in panel.queries)
+        assert panel.bars == counts, where
+        assert not any(re.search(r"increase\([^)]*\[\$__range\]", query.expr) for query in panel.queries), where
+        assert "within the time shown" not in panel.description, where
+
+
+def test_ages_of_jobs_end_with_what_they_are_the_age_of():
+    """time() grows for jobs that wait, are paused or have ended, too: only some states have such an age."""
+    ages = [(where, query.expr) for where, panel in all_panels() for query in panel.queries
+            if "time() -" in query.expr and "$job_id" in query.expr]
+    assert ages and all("anneal_job_state{state=~" in expression for _, expression in ages), ages
+
+
+def test_jobs_that_have_ended_can_be_chosen():
+    for board in dashboards.ALL:
+        [job] = [variable for variable in panels.to_json(board)["templating"]["list"] if variable["name"] == "job_id"]
+        assert job["query"]["query"] == "query_result(max_over_time(anneal_job_info[$__range]))"
+
+
+def test_a_service_without_workers_or_calls_shows_zero():
+    [workers] = [panel for where, panel in all_panels() if where == "Anneal / Fleet, Workers" and panel.kind == "stat"]
+    assert metrics_in(workers.queries[0].expr) == {"anneal_workers"}, "anneal_worker_up has a series a worker: none without workers"
+
+
 def test_uids_are_distinct():
     assert len({board.uid for board in dashboards.ALL}) == len(dashboards.ALL)
 
