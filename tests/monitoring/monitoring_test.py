@@ -71,6 +71,15 @@ def test_labels_are_known_and_used(all_tables):
     assert used == set(tables.LABELS)
 
 
+def test_a_name_of_unknown_unit_is_refused(all_tables):
+    assert all(tables.unit_of(name) for name in tables.by_name(all_tables))
+    assert tables.unit_of("anneal_rank_wait_seconds") == "seconds"
+    assert tables.unit_of("anneal_jobs_failed_total") == "1"
+    for name in ("anneal_rank_wait_milliseconds", "anneal_gpu_power_kilowatts", "anneal_job_speed"):
+        with pytest.raises(ValueError, match=name):
+            tables.unit_of(name)
+
+
 def test_metrics_of_two_programs_are_the_same_metric(all_tables):
     for program, metrics in all_tables.items():
         for metric in metrics:
