@@ -3,9 +3,8 @@
 #include <sys/statvfs.h>
 
 #include <cerrno>
-#include <cstring>
 
-#include "common/base/log.h"
+#include "absl/strings/str_cat.h"
 
 namespace anneal {
 
@@ -23,16 +22,18 @@ HostMetrics::HostMetrics(MetricRegistry& registry)
                               "of it.",
                               {"place"}}) {}
 
-void HostMetrics::MeasureFileSystem(absl::string_view place, const std::string& folder) {
+absl::Status HostMetrics::MeasureFileSystem(absl::string_view place, const std::string& folder) {
   struct statvfs found = {};
   if (::statvfs(folder.c_str(), &found) != 0) {
-    ANNEAL_LOG(WARNING) << "cannot measure a file system" << Field("folder", folder)
-                        << Field("why", std::strerror(errno));
-    return;
+    const int error = errno;
+    file_system_size_bytes.Remove({place});
+    file_system_free_bytes.Remove({place});
+    return absl::ErrnoToStatus(error, absl::StrCat("cannot look at the file system of ", folder));
   }
   const auto unit = static_cast<double>(found.f_frsize);
   file_system_size_bytes.Set(unit * static_cast<double>(found.f_blocks), {place});
   file_system_free_bytes.Set(unit * static_cast<double>(found.f_bavail), {place});
+  return absl::OkStatus();
 }
 
 }  // namespace anneal

@@ -3,6 +3,7 @@
 
 #include <string>
 
+#include "absl/status/status.h"
 #include "absl/strings/string_view.h"
 #include "common/metrics/metrics.h"
 
@@ -12,10 +13,10 @@ namespace anneal {
 struct HostMetrics {
   explicit HostMetrics(MetricRegistry& registry);
 
-  // Looks at the file system that holds `folder`, which is called `place` in the metrics. Its
-  // series stay as they were if it cannot be looked at. May block for as long as the file system
-  // does: call it from a Sampler.
-  void MeasureFileSystem(absl::string_view place, const std::string& folder);
+  // Looks at the file system that holds `folder`, which is called `place` in the metrics. If it
+  // cannot be looked at its series go, and the error says why. May block for as long as the file
+  // system does: call it from a Sampler.
+  absl::Status MeasureFileSystem(absl::string_view place, const std::string& folder);
 
   Gauge build_info;              // {program, version}
   Gauge file_system_size_bytes;  // {place}, as below

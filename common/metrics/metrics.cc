@@ -45,12 +45,22 @@ class TypedFamily : public MetricFamily {
     fn(*it->second);
   }
 
-  void RemoveSeries(absl::string_view label, absl::string_view value) override {
-    const std::string key(label);
+  // The series with these values, if it is there.
+  void Remove(LabelValues values) {
+    SeriesLabels labels;
+    auto value = values.begin();
+    for (const std::string& name : info().labels) labels.emplace_back(name, *value++);
+    RemoveSeries(labels);
+  }
+
+  void RemoveSeries(const SeriesLabels& labels) override {
     absl::MutexLock lock(&mu_);
     for (auto it = series_.begin(); it != series_.end();) {
-      const auto found = it->first.find(key);
-      if (found != it->first.end() && found->second == value) {
+      const bool has_all = std::all_of(labels.begin(), labels.end(), [&](const auto& label) {
+        const auto found = it->first.find(std::string(label.first));
+        return found != it->first.end() && found->second == label.second;
+      });
+      if (has_all) {
         family_.Remove(it->second);
         it = series_.erase(it);
       } else {
@@ -81,9 +91,9 @@ internal::TypedFamily<Metric>& MetricRegistry::Register(MetricInfo info, absl::s
   return registered;
 }
 
-void MetricRegistry::RemoveSeries(absl::string_view label, absl::string_view value) {
+void MetricRegistry::RemoveSeries(const SeriesLabels& labels) {
   absl::MutexLock lock(&mu_);
-  for (const auto& family : families_) family->RemoveSeries(label, value);
+  for (const auto& family : families_) family->RemoveSeries(labels);
 }
 
 std::string MetricRegistry::Scrape() const {
@@ -123,6 +133,8 @@ void Gauge::Set(double value, LabelValues values) {
   family_.With(values, [&](prometheus::Gauge& gauge) { gauge.Set(value); });
 }
 
+void Gauge::Remove(LabelValues values) { family_.Remove(values); }
+
 void Gauge::Add(double amount, LabelValues values) {
   family_.With(values, [&](prometheus::Gauge& gauge) { gauge.Increment(amount); });
 }
@@ -135,6 +147,11 @@ Histogram::Histogram(MetricRegistry& registry, MetricInfo info, std::vector<doub
 void Histogram::Observe(double value, LabelValues values) {
   family_.With(
       values, [&](prometheus::Histogram& histogram) { histogram.Observe(value); }, bounds_);
+}
+
+void Histogram::Show(LabelValues values) {
+  family_.With(
+      values, [](prometheus::Histogram&) {}, bounds_);
 }
 
 std::vector<double> ExponentialBounds(double first, double factor, int count) {

@@ -20,6 +20,7 @@
 #include <initializer_list>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
@@ -44,13 +45,16 @@ struct MetricDescription {
 // One value per label, in the order of MetricInfo::labels.
 using LabelValues = std::initializer_list<absl::string_view>;
 
+// Names of labels and their values.
+using SeriesLabels = std::vector<std::pair<absl::string_view, absl::string_view>>;
+
 namespace internal {
 // One metric as the registry sees it. Thread-safe.
 class MetricFamily {
  public:
   MetricFamily(MetricInfo info, absl::string_view type);
   virtual ~MetricFamily() = default;
-  virtual void RemoveSeries(absl::string_view label, absl::string_view value) = 0;
+  virtual void RemoveSeries(const SeriesLabels& labels) = 0;
   const MetricInfo& info() const { return info_; }
   const std::string& type() const { return type_; }
 
@@ -72,7 +76,11 @@ class MetricRegistry {
 
   // Drops all series whose label `label` is `value`, in every metric that has the label: what a job
   // leaves behind.
-  void RemoveSeries(absl::string_view label, absl::string_view value);
+  void RemoveSeries(absl::string_view label, absl::string_view value) {
+    RemoveSeries({{label, value}});
+  }
+  // The same for series that have all of `labels`: what one rank of a job leaves behind.
+  void RemoveSeries(const SeriesLabels& labels);
 
   // Prometheus text exposition format 0.0.4.
   std::string Scrape() const;
@@ -110,6 +118,8 @@ class Gauge {
  public:
   Gauge(MetricRegistry& registry, MetricInfo info);
   void Set(double value, LabelValues values = {});
+  // Drops the series: what it said does not hold any more.
+  void Remove(LabelValues values = {});
   void Add(double amount, LabelValues values = {});
 
  private:
@@ -122,6 +132,8 @@ class Histogram {
   // `bounds` are the buckets' upper ends, rising; the last bucket (+Inf) is added.
   Histogram(MetricRegistry& registry, MetricInfo info, std::vector<double> bounds);
   void Observe(double value, LabelValues values = {});
+  // Shows the series, with nothing observed yet.
+  void Show(LabelValues values = {});
 
  private:
   internal::TypedFamily<prometheus::Histogram>& family_;

@@ -1,5 +1,6 @@
 #include "common/metrics/metrics.h"
 
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -21,6 +22,7 @@ namespace anneal {
 namespace {
 
 using ::anneal::testing::HttpGet;
+using ::anneal::testing::IsOk;
 using ::anneal::testing::StatusIs;
 using ::testing::HasSubstr;
 using ::testing::Not;
@@ -56,6 +58,37 @@ TEST(MetricsTest, ScrapeShowsSeriesAndRemovalEndsThem) {
   EXPECT_THAT(registry.Scrape(), HasSubstr("anneal_job_steps_total{job_id=\"b\"} 1"));
   metrics.steps.Increment({"a"});
   EXPECT_THAT(registry.Scrape(), HasSubstr("anneal_job_steps_total{job_id=\"a\"} 1"));
+}
+
+TEST(MetricsTest, RemovalMayAskForSeveralLabels) {
+  MetricRegistry registry;
+  SampleMetrics metrics(registry);
+  Gauge step(registry, {"anneal_rank_step", "Steps of a rank.", {"job_id", "rank"}});
+  metrics.steps.Increment({"a"});
+  for (const char* rank : {"0", "1"}) {
+    step.Set(1, {"a", rank});
+    step.Set(1, {"b", rank});
+  }
+  registry.RemoveSeries({{"job_id", "a"}, {"rank", "1"}});
+  const std::string scrape = registry.Scrape();
+  EXPECT_THAT(scrape, Not(HasSubstr("{job_id=\"a\",rank=\"1\"}")));
+  EXPECT_THAT(scrape, HasSubstr("{job_id=\"a\",rank=\"0\"}"));
+  EXPECT_THAT(scrape, HasSubstr("{job_id=\"b\",rank=\"1\"}"));
+  EXPECT_THAT(scrape, HasSubstr("anneal_job_steps_total{job_id=\"a\"} 1"))
+      << "what has no rank is no rank's";
+}
+
+TEST(MetricsTest, AGaugeMayGoAndAHistogramMayBeShownBeforeItHasAnything) {
+  MetricRegistry registry;
+  SampleMetrics metrics(registry);
+  metrics.loss.Set(1, {"a"});
+  metrics.loss.Set(1, {"b"});
+  metrics.loss.Remove({"a"});
+  metrics.loss.Remove({"c"});
+  metrics.wait.Show();
+  EXPECT_THAT(registry.Scrape(), Not(HasSubstr("job_id=\"a\"")));
+  EXPECT_THAT(registry.Scrape(), HasSubstr("job_id=\"b\""));
+  EXPECT_THAT(registry.Scrape(), HasSubstr("anneal_queue_wait_seconds_count 0\n"));
 }
 
 TEST(MetricsTest, HostileLabelValuesAreEscaped) {
@@ -125,11 +158,15 @@ TEST(SamplerTest, MeasuresAtOnceAndThenEveryInterval) {
     absl::MutexLock lock(&mu);
     return mu.AwaitWithTimeout(absl::Condition(&reached), timeout);
   };
-  const Sampler sampler({[&] {
-                          absl::MutexLock lock(&mu);
-                          ++seen;
-                        }},
-                        absl::Seconds(15), clock);
+  MetricRegistry registry;
+  SamplerMetrics metrics(registry);
+  const Sampler sampler({{"x",
+                          [&] {
+                            absl::MutexLock lock(&mu);
+                            ++seen;
+                            return absl::OkStatus();
+                          }}},
+                        absl::Seconds(15), metrics, clock);
   ASSERT_TRUE(await(1, absl::Seconds(20)));
   // The sampler begins to wait at a moment of its own.
   do {
@@ -137,14 +174,65 @@ TEST(SamplerTest, MeasuresAtOnceAndThenEveryInterval) {
   } while (!await(2, absl::Milliseconds(10)));
 }
 
+TEST(SamplerTest, OneThatHangsOrFailsGrowsOldAndHoldsUpNoOther) {
+  SimulatedClock clock;
+  MetricRegistry registry;
+  SamplerMetrics metrics(registry);
+  absl::Mutex mu;
+  int seen = 0;
+  bool let_go = false;
+  const auto await = [&](int count, absl::Duration timeout) {
+    const auto reached = [&] { return seen >= count; };
+    absl::MutexLock lock(&mu);
+    return mu.AwaitWithTimeout(absl::Condition(&reached), timeout);
+  };
+  const std::string start = absl::StrCat(absl::ToUnixSeconds(clock.TimeNow()));
+  const auto age = [](absl::string_view place, absl::string_view since) {
+    return absl::StrCat("anneal_sample_last_success_timestamp_seconds{place=\"", place, "\"} ",
+                        since, "\n");
+  };
+  {
+    const Sampler sampler({{"hangs",
+                            [&] {
+                              absl::MutexLock lock(&mu);
+                              mu.Await(absl::Condition(&let_go));
+                              return absl::OkStatus();
+                            }},
+                           {"fails", [] { return absl::UnavailableError("no answer"); }},
+                           {"works",
+                            [&] {
+                              absl::MutexLock lock(&mu);
+                              ++seen;
+                              return absl::OkStatus();
+                            }}},
+                          absl::Seconds(15), metrics, clock);
+    EXPECT_TRUE(await(1, absl::Seconds(20)));
+    do {
+      clock.AdvanceTime(absl::Seconds(15));
+    } while (!await(3, absl::Milliseconds(10)));
+    EXPECT_THAT(registry.Scrape(), HasSubstr(age("hangs", start)));
+    EXPECT_THAT(registry.Scrape(), HasSubstr(age("fails", start)));
+    EXPECT_THAT(registry.Scrape(), Not(HasSubstr(age("works", start))));
+    absl::MutexLock lock(&mu);
+    let_go = true;
+  }
+}
+
 TEST(HostMetricsTest, MeasuresFileSystemsThatAreThere) {
   MetricRegistry registry;
   HostMetrics metrics(registry);
-  metrics.MeasureFileSystem("nowhere", "/nowhere/at/all");
-  EXPECT_THAT(registry.Scrape(), Not(HasSubstr("place")));
-  metrics.MeasureFileSystem("state", ::testing::TempDir());
+  const std::string folder = ::testing::TempDir() + "mounted";
+  ASSERT_EQ(::mkdir(folder.c_str(), 0700), 0);
+  EXPECT_THAT(metrics.MeasureFileSystem("state", folder), IsOk());
+  EXPECT_THAT(metrics.MeasureFileSystem("storage", ::testing::TempDir()), IsOk());
   EXPECT_THAT(registry.Scrape(), HasSubstr("anneal_file_system_size_bytes{place=\"state\"} "));
   EXPECT_THAT(registry.Scrape(), HasSubstr("anneal_file_system_free_bytes{place=\"state\"} "));
+  // What it said of a folder that is gone is not shown as if it were so now.
+  ASSERT_EQ(::rmdir(folder.c_str()), 0);
+  EXPECT_THAT(metrics.MeasureFileSystem("state", folder),
+              StatusIs(absl::StatusCode::kNotFound, HasSubstr(folder)));
+  EXPECT_THAT(registry.Scrape(), Not(HasSubstr("place=\"state\"")));
+  EXPECT_THAT(registry.Scrape(), HasSubstr("place=\"storage\""));
 }
 
 TEST(AdminServerTest, ServesMetricsAndProbesOnAnyFreePort) {

@@ -11,6 +11,12 @@ namespace {
 using ::grpc::experimental::InterceptionHookPoints;
 using ::grpc::experimental::ServerRpcInfo;
 
+bool IsOurs(absl::StatusCode code) {
+  return code == absl::StatusCode::kUnknown || code == absl::StatusCode::kDeadlineExceeded ||
+         code == absl::StatusCode::kInternal || code == absl::StatusCode::kUnavailable ||
+         code == absl::StatusCode::kDataLoss;
+}
+
 // Lives as long as its call.
 class MetricsInterceptor : public grpc::experimental::Interceptor {
  public:
@@ -26,6 +32,7 @@ class MetricsInterceptor : public grpc::experimental::Interceptor {
   ~MetricsInterceptor() override {
     metrics_.open.Add(-1, {method_});
     metrics_.requests.Increment({method_, absl::StatusCodeToString(code_)});
+    if (IsOurs(code_)) metrics_.failures.Increment();
     if (unary_)
       metrics_.duration.Observe(absl::ToDoubleSeconds(clock_.MonotonicNow() - start_), {method_});
   }

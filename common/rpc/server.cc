@@ -120,12 +120,19 @@ RpcMetrics::RpcMetrics(MetricRegistry& registry)
     : requests(registry, {"anneal_rpc_requests_total",
                           "Calls finished, by method and status code.",
                           {"method", "code"}}),
+      failures(registry, {"anneal_rpc_failures_total",
+                          "Calls that failed for a reason of the service's own: UNKNOWN, "
+                          "DEADLINE_EXCEEDED, INTERNAL, UNAVAILABLE or DATA_LOSS.",
+                          {}}),
       duration(registry,
                {"anneal_rpc_duration_seconds",
                 "Time from a unary call's arrival to its status.",
                 {"method"}},
                ExponentialBounds(0.0005, 4, 9)),
-      open(registry, {"anneal_rpc_open_calls", "Calls under way, streams included.", {"method"}}) {}
+      open(registry, {"anneal_rpc_open_calls", "Calls under way, streams included.", {"method"}}) {
+  // A total that alerts watch begins at 0, so that the first event is a rise.
+  failures.Add(0);
+}
 
 absl::StatusOr<std::unique_ptr<RpcServer>> RpcServer::Start(
     const ServerOptions& options, const std::vector<grpc::Service*>& services, RpcMetrics& metrics,

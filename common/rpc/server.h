@@ -23,6 +23,7 @@ inline constexpr int kMaxChunkBytes = 1 << 20;
 struct RpcMetrics {
   explicit RpcMetrics(MetricRegistry& registry);
   Counter requests;
+  Counter failures;
   Histogram duration;
   Gauge open;
 };

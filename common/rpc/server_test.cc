@@ -24,6 +24,8 @@ using ::testing::HasSubstr;
 
 constexpr char kKey[] = "key-0123456789abcdefghij";
 constexpr char kViewerKey[] = "key-of-a-viewer-0123456789";
+// A parent whose artifacts the service cannot list.
+constexpr char kBroken[] = "jobs/broken";
 
 std::string WriteFile(const std::string& name, const std::string& text) {
   const std::string path = ::testing::TempDir() + name;
@@ -40,6 +42,10 @@ class EchoService : public v1::ArtifactService::CallbackService {
                                           const v1::ListArtifactsRequest* request,
                                           v1::ListArtifactsResponse* response) override {
     grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+    if (request->parent() == kBroken) {
+      reactor->Finish({grpc::StatusCode::UNAVAILABLE, "broken"});
+      return reactor;
+    }
     const absl::StatusOr<Caller> caller = authenticator_.CallerOf(*context, Right::kWrite);
     if (caller.ok()) response->set_folder_uri(absl::StrCat(caller->project, "/", caller->creator));
     reactor->Finish(ToGrpcStatus(caller.status()));
@@ -110,6 +116,18 @@ TEST_F(ServerTest, KnowsItsCallersAndCountsCalls) {
       HasSubstr("anneal_rpc_open_calls{method=\"anneal.v1.ArtifactService/ListArtifacts\"} 0"));
   EXPECT_THAT(scrape, HasSubstr("anneal_rpc_duration_seconds_count{method=\"anneal.v1."
                                 "ArtifactService/ListArtifacts\"} 5"));
+}
+
+TEST_F(ServerTest, FailuresOfItsOwnAreCountedFromZeroOn) {
+  EXPECT_THAT(registry_.Scrape(), HasSubstr("anneal_rpc_failures_total 0\n"));
+  ANNEAL_ASSERT_OK_AND_ASSIGN(auto server, Start({.address = "127.0.0.1:0"}));
+  const ChannelOptions to = {.target = server->address()};
+  EXPECT_THAT(Call(to, kKey), ::anneal::testing::IsOk());
+  EXPECT_THAT(Call(to, "no key"), StatusIs(absl::StatusCode::kUnauthenticated));
+  EXPECT_THAT(Call(to, kKey, kBroken), StatusIs(absl::StatusCode::kUnavailable));
+  server->Shutdown(absl::Seconds(5));
+  server.reset();
+  EXPECT_THAT(registry_.Scrape(), HasSubstr("anneal_rpc_failures_total 1\n"));
 }
 
 TEST_F(ServerTest, AUnixSocketIsForItsOwnerOnly) {
@@ -198,11 +216,27 @@ TEST(CertificateMetricsTest, TellsWhenACertificateEndsAndCountsABadFileAsExpired
   const std::string other = WriteFile("other.pem", "no certificate\n");
   EXPECT_THAT(CertificateExpiry(other), StatusIs(absl::StatusCode::kInvalidArgument));
 
+  // Until an authority is replaced the file holds two, of which the old one may be about to end.
+  const std::string sooner = ::testing::TempDir() + "sooner.pem";
+  MakeCertificate(sooner, ::testing::TempDir() + "sooner.key");
+  const auto contents = [](const std::string& path) {
+    std::ifstream in(path);
+    return std::string(std::istreambuf_iterator<char>(in), {});
+  };
+  const std::string both = WriteFile("both.pem", contents(sooner) + contents(file));
+  ANNEAL_ASSERT_OK_AND_ASSIGN(const absl::Time first, CertificateExpiry(sooner));
+  ASSERT_LT(first, end);
+  EXPECT_THAT(CertificateExpiry(both), ::anneal::testing::IsOkAndHolds(first));
+  EXPECT_THAT(AuthoritiesExpiry(both), ::anneal::testing::IsOkAndHolds(end));
+  EXPECT_THAT(AuthoritiesExpiry(other), StatusIs(absl::StatusCode::kInvalidArgument));
+
   MetricRegistry registry;
   CertificateMetrics metrics(registry);
-  metrics.Measure("none", "");
+  EXPECT_THAT(metrics.Measure("none", ""), ::anneal::testing::IsOk());
   EXPECT_THAT(registry.Scrape(), ::testing::Not(HasSubstr("certificate=")));
-  metrics.Measure("server", other);
+  EXPECT_THAT(metrics.Measure("server", other), StatusIs(absl::StatusCode::kInvalidArgument));
+  EXPECT_THAT(metrics.MeasureAuthorities("client_ca", both), ::anneal::testing::IsOk());
+  EXPECT_THAT(registry.Scrape(), HasSubstr("{certificate=\"client_ca\"}"));
   EXPECT_THAT(
       registry.Scrape(),
       HasSubstr("anneal_tls_certificate_expiry_timestamp_seconds{certificate=\"server\"} 0\n"));

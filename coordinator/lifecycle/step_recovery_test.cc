@@ -119,6 +119,9 @@ TEST(RecoveryTest, TheSameStepFailingThreeTimesEndsTheJob) {
   EXPECT_EQ(walk.state(), v1::JOB_STATE_FAILED);
   EXPECT_EQ(walk.record.job().state_reason(), "SAME_STEP_FAILED");
   EXPECT_THAT(walk.record.job().error().message(), HasSubstr("step 8 has failed 3 times"));
+  google::rpc::ErrorInfo info;
+  ASSERT_TRUE(walk.record.job().error().details(0).UnpackTo(&info));
+  EXPECT_EQ(info.metadata().at("cause"), "KILLED");
   elsewhere.record.mutable_job()->mutable_progress()->set_step(8);
   elsewhere.Then(Crashed(Rank(1, 3)));
   EXPECT_EQ(elsewhere.state(), v1::JOB_STATE_RECOVERING);

@@ -106,7 +106,7 @@ void Stepper::AdvanceTo(v1::JobState to) {
 }
 
 void Stepper::Fail(google::rpc::Code code, absl::string_view reason, absl::string_view message,
-                   absl::string_view worker, std::optional<int32_t> rank) {
+                   absl::string_view worker, std::optional<int32_t> rank, absl::string_view cause) {
   google::rpc::Status& error = *job().mutable_error();
   error.set_code(code);
   error.set_message(std::string(message));
@@ -115,6 +115,7 @@ void Stepper::Fail(google::rpc::Code code, absl::string_view reason, absl::strin
   info.set_domain("anneal");
   if (!worker.empty()) (*info.mutable_metadata())["worker"] = std::string(worker);
   if (rank.has_value()) (*info.mutable_metadata())["rank"] = absl::StrCat(*rank);
+  if (!cause.empty()) (*info.mutable_metadata())["cause"] = std::string(cause);
   error.add_details()->PackFrom(info);
   Enter(v1::JOB_STATE_FAILED, reason, message);
 }

@@ -45,8 +45,9 @@ class Stepper {
   // Along STARTING, RUNNING, EXPORTING up to `to`; each state shows even if the trainers were
   // quicker than their reports.
   void AdvanceTo(v1::JobState to);
+  // `cause`: the reason of the last failure, where `reason` sums up several.
   void Fail(google::rpc::Code code, absl::string_view reason, absl::string_view message,
-            absl::string_view worker, std::optional<int32_t> rank);
+            absl::string_view worker, std::optional<int32_t> rank, absl::string_view cause = "");
   void FailPrepare(int32_t code, absl::string_view reason, absl::string_view cause,
                    absl::string_view message);
   // The prepare attempt that `task` names, or null if it is not the present one.

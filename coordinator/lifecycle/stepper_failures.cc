@@ -74,7 +74,7 @@ void Stepper::AttemptFailed(const internal::TaskFailure& failure) {
     const bool same_step = record_.retry().same_step_failures() >= kMaxSameStepFailures;
     Fail(static_cast<google::rpc::Code>(failure.code()),
          same_step ? "SAME_STEP_FAILED" : failure.reason(), absl::StrCat(message, *why),
-         failure.worker(), failure.rank());
+         failure.worker(), failure.rank(), same_step ? failure.reason() : "");
     return;
   }
   if (state() == v1::JOB_STATE_PAUSING) {

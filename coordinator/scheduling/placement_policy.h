@@ -55,6 +55,8 @@ struct RunningJob {
 
 struct WaitingJob {
   QueuePlace place;
+  // Since when it waits this time: later than place.since, if it has had slots in between.
+  absl::Time waits_since;
   // Waits for a prepare slot (PENDING); else for accelerator slots (QUEUED, RECOVERING).
   bool needs_prepare = false;
   // It gets a power of two of slots from min_slots to max_slots: as many as are free.

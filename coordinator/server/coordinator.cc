@@ -45,6 +45,7 @@ Coordinator::Coordinator(CoordinatorOptions options, Clock& clock, Random& rando
       rpc_metrics_(registry_),
       host_metrics_(registry_),
       certificate_metrics_(registry_),
+      sampler_metrics_(registry_),
       limit_metrics_(registry_),
       allowed_roots_(options_.allowed_roots),
       hashes_(clock),
@@ -113,11 +114,22 @@ absl::Status Coordinator::OpenStores() {
 void Coordinator::StartSampling() {
   host_metrics_.build_info.Set(1, {"anneal-coordinator", Version()});
   sampler_ = std::make_unique<Sampler>(
-      std::vector<std::function<void()>>{
-          [this] { certificate_metrics_.Measure("server", options_.tls_certificate_file); },
-          [this] { host_metrics_.MeasureFileSystem("catalog", options_.data_dir); },
-          [this] { host_metrics_.MeasureFileSystem("storage", options_.storage_root); }},
-      kSampleEvery, clock_);
+      std::vector<Measurement>{
+          {"certificates",
+           [this] {
+             absl::Status measured =
+                 certificate_metrics_.Measure("server", options_.tls_certificate_file);
+             measured.Update(
+                 certificate_metrics_.MeasureAuthorities("client_ca", options_.client_ca_file));
+             measured.Update(certificate_metrics_.MeasureAuthorities(
+                 "fleet_client_ca", options_.fleet_client_ca_file));
+             return measured;
+           }},
+          {"catalog",
+           [this] { return host_metrics_.MeasureFileSystem("catalog", options_.data_dir); }},
+          {"storage",
+           [this] { return host_metrics_.MeasureFileSystem("storage", options_.storage_root); }}},
+      kSampleEvery, sampler_metrics_, clock_);
 }
 
 absl::Status Coordinator::StartServing() {

@@ -87,6 +87,7 @@ class Coordinator {
   RpcMetrics rpc_metrics_;
   HostMetrics host_metrics_;
   CertificateMetrics certificate_metrics_;
+  SamplerMetrics sampler_metrics_;
   LimitMetrics limit_metrics_;
   AllowedRoots allowed_roots_;
   FileHashCache hashes_;

@@ -15,6 +15,10 @@ CoordinatorMetrics::CoordinatorMetrics(MetricRegistry& r)
       jobs_ended(r, {"anneal_jobs_ended_total",
                      "Jobs that have reached a final state since the coordinator's start.",
                      {"state", "reason"}}),
+      jobs_failed(r, {"anneal_jobs_failed_total",
+                      "Jobs that have ended FAILED since the coordinator's start, by whose failure "
+                      "it was: infrastructure, user or unknown.",
+                      {"blame"}}),
       workers(r, {"anneal_workers", "Workers by state.", {"state"}}),
       worker_up(r, {"anneal_worker_up",
                     "1 while the worker is heard, 0 once it is lost. One that has left after "
@@ -25,7 +29,8 @@ CoordinatorMetrics::CoordinatorMetrics(MetricRegistry& r)
                 {"accelerator", "use"}}),
       slots_wanted(r, {"anneal_slots_wanted", "Slots that queued jobs wait for.", {"accelerator"}}),
       oldest_wait(r, {"anneal_jobs_oldest_wait_seconds",
-                      "How long the job that waits longest has waited, by what it waits for.",
+                      "How long the job that waits longest has waited this time, by what it waits "
+                      "for.",
                       {"resource"}}),
       queue_wait(r,
                  {"anneal_job_queue_wait_seconds",
@@ -47,8 +52,10 @@ CoordinatorMetrics::CoordinatorMetrics(MetricRegistry& r)
       job_state(r, {"anneal_job_state",
                     "1 for the state that a job is in, 0 for those it has left.",
                     {"job_id", "state"}}),
-      job_end_info(
-          r, {"anneal_job_end_info", "Always 1; why a job ended.", {"job_id", "state", "reason"}}),
+      job_end_info(r, {"anneal_job_end_info",
+                       "Always 1; why a job ended, and the cause of its last failure where the "
+                       "reason sums up several.",
+                       {"job_id", "state", "reason", "cause"}}),
       job_last_progress(r, {"anneal_job_last_progress_timestamp_seconds",
                             "When the job last took a step, evaluated, or changed its state or "
                             "phase, in seconds since 1970.",
@@ -57,6 +64,11 @@ CoordinatorMetrics::CoordinatorMetrics(MetricRegistry& r)
       job_restarts(r, {"anneal_job_restarts_total",
                        "Attempts to train after the first, since the coordinator's start.",
                        {"job_id"}}),
+      job_failed_attempts(r,
+                          {"anneal_job_failed_attempts_total",
+                           "Attempts to train that failed, since the coordinator's start. Those "
+                           "that ended for a pause, a preemption, a drain or more slots did not.",
+                           {"job_id"}}),
       job_remaining_seconds(r, {"anneal_job_remaining_seconds",
                                 "Estimated time until the last step, at the present speed.",
                                 {"job_id"}}),
@@ -121,12 +133,15 @@ CoordinatorMetrics::CoordinatorMetrics(MetricRegistry& r)
       registry_(r) {
   // Totals that alerts watch begin at 0, so that the first event is a rise.
   failed_turns.Add(0);
+  queue_wait.Show();
   jobs_ended.Add(0, {StateName(v1::JOB_STATE_SUCCEEDED), BoundedReason("DONE")});
   jobs_ended.Add(0, {StateName(v1::JOB_STATE_CANCELLED), BoundedReason("CANCELLED")});
   for (const char* reason : {"BAD_DATA", "NON_FINITE_LOSS", "OUT_OF_MEMORY", "TRAINER_DIED",
                              "WORKER_LOST", "COLLECTIVE_FAILED", "OTHER"}) {
     jobs_ended.Add(0, {StateName(v1::JOB_STATE_FAILED), BoundedReason(reason)});
   }
+  for (Blame blame : {Blame::kInfrastructure, Blame::kUser, Blame::kUnknown})
+    jobs_failed.Add(0, {BlameName(blame)});
   CountQueue({}, absl::Time());
 }
 
@@ -164,7 +179,7 @@ void CoordinatorMetrics::CountQueue(const std::vector<WaitingJob>& queue, absl::
   int cpu = 0, gpu = 0;
   for (const WaitingJob& job : queue) {
     absl::Duration& longest = job.needs_prepare ? prepare_wait : slots_wait;
-    longest = std::max(longest, now - job.place.since);
+    longest = std::max(longest, now - job.waits_since);
     if (job.needs_prepare) continue;
     (job.accelerator == v1::ResourceSpec::ACCELERATOR_GPU ? gpu : cpu) += job.min_slots;
   }
@@ -183,10 +198,10 @@ absl::string_view CoordinatorMetrics::BoundedReason(absl::string_view reason) {
 }
 
 void CoordinatorMetrics::CountEnd(absl::string_view job, v1::JobState state,
-                                  absl::string_view reason) {
+                                  absl::string_view reason, absl::string_view cause) {
   const absl::string_view bounded = BoundedReason(reason);
   jobs_ended.Increment({StateName(state), bounded});
-  job_end_info.Set(1, {job, StateName(state), bounded});
+  job_end_info.Set(1, {job, StateName(state), bounded, BoundedReason(cause)});
 }
 
 void CoordinatorMetrics::CountJobs(const std::map<v1::JobState, int>& by_state) {

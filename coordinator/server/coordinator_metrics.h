@@ -12,6 +12,7 @@
 #include "anneal/v1/cluster_service.pb.h"
 #include "anneal/v1/job.pb.h"
 #include "common/metrics/metrics.h"
+#include "coordinator/lifecycle/blame.h"
 #include "coordinator/scheduling/placement_policy.h"
 
 namespace anneal {
@@ -23,26 +24,32 @@ struct CoordinatorMetrics {
   void CountJobs(const std::map<v1::JobState, int>& by_state);
   void CountWorkers(const std::vector<v1::Worker>& roster);
   void CountQueue(const std::vector<WaitingJob>& queue, absl::Time now);
-  void CountEnd(absl::string_view job, v1::JobState state, absl::string_view reason);
+  // `cause`: the reason of its last failure, where `reason` sums up several; else the same.
+  void CountEnd(absl::string_view job, v1::JobState state, absl::string_view reason,
+                absl::string_view cause);
+  // Whose failure it was that a job ended FAILED.
+  void CountFailure(Blame blame) { jobs_failed.Increment({BlameName(blame)}); }
 
   Gauge epoch;
-  Gauge jobs;          // {state}
-  Counter jobs_ended;  // {state, reason}
-  Gauge workers;       // {state}
-  Gauge worker_up;     // {worker}
-  Gauge slots;         // {accelerator, use}
-  Gauge slots_wanted;  // {accelerator}
-  Gauge oldest_wait;   // {resource}
+  Gauge jobs;           // {state}
+  Counter jobs_ended;   // {state, reason}
+  Counter jobs_failed;  // {blame}
+  Gauge workers;        // {state}
+  Gauge worker_up;      // {worker}
+  Gauge slots;          // {accelerator, use}
+  Gauge slots_wanted;   // {accelerator}
+  Gauge oldest_wait;    // {resource}
   Histogram queue_wait;
   Histogram turn_seconds;
   Counter failed_turns;
 
   Gauge job_info;           // {job_id, display_name, model, method}
   Gauge job_state;          // {job_id, state}
-  Gauge job_end_info;       // {job_id, state, reason}
+  Gauge job_end_info;       // {job_id, state, reason, cause}
   Gauge job_last_progress;  // {job_id}, as all below
   Gauge job_slots;
   Counter job_restarts;
+  Counter job_failed_attempts;
   Gauge job_remaining_seconds;
   Gauge job_step;
   Gauge job_total_steps;

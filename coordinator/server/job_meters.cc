@@ -6,6 +6,7 @@
 #include "coordinator/lifecycle/proto_time.h"
 #include "coordinator/lifecycle/states.h"
 #include "google/protobuf/util/time_util.h"
+#include "google/rpc/error_details.pb.h"
 
 namespace anneal {
 namespace {
@@ -15,6 +16,34 @@ using ::google::protobuf::util::TimeUtil;
 // Speed is measured over the steps of about so much time, at least the last one.
 constexpr double kSpeedWindowSeconds = 10;
 constexpr absl::Duration kSeriesLinger = absl::Minutes(5);
+
+// The reason of the failure that ended the job, also where several did.
+std::string CauseOfEnd(const v1::Job& job) {
+  for (const google::protobuf::Any& detail : job.error().details()) {
+    google::rpc::ErrorInfo info;
+    if (!detail.UnpackTo(&info)) continue;
+    const auto cause = info.metadata().find("cause");
+    if (cause != info.metadata().end()) return cause->second;
+  }
+  return job.state_reason();
+}
+
+int64_t Sum(const v1::FailureCounts& failures) {
+  return int64_t{failures.infrastructure()} + failures.user() + failures.unknown();
+}
+
+// Whose failure it was that ended the job: what its last attempt was counted as or, where none was,
+// what its error says.
+Blame BlameOfEnd(const v1::Job& job, const v1::FailureCounts& before) {
+  const v1::FailureCounts& now = job.failures();
+  if (now.infrastructure() > before.infrastructure()) return Blame::kInfrastructure;
+  if (now.unknown() > before.unknown()) return Blame::kUnknown;
+  if (now.user() > before.user()) return Blame::kUser;
+  internal::TaskFailure failure;
+  failure.set_code(job.error().code());
+  failure.set_reason(job.state_reason());
+  return BlameFor(failure);
+}
 
 }  // namespace
 
@@ -35,6 +64,7 @@ void JobMeters::Start(const internal::JobRecord& record, const StepMetricsWriter
   metrics_.job_info.Set(1, {record.id(), spec.display_name(), spec.model(),
                             spec.method().has_full() ? "full" : "lora"});
   meter.generation = record.job().generation();
+  meter.failures = record.job().failures();
   TakeRecord(record, now);
 }
 
@@ -42,10 +72,12 @@ void JobMeters::ShowTraining(const internal::JobRecord& record) {
   const v1::CheckpointSpec& checkpoint = record.job().resolved().spec().checkpoint();
   const int64_t milliseconds = TimeUtil::DurationToMilliseconds(checkpoint.every());
   metrics_.job_checkpoint_interval.Set(static_cast<double>(milliseconds) / 1000, {record.id()});
-  // Totals that alerts watch begin at 0, so that the first event is a rise.
+  // Totals begin at 0, so that the first event is a rise.
   for (Counter* total :
-       {&metrics_.job_restarts, &metrics_.job_checkpoints, &metrics_.job_checkpoint_failures,
-        &metrics_.job_damaged_checkpoints, &metrics_.job_redone_steps}) {
+       {&metrics_.job_restarts, &metrics_.job_failed_attempts, &metrics_.job_checkpoints,
+        &metrics_.job_checkpoint_failures, &metrics_.job_damaged_checkpoints,
+        &metrics_.job_redone_steps, &metrics_.job_tokens, &metrics_.job_supervised_tokens,
+        &metrics_.job_loss_sum, &metrics_.job_loss_tokens}) {
     total->Add(0, {record.id()});
   }
 }
@@ -60,6 +92,9 @@ void JobMeters::TakeRecord(const internal::JobRecord& record, absl::Time now) {
     metrics_.job_restarts.Add(static_cast<double>(generation - meter.generation), {record.id()});
   }
   meter.generation = generation;
+  const v1::FailureCounts failures_before = std::exchange(meter.failures, record.job().failures());
+  const int64_t failed = Sum(meter.failures) - Sum(failures_before);
+  if (failed > 0) metrics_.job_failed_attempts.Add(static_cast<double>(failed), {record.id()});
   const auto& ranks = record.train().ranks();
   const auto held = std::count_if(ranks.begin(), ranks.end(),
                                   [](const internal::RankRecord& rank) { return !rank.ended(); });
@@ -75,8 +110,14 @@ void JobMeters::TakeRecord(const internal::JobRecord& record, absl::Time now) {
   if (state == v1::JOB_STATE_RUNNING) MarkCheckpoint(record.id(), now);
   if (IsTerminal(state)) {
     if (meter.trains) metrics_.job_slots.Set(0, {record.id()});
-    metrics_.CountEnd(record.id(), state, record.job().state_reason());
+    CountEnd(record, failures_before);
   }
+}
+
+void JobMeters::CountEnd(const internal::JobRecord& record, const v1::FailureCounts& before) {
+  const v1::Job& job = record.job();
+  metrics_.CountEnd(record.id(), job.state(), job.state_reason(), CauseOfEnd(job));
+  if (job.state() == v1::JOB_STATE_FAILED) metrics_.CountFailure(BlameOfEnd(job, before));
 }
 
 void JobMeters::MarkProgress(absl::string_view job, absl::Time now) {

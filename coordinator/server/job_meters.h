@@ -60,11 +60,14 @@ class JobMeters {
     std::deque<RecentStep> recent;
     v1::JobState state = v1::JOB_STATE_UNSPECIFIED;
     int64_t generation = 0;
+    v1::FailureCounts failures;
     // It has had trainers: only then has it the series about them, since thousands may wait.
     bool trains = false;
     bool changed = false;
   };
   void ShowTraining(const internal::JobRecord& record);
+  // Counts a job that has ended. `before`: its failures until this change.
+  void CountEnd(const internal::JobRecord& record, const v1::FailureCounts& before);
   static void MeasureSpeed(const protocol::StepReport& report, Meter& meter);
   // Until the last step; nothing before the first.
   static std::optional<absl::Duration> TimeLeft(const Meter& meter);

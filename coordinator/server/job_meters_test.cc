@@ -2,6 +2,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "gmock/gmock.h"
+#include "google/rpc/code.pb.h"
+#include "google/rpc/error_details.pb.h"
 #include "gtest/gtest.h"
 
 namespace anneal {
@@ -37,11 +39,37 @@ TEST_F(JobMetersTest, ShowsStateSlotsAndRestarts) {
 
   meters_.TakeRecord(Record(v1::JOB_STATE_STARTING, 1, 2), kNow);
   EXPECT_THAT(registry_.Scrape(), HasSubstr("anneal_job_restarts_total{job_id=\"j\"} 0\n"));
+  for (const char* total : {"tokens", "supervised_tokens", "loss_sum", "loss_tokens",
+                            "failed_attempts", "checkpoints", "redone_steps"}) {
+    EXPECT_THAT(registry_.Scrape(),
+                HasSubstr(absl::StrCat("anneal_job_", total, "_total{job_id=\"j\"} 0\n")));
+  }
   EXPECT_THAT(registry_.Scrape(), HasSubstr("anneal_job_slots{job_id=\"j\"} 2\n"));
   EXPECT_THAT(registry_.Scrape(), HasSubstr("{job_id=\"j\",state=\"QUEUED\"} 0\n"));
 
   meters_.TakeRecord(Record(v1::JOB_STATE_STARTING, 3, 2), kNow);
   EXPECT_THAT(registry_.Scrape(), HasSubstr("anneal_job_restarts_total{job_id=\"j\"} 2\n"));
+}
+
+TEST_F(JobMetersTest, AttemptsThatFailedAreCountedApartFromThoseThatWereMoved) {
+  internal::JobRecord record = Record(v1::JOB_STATE_RUNNING, 2, 1);
+  record.mutable_job()->mutable_failures()->set_infrastructure(1);
+  meters_.Start(record, {}, kNow);
+  const std::string total = "anneal_job_failed_attempts_total{job_id=\"j\"} ";
+  EXPECT_THAT(registry_.Scrape(), HasSubstr(total + "0\n")) << "since the coordinator's start";
+  for (int64_t generation = 3; generation <= 9; ++generation) {  // preempted, drained, grown
+    record.mutable_job()->set_generation(generation);
+    meters_.TakeRecord(record, kNow);
+  }
+  EXPECT_THAT(registry_.Scrape(), HasSubstr(total + "0\n"));
+  record.mutable_job()->set_state(v1::JOB_STATE_RECOVERING);
+  record.mutable_job()->mutable_failures()->set_infrastructure(2);
+  meters_.TakeRecord(record, kNow);
+  meters_.TakeRecord(record, kNow);
+  record.mutable_job()->mutable_failures()->set_unknown(1);
+  meters_.TakeRecord(record, kNow);
+  EXPECT_THAT(registry_.Scrape(), HasSubstr(total + "2\n"));
+  EXPECT_THAT(registry_.Scrape(), HasSubstr("anneal_job_restarts_total{job_id=\"j\"} 7\n"));
 }
 
 TEST_F(JobMetersTest, ProgressIsAStepAPhaseOrANewState) {
@@ -97,18 +125,67 @@ TEST_F(JobMetersTest, SeriesOfAJobLingerFiveMinutesAfterItsEnd) {
   meters_.RemoveEndedSeries(kStart + absl::Minutes(4));
   EXPECT_THAT(registry_.Scrape(), HasSubstr("anneal_job_train_loss{job_id=\"j\"} 0.5\n"));
   EXPECT_THAT(registry_.Scrape(), HasSubstr("anneal_job_slots{job_id=\"j\"} 0\n"));
-  EXPECT_THAT(registry_.Scrape(), HasSubstr("anneal_job_end_info{job_id=\"j\",reason=\"NON_FINITE_"
-                                            "LOSS\",state=\"FAILED\"} 1\n"));
+  EXPECT_THAT(registry_.Scrape(),
+              HasSubstr("anneal_job_end_info{cause=\"NON_FINITE_LOSS\",job_id=\"j\",reason="
+                        "\"NON_FINITE_LOSS\",state=\"FAILED\"} 1\n"));
   meters_.RemoveEndedSeries(kStart + absl::Minutes(5));
   EXPECT_THAT(registry_.Scrape(), Not(HasSubstr("job_id")));
   EXPECT_THAT(registry_.Scrape(), HasSubstr("anneal_jobs_ended_total{reason=\"NON_FINITE_LOSS\","
                                             "state=\"FAILED\"} 1\n"));
 }
 
+TEST_F(JobMetersTest, CountsWhoseFailureEndedAJobFromZeroOn) {
+  const auto failed = [&](const std::string& reason, google::rpc::Code code, int infrastructure,
+                          int user, int unknown) {
+    meters_.Start(Record(v1::JOB_STATE_RUNNING, 1, 1), {}, kNow);
+    internal::JobRecord record = Record(v1::JOB_STATE_FAILED, 1, 1);
+    record.mutable_job()->set_state_reason(reason);
+    record.mutable_job()->mutable_error()->set_code(code);
+    record.mutable_job()->mutable_failures()->set_infrastructure(infrastructure);
+    record.mutable_job()->mutable_failures()->set_user(user);
+    record.mutable_job()->mutable_failures()->set_unknown(unknown);
+    meters_.TakeRecord(record, kNow);
+    meters_.End("j", kStart);
+  };
+  const auto expect_failed = [&](int infrastructure, int user, int unknown) {
+    const std::string scrape = registry_.Scrape();
+    const std::string total = "anneal_jobs_failed_total{blame=\"";
+    EXPECT_THAT(scrape, HasSubstr(absl::StrCat(total, "infrastructure\"} ", infrastructure, "\n")));
+    EXPECT_THAT(scrape, HasSubstr(absl::StrCat(total, "user\"} ", user, "\n")));
+    EXPECT_THAT(scrape, HasSubstr(absl::StrCat(total, "unknown\"} ", unknown, "\n")));
+  };
+  expect_failed(0, 0, 0);
+  failed("KILLED", google::rpc::INTERNAL, 4, 0, 0);
+  expect_failed(1, 0, 0);
+  failed("OUT_OF_MEMORY", google::rpc::RESOURCE_EXHAUSTED, 0, 1, 0);
+  failed("SAME_STEP_FAILED", google::rpc::FAILED_PRECONDITION, 0, 3, 0);
+  expect_failed(1, 2, 0);
+  failed("SAME_STEP_FAILED", google::rpc::INTERNAL, 0, 0, 3);
+  expect_failed(1, 2, 1);
+  // Before it trained: the error alone says it.
+  failed("BAD_DATA", google::rpc::INVALID_ARGUMENT, 0, 0, 0);
+  failed("PREPARE_DIED", google::rpc::INTERNAL, 0, 0, 0);
+  failed("WORKER_LOST", google::rpc::UNAVAILABLE, 0, 0, 0);
+  expect_failed(2, 3, 2);
+}
+
+TEST_F(JobMetersTest, AnEndThatSumsUpSeveralFailuresNamesTheLast) {
+  meters_.Start(Record(v1::JOB_STATE_RUNNING, 1, 1), {}, kNow);
+  internal::JobRecord record = Record(v1::JOB_STATE_FAILED, 1, 1);
+  record.mutable_job()->set_state_reason("SAME_STEP_FAILED");
+  google::rpc::ErrorInfo info;
+  (*info.mutable_metadata())["cause"] = "NON_FINITE_LOSS";
+  record.mutable_job()->mutable_error()->add_details()->PackFrom(info);
+  meters_.TakeRecord(record, kNow);
+  EXPECT_THAT(registry_.Scrape(),
+              HasSubstr("anneal_job_end_info{cause=\"NON_FINITE_LOSS\",job_id=\"j\",reason="
+                        "\"SAME_STEP_FAILED\",state=\"FAILED\"} 1\n"));
+}
+
 TEST_F(JobMetersTest, ReasonsThatWorkersInventAreBounded) {
   for (int i = 0; i < 1000; ++i)
-    metrics_.CountEnd("j", v1::JOB_STATE_FAILED, absl::StrCat("REASON_", i));
-  metrics_.CountEnd("j", v1::JOB_STATE_FAILED, std::string(1000, 'X'));
+    metrics_.CountEnd("j", v1::JOB_STATE_FAILED, absl::StrCat("REASON_", i), "DONE");
+  metrics_.CountEnd("j", v1::JOB_STATE_FAILED, std::string(1000, 'X'), std::string(1000, 'X'));
   EXPECT_THAT(registry_.Scrape(), HasSubstr("reason=\"REASON_5\""));
   EXPECT_THAT(registry_.Scrape(), Not(HasSubstr("reason=\"REASON_500\"")));
   EXPECT_THAT(registry_.Scrape(), Not(HasSubstr("XXXX")));
@@ -131,7 +208,9 @@ TEST_F(JobMetersTest, WorkersThatAreGoneAreNotShown) {
 TEST_F(JobMetersTest, TheQueueShowsItsLongestWaitAndWhatItWants) {
   const auto gpu = v1::ResourceSpec::ACCELERATOR_GPU;
   const auto waiting = [](const char* id, absl::Duration since) {
-    return WaitingJob{.place = {.since = kNow - since, .id = id}};
+    // Their places are older: they have trained before and keep them.
+    return WaitingJob{.place = {.since = kNow - absl::Hours(9), .id = id},
+                      .waits_since = kNow - since};
   };
   WaitingJob a = waiting("a", absl::Seconds(50));
   a.needs_prepare = true;
@@ -139,6 +218,8 @@ TEST_F(JobMetersTest, TheQueueShowsItsLongestWaitAndWhatItWants) {
   b.accelerator = c.accelerator = gpu;
   b.min_slots = b.max_slots = 4;
   c.min_slots = c.max_slots = 2;
+  EXPECT_THAT(registry_.Scrape(), HasSubstr("anneal_job_queue_wait_seconds_count 0\n"))
+      << "before the first job has started, too";
   metrics_.CountQueue({a, b, c}, kNow);
   const std::string scrape = registry_.Scrape();
   EXPECT_THAT(scrape, HasSubstr("anneal_jobs_oldest_wait_seconds{resource=\"prepare_slot\"} 50\n"));

@@ -3,6 +3,13 @@
 #include "coordinator/lifecycle/proto_time.h"
 
 namespace anneal {
+namespace {
+
+absl::Time WaitsSince(const internal::JobRecord& record) {
+  return record.has_state_time() ? TimeOf(record.state_time()) : PlaceOf(record).since;
+}
+
+}  // namespace
 
 QueuePlace PlaceOf(const internal::JobRecord& record) {
   return {
@@ -22,12 +29,14 @@ std::optional<WaitingJob> AsWaiting(const internal::JobRecord& record) {
   const v1::JobState state = record.job().state();
   const v1::ResourceSpec& resources = record.job().resolved().spec().resources();
   if (state == v1::JOB_STATE_PENDING)
-    return WaitingJob{.place = PlaceOf(record), .needs_prepare = true};
+    return WaitingJob{
+        .place = PlaceOf(record), .waits_since = WaitsSince(record), .needs_prepare = true};
   const bool recovering = state == v1::JOB_STATE_RECOVERING;
   if (state != v1::JOB_STATE_QUEUED && !recovering) return std::nullopt;
   // Jobs of earlier versions have but one number.
   const bool elastic = resources.has_min_slots();
   WaitingJob job{.place = PlaceOf(record),
+                 .waits_since = WaitsSince(record),
                  .min_slots = elastic ? resources.min_slots() : resources.slots(),
                  .max_slots = elastic ? resources.max_slots() : resources.slots(),
                  .accelerator = resources.accelerator(),

@@ -75,6 +75,18 @@ TEST(JobQueueTest, AJobLeavesWhenItsNewestRecordDoesNotWait) {
   EXPECT_THAT(Ids(queue.First(9, kNow)), ElementsAre("c", "a"));
 }
 
+TEST(JobQueueTest, AJobThatComesBackKeepsItsPlaceAndWaitsAnew) {
+  JobQueue queue;
+  internal::JobRecord moved = OnCpu("moved", absl::Hours(9));
+  *moved.mutable_state_time() = TimestampOf(kNow - absl::Seconds(1));
+  queue.Put(moved);
+  queue.Put(OnCpu("new", absl::Minutes(1)));
+  const std::vector<WaitingJob> jobs = queue.First(9, kNow);
+  EXPECT_THAT(Ids(jobs), ElementsAre("moved", "new"));
+  EXPECT_EQ(jobs[0].waits_since, kNow - absl::Seconds(1));
+  EXPECT_EQ(jobs[1].waits_since, kNow - absl::Minutes(1));
+}
+
 TEST(JobQueueTest, WhoMustWaitBeforeATryDoesNotTakeAPlaceInThePlan) {
   JobQueue queue;
   internal::JobRecord failed = OnCpu("failed", absl::Seconds(9));

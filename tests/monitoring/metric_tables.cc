@@ -6,6 +6,7 @@
 #include "common/base/clock.h"
 #include "common/format/json.h"
 #include "common/metrics/host_metrics.h"
+#include "common/metrics/sampler.h"
 #include "common/rpc/certificate_metrics.h"
 #include "common/rpc/server.h"
 #include "coordinator/api/project_limits.h"
@@ -33,6 +34,7 @@ Json DescribeCoordinator() {
   const RpcMetrics rpc(registry);
   const HostMetrics host(registry);
   const CertificateMetrics certificates(registry);
+  const SamplerMetrics sampler(registry);
   const LimitMetrics limits(registry);
   return Describe(registry);
 }
@@ -43,6 +45,7 @@ Json DescribeWorker() {
   const GpuMetrics gpus(registry);
   const HostMetrics host(registry);
   const CertificateMetrics certificates(registry);
+  const SamplerMetrics sampler(registry);
   return Describe(registry);
 }
 

@@ -71,6 +71,15 @@ def test_labels_are_known_and_used(all_tables):
     assert used == set(tables.LABELS)
 
 
+def test_a_name_of_unknown_unit_is_refused(all_tables):
+    assert all(tables.unit_of(name) for name in tables.by_name(all_tables))
+    assert tables.unit_of("anneal_rank_wait_seconds") == "seconds"
+    assert tables.unit_of("anneal_jobs_failed_total") == "1"
+    for name in ("anneal_rank_wait_milliseconds", "anneal_gpu_power_kilowatts", "anneal_job_speed"):
+        with pytest.raises(ValueError, match=name):
+            tables.unit_of(name)
+
+
 def test_metrics_of_two_programs_are_the_same_metric(all_tables):
     for program, metrics in all_tables.items():
         for metric in metrics:
@@ -98,19 +107,26 @@ def test_alerts_fire_and_stay_silent():
     assert fires == alerts and silent == alerts
 
 
+def page_of(rule):
+    """The page that a runbook_url names, below whatever base the operators have given."""
+    base, page = rule["annotations"]["runbook_url"].rsplit("}}", 1)
+    assert base + "}}" == "{{ with $externalLabels.anneal_docs }}{{ . }}/{{ end }}"
+    return page
+
+
 @pytest.mark.parametrize("rule", [r for r in load_rules() if "alert" in r], ids=lambda rule: rule["alert"])
 def test_alerts_are_complete(rule):
     assert rule["alert"].startswith("Anneal")
     assert rule["labels"]["severity"] in {"critical", "warning"}
     assert set(rule["annotations"]) == {"summary", "description", "runbook_url"}
-    page = (SOURCE_DIR / rule["annotations"]["runbook_url"]).read_text()
+    page = (SOURCE_DIR / page_of(rule)).read_text()
     assert f"`{rule['alert']}`" in page
     for heading in ("## What it means", "## Where to look", "## What to do"):
         assert heading in page
 
 
 def test_every_runbook_belongs_to_an_alert():
-    named = {rule["annotations"]["runbook_url"] for rule in load_rules() if "alert" in rule}
+    named = {page_of(rule) for rule in load_rules() if "alert" in rule}
     assert named == {f"docs/runbooks/{path.name}" for path in (SOURCE_DIR / "docs" / "runbooks").glob("*.md")}
 
 
@@ -126,6 +142,16 @@ def test_rules_and_panels_name_metrics_that_exist(all_tables):
     in_alerts_and_panels = {name for rule in rules if "alert" in rule for name in metrics_in(rule["expr"])}
     in_alerts_and_panels |= {name for expression in expressions for name in metrics_in(expression)}
     assert recorded <= in_alerts_and_panels
+
+
+def test_methods_that_are_left_out_exist_and_are_the_same_everywhere():
+    expressions = [rule["expr"] for rule in load_rules()]
+    expressions += [query.expr for board in dashboards.ALL for panel in board.panels() for query in panel.queries]
+    left_out = {found for expression in expressions for found in re.findall(r'method!~"([^"]*)"', expression)}
+    assert len(left_out) == 1
+    api = "".join(path.read_text() for path in (SOURCE_DIR / "proto" / "anneal" / "v1").glob("*_service.proto"))
+    methods = set(re.findall(r"rpc (\w+)\(", api))
+    assert set(re.fullmatch(r"\.\*/\(([\w|]+)\)", left_out.pop())[1].split("|")) <= methods
 
 
 @pytest.mark.parametrize("board", dashboards.ALL, ids=lambda board: board.uid)
@@ -150,6 +176,46 @@ def test_dashboards_follow_our_rules(board):
     cells = [(x, y) for p in model["panels"] for x in range(p["gridPos"]["x"], p["gridPos"]["x"] + p["gridPos"]["w"])
              for y in range(p["gridPos"]["y"], p["gridPos"]["y"] + p["gridPos"]["h"])]
     assert len(cells) == len(set(cells)), "panels overlap"
+
+
+def all_panels():
+    return [(f"{board.title}, {panel.title}", panel) for board in dashboards.ALL for panel in board.panels()]
+
+
+def test_numbers_of_jobs_are_neither_added_up_nor_without_their_job():
+    for where, panel in all_panels():
+        for query in panel.queries:
+            if "$job_id" not in query.expr:
+                continue
+            groups = re.findall(r"\b(?:sum|max|min|avg|count)\b *(?:by *\(([^)]*)\))?", query.expr)
+            assert all("job_id" in group for group in groups), f"{where}: {query.expr}"
+            assert "{{display_name}}" in query.legend, f"{where}: a legend without the job"
+
+
+def test_events_are_bars_of_an_interval():
+    for where, panel in all_panels():
+        counts = any("increase(" in query.expr for query in panel.queries)
+        assert panel.bars == counts, where
+        assert not any(re.search(r"increase\([^)]*\[\$__range\]", query.expr) for query in panel.queries), where
+        assert "within the time shown" not in panel.description, where
+
+
+def test_ages_of_jobs_end_with_what_they_are_the_age_of():
+    """time() grows for jobs that wait, are paused or have ended, too: only some states have such an age."""
+    ages = [(where, query.expr) for where, panel in all_panels() for query in panel.queries
+            if "time() -" in query.expr and "$job_id" in query.expr]
+    assert ages and all("anneal_job_state{state=~" in expression for _, expression in ages), ages
+
+
+def test_jobs_that_have_ended_can_be_chosen():
+    for board in dashboards.ALL:
+        [job] = [variable for variable in panels.to_json(board)["templating"]["list"] if variable["name"] == "job_id"]
+        assert job["query"]["query"] == "query_result(max_over_time(anneal_job_info[$__range]))"
+
+
+def test_a_service_without_workers_or_calls_shows_zero():
+    [workers] = [panel for where, panel in all_panels() if where == "Anneal / Fleet, Workers" and panel.kind == "stat"]
+    assert metrics_in(workers.queries[0].expr) == {"anneal_workers"}, "anneal_worker_up has a series a worker: none without workers"
 
 
 def test_uids_are_distinct():

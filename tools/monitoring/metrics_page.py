@@ -9,7 +9,9 @@ Made by `tools/monitoring/generate` from the tables in the code; do not edit.
 Each program serves its metrics in Prometheus' text format at `/metrics` of its admin address (`--admin-listen`; by default port 7445
 for the coordinator, 7446 for a worker). `anneal_job_*` are the coordinator's, one series a job; `anneal_rank_*` are the workers', one
 series a trainer. Series of a job end 5 minutes after it, so that its last values are scraped. Totals count from the start of the
-program that shows them and begin at 0; `rate` and `increase` see through restarts.
+program that shows them; `rate` and `increase` see through restarts. A total of a job begins at 0 when it first gets trainers, and so
+does one without labels, or with `blame`, `outcome` or `limit`, when its program starts: their first event is a rise. Others, as those
+by `method` and `code`, by `rank` or by `gpu`, begin with their first event or value, which `increase` does not see.
 
 `anneal_job_info` carries a job's names for joins:
 `anneal_job_train_loss * on (job_id) group_left (display_name) anneal_job_info`.

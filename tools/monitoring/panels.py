@@ -32,17 +32,25 @@ class Panel:
     height: int = 8
     stacked: bool = False
     logarithmic: bool = False
+    bars: bool = False
     minimum: float | None = 0
     # False for what a healthy service without GPUs does not show: tests feed these from the metric tables.
     live: bool = True
 
 
-def stat(title, description, unit, expr, **more):
-    return Panel(title, description, unit, (Query(expr),), kind="stat", width=4, height=4, **more)
+def stat(title, description, unit, query, **more):
+    """`query`: an expression with one value, or a Query with a legend for several."""
+    query = query if isinstance(query, Query) else Query(query)
+    return Panel(title, description, unit, (query,), kind="stat", width=4, height=4, **more)
 
 
 def graph(title, description, unit, *queries, **more):
     return Panel(title, description, unit, queries, **more)
+
+
+def bars(title, description, unit, *queries, **more):
+    """Numbers of events, each bar those of its interval."""
+    return Panel(title, description, unit, queries, bars=True, stacked=True, **more)
 
 
 def table(title, description, unit, *queries, **more):
@@ -55,8 +63,10 @@ def _field_config(panel):
         defaults["min"] = panel.minimum
     if panel.kind == "timeseries":
         custom = {"drawStyle": "line", "lineWidth": 1, "showPoints": "never", "fillOpacity": 0}
+        if panel.bars:
+            custom |= {"drawStyle": "bars", "fillOpacity": 60, "barAlignment": 0}
         if panel.stacked:
-            custom |= {"fillOpacity": 40, "stacking": {"mode": "normal", "group": "A"}}
+            custom |= {"fillOpacity": max(40, custom["fillOpacity"]), "stacking": {"mode": "normal", "group": "A"}}
         if panel.logarithmic:
             custom["scaleDistribution"] = {"type": "log", "log": 10}
         defaults["custom"] = custom
@@ -102,7 +112,8 @@ def _query_variable(name, label, query, description):
 
 
 def _variables():
-    job = _query_variable("job_id", "Job", "query_result(anneal_job_info)", "Jobs to show, by name")
+    # Also those that have ended within the time shown.
+    job = _query_variable("job_id", "Job", "query_result(max_over_time(anneal_job_info[$__range]))", "Jobs to show, by name")
     # Shows names and puts in ids.
     job["regex"] = '/display_name="(?<text>[^"]*)"|job_id="(?<value>[^"]*)"/g'
     instance = _query_variable("instance", "Instance", "label_values(anneal_build_info, instance)", "Programs to show, by address")

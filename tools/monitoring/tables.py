@@ -17,7 +17,9 @@ class Label:
 
 LABELS = {
     "accelerator": Label("kind of slot", "cpu, gpu", ("cpu", "gpu")),
-    "certificate": Label("which certificate", "server, client", ("server",)),
+    "blame": Label("whose failure it was", "infrastructure, user, unknown", ("infrastructure", "user", "unknown")),
+    "cause": Label("reason of the failure that ended a job", "as `reason`", ("NON_FINITE_LOSS",)),
+    "certificate": Label("which certificate, or file of authorities", "server, client_ca, fleet_client_ca; client, ca on a worker", ("server",)),
     "code": Label("gRPC status code of the answer", "the 17 codes", ("OK", "UNAVAILABLE")),
     "display_name": Label("the job's name for people", "one a job", ("sentiment",)),
     "gpu": Label("UUID of a GPU", "the GPUs of a machine", ("GPU-8f6d0000", "GPU-8f6d0001")),
@@ -30,7 +32,8 @@ LABELS = {
     "outcome": Label("how a process ended", "ok, failed, killed", ("ok", "failed", "killed")),
     "phase": Label("part of a training step, or what else a trainer does",
                    "fetch, forward, backward, reduce, update, evaluate, load", ("fetch", "forward", "backward", "reduce", "update")),
-    "place": Label("what a program keeps in a folder", "catalog, storage, state", ("storage",)),
+    "place": Label("what a program looks at: folders by what it keeps there, or other things of its machine",
+                   "catalog, storage, state, certificates, gpus", ("storage",)),
     "program": Label("name of the program", "one a process", ("anneal-worker",)),
     "rank": Label("number of a trainer within its job", "the job's slots; end with job_id", ("0", "1")),
     "reason": Label("why a job ended", "the first 40 reasons since the start; others are OTHER", ("NON_FINITE_LOSS",)),
@@ -41,16 +44,29 @@ LABELS = {
     "worker": Label("name of a worker", "the fleet; ends when the worker has left, or was lost for a day", ("g1", "g2")),
 }
 
+# By the end of the name; the first that fits.
 UNITS = {
     "_timestamp_seconds": "seconds since 1970", "_seconds": "seconds", "_seconds_total": "seconds", "_bytes": "bytes",
     "_ratio": "0 to 1", "_tokens_total": "tokens", "_tokens_per_second": "tokens / second", "_loss": "nats", "_loss_sum_total": "nats",
     "_celsius": "degrees Celsius", "_watts": "watts",
 }
 
+# Numbers of things, and what is 0 or 1: names that say what they count. Another name is refused, lest a unit that UNITS lacks
+# becomes a number of things.
+COUNTED = (
+    "_info", "_up", "_state", "_connected", "_epoch", "_incarnation", "_step", "_steps", "_steps_total", "_grad_norm",
+    "_learning_rate", "_jobs", "_slots", "_slots_wanted", "_spares", "_tasks", "_workers", "_open_calls", "_attempts_total",
+    "_checkpoints_total", "_ended_total", "_ends_total", "_errors_total", "_failed_total", "_failures_total", "_refusals_total",
+    "_requests_total", "_restarts_total", "_turns_total",
+)
+
 
 def unit_of(name):
-    """The unit that a metric's name says; "1" for numbers of things."""
-    return next((unit for suffix, unit in UNITS.items() if name.endswith(suffix)), "1")
+    """The unit that a metric's name says; "1" for numbers of things. Fails for a name whose end it does not know."""
+    unit = next((unit for suffix, unit in UNITS.items() if name.endswith(suffix)), None)
+    if unit is None and not name.endswith(COUNTED):
+        raise ValueError(f"{name}: its unit is not known; end its name with one of {sorted(UNITS)}, or add to UNITS or COUNTED")
+    return unit or "1"
 
 
 def load(program):

@@ -4,7 +4,6 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
-#include "common/base/log.h"
 #include "common/host/nvml.h"
 
 namespace anneal {
@@ -28,14 +27,14 @@ GpuMetrics::GpuMetrics(MetricRegistry& registry)
                          "the driver was loaded.",
                          {"gpu"}}) {}
 
-void GpuMetrics::Measure(const InventoryOptions& options) {
-  if (!options.use_gpus) return driver_up_.Set(1);
+absl::Status GpuMetrics::Measure(const InventoryOptions& options) {
+  if (!options.use_gpus) {
+    driver_up_.Set(1);
+    return absl::OkStatus();
+  }
   const absl::StatusOr<std::vector<GpuReading>> readings = ReadGpus(options.nvml_library);
   driver_up_.Set(readings.ok() ? 1 : 0);
-  if (!readings.ok()) {
-    ANNEAL_LOG(ERROR) << "cannot read the GPUs" << Field("why", readings.status().message());
-    return;
-  }
+  if (!readings.ok()) return readings.status();
   for (const GpuReading& gpu : *readings) {
     memory_bytes_.Set(static_cast<double>(gpu.memory_bytes), {gpu.uuid});
     used_memory_bytes_.Set(static_cast<double>(gpu.used_memory_bytes), {gpu.uuid});
@@ -49,6 +48,7 @@ void GpuMetrics::Measure(const InventoryOptions& options) {
                 {gpu.uuid});
     seen = *gpu.uncorrected_errors;
   }
+  return absl::OkStatus();
 }
 
 }  // namespace anneal

@@ -5,6 +5,7 @@
 #include <map>
 #include <string>
 
+#include "absl/status/status.h"
 #include "common/metrics/metrics.h"
 #include "worker/daemon/accelerator_inventory.h"
 
@@ -16,9 +17,9 @@ class GpuMetrics {
  public:
   explicit GpuMetrics(MetricRegistry& registry);
 
-  // Asks the driver. A driver that has stopped answering is logged, and the values stay as they
-  // were but for anneal_gpu_driver_up.
-  void Measure(const InventoryOptions& options);
+  // Asks the driver. If it does not answer the values stay as they were but for
+  // anneal_gpu_driver_up, and the error says why.
+  absl::Status Measure(const InventoryOptions& options);
 
  private:
   Gauge driver_up_;

@@ -2,12 +2,14 @@
 
 #include <filesystem>
 
+#include "common/base/status_matchers.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
 namespace anneal {
 namespace {
 
+using ::anneal::testing::IsOk;
 using ::testing::HasSubstr;
 using ::testing::Not;
 
@@ -20,8 +22,8 @@ std::string Library(const std::string& name) {
 TEST(GpuMetricsTest, ShowsWhatTheDriverKnows) {
   MetricRegistry registry;
   GpuMetrics metrics(registry);
-  metrics.Measure({.nvml_library = Library("fake_nvml")});
-  metrics.Measure({.nvml_library = Library("fake_nvml")});
+  EXPECT_THAT(metrics.Measure({.nvml_library = Library("fake_nvml")}), IsOk());
+  EXPECT_THAT(metrics.Measure({.nvml_library = Library("fake_nvml")}), IsOk());
   const std::string scrape = registry.Scrape();
   EXPECT_THAT(scrape, HasSubstr("anneal_gpu_driver_up 1\n"));
   EXPECT_THAT(scrape, HasSubstr("anneal_gpu_busy_ratio{gpu=\"GPU-00000000\"} 0.75\n"));
@@ -35,11 +37,12 @@ TEST(GpuMetricsTest, ShowsWhatTheDriverKnows) {
 TEST(GpuMetricsTest, ADriverThatFailsShows) {
   MetricRegistry registry;
   GpuMetrics metrics(registry);
-  metrics.Measure({.nvml_library = Library("fake_nvml_broken")});
+  EXPECT_THAT(metrics.Measure({.nvml_library = Library("fake_nvml_broken")}), Not(IsOk()));
   EXPECT_THAT(registry.Scrape(), HasSubstr("anneal_gpu_driver_up 0\n"));
-  metrics.Measure({.use_gpus = false, .nvml_library = Library("fake_nvml_broken")});
+  EXPECT_THAT(metrics.Measure({.use_gpus = false, .nvml_library = Library("fake_nvml_broken")}),
+              IsOk());
   EXPECT_THAT(registry.Scrape(), HasSubstr("anneal_gpu_driver_up 1\n"));
-  metrics.Measure({.nvml_library = "libno-such-thing.so"});
+  EXPECT_THAT(metrics.Measure({.nvml_library = "libno-such-thing.so"}), IsOk());
   EXPECT_THAT(registry.Scrape(), HasSubstr("anneal_gpu_driver_up 1\n"));
   EXPECT_THAT(registry.Scrape(), Not(HasSubstr("gpu=")));
 }

@@ -85,6 +85,7 @@ absl::Status RunDaemon(const WorkerOptions& options, UniqueFd keeper_fd) {
   HostMetrics host_metrics(registry);
   CertificateMetrics certificate_metrics(registry);
   GpuMetrics gpu_metrics(registry);
+  SamplerMetrics sampler_metrics(registry);
   host_metrics.build_info.Set(1, {"anneal-worker", Version()});
   CoordinatorLink link(
       std::move(channel), std::move(api_key), [fd = wake.get()] { WorkerDaemon::WakeUp(fd); },
@@ -99,11 +100,18 @@ absl::Status RunDaemon(const WorkerOptions& options, UniqueFd keeper_fd) {
                       clock);
   ANNEAL_RETURN_IF_ERROR(daemon.SetUp());
   const Sampler sampler(
-      {[&] { certificate_metrics.Measure("client", options.tls_certificate_file); },
-       [&] { gpu_metrics.Measure(options.inventory); },
-       [&] { host_metrics.MeasureFileSystem("state", options.state_dir); },
-       [&] { host_metrics.MeasureFileSystem("storage", options.storage_root); }},
-      kSampleEvery, clock);
+      {{"certificates",
+        [&] {
+          absl::Status measured =
+              certificate_metrics.Measure("client", options.tls_certificate_file);
+          measured.Update(certificate_metrics.MeasureAuthorities("ca", options.tls_ca_file));
+          return measured;
+        }},
+       {"gpus", [&] { return gpu_metrics.Measure(options.inventory); }},
+       {"state", [&] { return host_metrics.MeasureFileSystem("state", options.state_dir); }},
+       {"storage",
+        [&] { return host_metrics.MeasureFileSystem("storage", options.storage_root); }}},
+      kSampleEvery, sampler_metrics, clock);
   auto ready = [&daemon] {
     return daemon.ready() ? absl::OkStatus()
                           : absl::UnavailableError("draining, or the coordinator is not heard");

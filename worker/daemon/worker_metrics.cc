@@ -73,7 +73,7 @@ void WorkerMetrics::CountEnd(protocol::TaskKind kind, const internal::TaskExit& 
 }
 
 void WorkerMetrics::Count(const protocol::TaskKey& key, const RankReport& report) {
-  expiry_by_job_.erase(key.job);
+  expiry_.erase({key.job, key.rank});
   RankReport& before = counted_[key];
   const std::string rank = absl::StrCat(key.rank);
   for (const auto& [phase, seconds] : kPhases) {
@@ -90,18 +90,19 @@ void WorkerMetrics::Count(const protocol::TaskKey& key, const RankReport& report
 }
 
 void WorkerMetrics::Forget(const protocol::TaskKey& key) {
-  if (counted_.erase(key) > 0) expiry_by_job_[key.job] = clock_.MonotonicNow() + kLinger;
+  if (counted_.erase(key) > 0) expiry_[{key.job, key.rank}] = clock_.MonotonicNow() + kLinger;
 }
 
 void WorkerMetrics::Expire() {
   const absl::Duration now = clock_.MonotonicNow();
-  for (auto it = expiry_by_job_.begin(); it != expiry_by_job_.end();) {
+  for (auto it = expiry_.begin(); it != expiry_.end();) {
     if (it->second > now) {
       ++it;
       continue;
     }
-    registry_.RemoveSeries("job_id", it->first);
-    it = expiry_by_job_.erase(it);
+    const auto& [job, rank] = it->first;
+    registry_.RemoveSeries({{"job_id", job}, {"rank", absl::StrCat(rank)}});
+    it = expiry_.erase(it);
   }
 }
 

@@ -3,6 +3,7 @@
 
 #include <map>
 #include <string>
+#include <utility>
 
 #include "absl/time/time.h"
 #include "anneal/internal/fleet_service.pb.h"
@@ -22,8 +23,8 @@ class WorkerMetrics {
   // The seconds and tokens that a trainer has counted since its start. They grow in the report; a
   // new generation starts again from zero and the totals go on.
   void Count(const protocol::TaskKey& key, const protocol::RankReport& report);
-  // The task is gone: its job's series follow 5 minutes after the last of its tasks, so that final
-  // values are scraped.
+  // The task is gone: its rank's series follow 5 minutes after it, so that final values are
+  // scraped, unless a later generation of the job has that rank here again.
   void Forget(const protocol::TaskKey& key);
   // A process has ended.
   void CountEnd(protocol::TaskKind kind, const internal::TaskExit& exit);
@@ -47,7 +48,8 @@ class WorkerMetrics {
   Gauge step_;
   Gauge resident_bytes_;
   std::map<protocol::TaskKey, protocol::RankReport> counted_;
-  std::map<std::string, absl::Duration> expiry_by_job_;
+  using JobRank = std::pair<std::string, int>;
+  std::map<JobRank, absl::Duration> expiry_;
 };
 
 }  // namespace anneal

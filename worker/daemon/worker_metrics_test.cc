@@ -30,7 +30,7 @@ TEST(WorkerMetricsTest, TotalsGoOnOverGenerationsAndNeverFall) {
   EXPECT_THAT(scrape, HasSubstr("anneal_rank_resident_bytes{job_id=\"j\",rank=\"0\"} 4096"));
 }
 
-TEST(WorkerMetricsTest, SeriesOfAJobLingerFiveMinutesAfterItsLastTask) {
+TEST(WorkerMetricsTest, SeriesOfARankLingerFiveMinutesAfterItsLastTask) {
   SimulatedClock clock;
   MetricRegistry registry;
   WorkerMetrics metrics(registry, clock);
@@ -49,6 +49,23 @@ TEST(WorkerMetricsTest, SeriesOfAJobLingerFiveMinutesAfterItsLastTask) {
   clock.AdvanceTime(absl::Minutes(1));
   metrics.Expire();
   EXPECT_THAT(registry.Scrape(), Not(HasSubstr("job_id")));
+}
+
+TEST(WorkerMetricsTest, RanksThatAJobComesBackWithoutGo) {
+  SimulatedClock clock;
+  MetricRegistry registry;
+  WorkerMetrics metrics(registry, clock);
+  const auto key = [](int64_t generation, int rank) {
+    return protocol::TaskKey{.job = "j", .generation = generation, .rank = rank};
+  };
+  for (int rank : {0, 1}) metrics.Count(key(1, rank), {.forward_seconds = 1});
+  for (int rank : {0, 1}) metrics.Forget(key(1, rank));
+  metrics.Count(key(2, 0), {.forward_seconds = 1});
+  clock.AdvanceTime(absl::Minutes(5));
+  metrics.Count(key(2, 0), {.forward_seconds = 2});
+  metrics.Expire();
+  EXPECT_THAT(registry.Scrape(), HasSubstr(std::string(kForward) + "3"));
+  EXPECT_THAT(registry.Scrape(), Not(HasSubstr("rank=\"1\"")));
 }
 
 TEST(WorkerMetricsTest, CountsHowProcessesEnded) {

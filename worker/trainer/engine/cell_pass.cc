@@ -26,6 +26,16 @@ double SumInDouble(const at::Tensor& losses_S) {
   return sum;
 }
 
+// Has a unit gathered. The time until it is whole goes to `reduce`, that before it to `phase`:
+// where nothing is gathered, none passes, and no device is waited for.
+absl::Status Acquire(const CellPass& pass, int unit, int next, double& phase) {
+  if (pass.values.sharding() != Sharding::kFull) return pass.values.Acquire(unit, next);
+  pass.timer.Lap(phase);
+  ANNEAL_RETURN_IF_ERROR(pass.values.Acquire(unit, next));
+  pass.timer.Lap(pass.phases.reduce_seconds);
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 absl::StatusOr<std::vector<double>> TrainCells(const CellPass& pass,
@@ -40,7 +50,7 @@ absl::StatusOr<std::vector<double>> TrainCells(const CellPass& pass,
   pass.timer.Enter("forward", pass.step);
   std::vector<CellInFlight> in_flight;
   decoder.SetDropoutKey(std::make_pair(pass.seed, pass.step));
-  ANNEAL_RETURN_IF_ERROR(values.Acquire(0, /*next=*/1));
+  ANNEAL_RETURN_IF_ERROR(Acquire(pass, 0, /*next=*/1, pass.phases.forward_seconds));
   for (const PlacedCell& placed : cells) {
     Cell cell = decoder.MakeCell(*placed.batch);
     at::Tensor x_TD = decoder.EmbedForward(cell);
@@ -51,7 +61,7 @@ absl::StatusOr<std::vector<double>> TrainCells(const CellPass& pass,
   for (int unit = 1; unit <= layers; ++unit) {
     const int layer = unit - 1;
     const bool needs_backward = unit >= lowest;
-    ANNEAL_RETURN_IF_ERROR(values.Acquire(unit, /*next=*/unit + 1));
+    ANNEAL_RETURN_IF_ERROR(Acquire(pass, unit, /*next=*/unit + 1, pass.phases.forward_seconds));
     for (CellInFlight& flying : in_flight) {
       flying.x_TD = decoder.BlockForward(layer, flying.x_TD, flying.cell,
                                          needs_backward ? &flying.saved[layer] : nullptr);
@@ -61,9 +71,10 @@ absl::StatusOr<std::vector<double>> TrainCells(const CellPass& pass,
   pass.timer.Lap(pass.phases.forward_seconds);
 
   pass.timer.Enter("backward", pass.step);
+  double& backward = pass.phases.backward_seconds;
   const int first_backward = layers >= lowest && layers > 0 ? layers : -1;
-  ANNEAL_RETURN_IF_ERROR(values.Acquire(head_unit, is_tied ? 0 : first_backward));
-  if (is_tied) ANNEAL_RETURN_IF_ERROR(values.Acquire(0, first_backward));
+  ANNEAL_RETURN_IF_ERROR(Acquire(pass, head_unit, is_tied ? 0 : first_backward, backward));
+  if (is_tied) ANNEAL_RETURN_IF_ERROR(Acquire(pass, 0, first_backward, backward));
   std::vector<double> losses;
   for (CellInFlight& flying : in_flight) {
     UnitBuffer gradient = sums.Take(head_unit);
@@ -83,7 +94,7 @@ absl::StatusOr<std::vector<double>> TrainCells(const CellPass& pass,
   for (int unit = layers; unit >= std::max(1, lowest); --unit) {
     const int layer = unit - 1;
     const bool needs_more = unit > std::max(1, lowest);
-    ANNEAL_RETURN_IF_ERROR(values.Acquire(unit, needs_more ? unit - 1 : -1));
+    ANNEAL_RETURN_IF_ERROR(Acquire(pass, unit, needs_more ? unit - 1 : -1, backward));
     for (CellInFlight& flying : in_flight) {
       UnitBuffer gradient = sums.Take(unit);
       flying.dx_TD = decoder.BlockBackward(layer, flying.dx_TD, flying.cell, flying.saved[layer],
@@ -102,7 +113,7 @@ absl::StatusOr<std::vector<double>> TrainCells(const CellPass& pass,
              std::move(flying.embedding_gradient));
   }
   if (lowest == 0) ANNEAL_RETURN_IF_ERROR(pass.after_backward(0));
-  pass.timer.Lap(pass.phases.backward_seconds);
+  pass.timer.Lap(backward);
   return losses;
 }
 

@@ -92,8 +92,11 @@ absl::StatusOr<StepOutcome> TrainStep::Run(const PlannedStep& planned, double le
   if (clip < 1) Scale(gradient, clip);
   parts_.optimizer.Step(planned.step, learning_rate, parts_.values.own(), gradient);
   gradient_.GiveBack();
-  ANNEAL_RETURN_IF_ERROR(parts_.values.Share(absl::StrCat("after step ", planned.step)));
   parts_.timer.Lap(phases.update_seconds);
+
+  parts_.timer.Enter("reduce", planned.step);
+  ANNEAL_RETURN_IF_ERROR(parts_.values.Share(absl::StrCat("after step ", planned.step)));
+  parts_.timer.Lap(phases.reduce_seconds);
 
   phases.step = planned.step;
   return StepOutcome{.entry = {.step = planned.step,
@@ -132,8 +135,10 @@ absl::StatusOr<std::vector<double>> TrainStep::ForwardBackward(
   }
   std::vector<Pass> passes = PassesOf(shards, options_.tokens_together);
   if (parts_.values.sharding() == Sharding::kFull) {
+    parts_.timer.Enter("reduce", step);
     ANNEAL_ASSIGN_OR_RETURN(const size_t agreed, AgreeOnPasses(passes.size(), step));
     passes.resize(agreed);
+    parts_.timer.Lap(phases.reduce_seconds);
   }
   std::vector<double> losses(shards.size());
   for (const Pass& pass : passes) {

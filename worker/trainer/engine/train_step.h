@@ -62,8 +62,10 @@ class TrainStep {
   };
   TrainStep(const Parts& parts, const TrainStepOptions& options);
 
-  // Adds the seconds of each phase to `phases`. A loss or gradient that is not finite is
-  // FAILED_PRECONDITION with reason NON_FINITE_LOSS, on all ranks, before anything was updated.
+  // Adds the seconds of each phase to `phases`: whatever the sharding, the time in which it waits
+  // for other ranks or for what they send is `reduce`, so that the others are its own work. A loss
+  // or gradient that is not finite is FAILED_PRECONDITION with reason NON_FINITE_LOSS, on all
+  // ranks, before anything was updated.
   absl::StatusOr<StepOutcome> Run(const PlannedStep& planned, double learning_rate,
                                   const StepVote& vote, protocol::RankReport& phases);
 

@@ -14,6 +14,7 @@
 #include <filesystem>
 #include <numeric>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "common/base/random.h"
@@ -23,6 +24,7 @@
 #include "worker/trainer/collective/testing/in_process_communicator.h"
 #include "worker/trainer/engine/cell_pass.h"
 #include "worker/trainer/engine/cpu_accelerator.h"
+#include "worker/trainer/engine/testing/fake_decoder.h"
 #include "worker/trainer/model/testing/tiny_model.h"
 
 namespace anneal::trainer {
@@ -398,6 +400,82 @@ TEST_F(SameBitsTest, FastReductionAgreesToRounding) {
     // Six updates of size 1e-2 whose direction AdamW takes from quotients of small numbers.
     for (int i = 0; i < kSteps; ++i)
       EXPECT_NEAR(fast.losses[i], fixed.losses[i], 1e-3 * fixed.losses[i]);
+  }
+}
+
+// ---- Where time goes. ----
+
+// Takes its time for the forward pass of a block.
+class SlowDecoder : public testing::FakeDecoder {
+ public:
+  explicit SlowDecoder(absl::Duration pause) : pause_(pause) {}
+  at::Tensor BlockForward(int layer, const at::Tensor& x_TD, const Cell& cell,
+                          BlockSaved* saved) override {
+    Clock::Real().Sleep(pause_);
+    return FakeDecoder::BlockForward(layer, x_TD, cell, saved);
+  }
+
+ private:
+  const absl::Duration pause_;
+};
+
+// Long beside what a step of the FakeDecoder computes, so that where it is booked decides which
+// phases are the longer ones.
+constexpr absl::Duration kPause = absl::Milliseconds(50);
+
+// The phases of one step on two ranks, by rank.
+std::vector<protocol::RankReport> PhasesOfAStep(Sharding sharding,
+                                                const std::vector<absl::Duration>& pause_by_rank,
+                                                const testing::BeforeCollective& before = nullptr) {
+  const Rows rows(8, {.token_ids = {1, 2, 3, 4}, .loss_weight = {0, 1, 1, 1}});
+  const StepPlan plan = *StepPlan::Create(std::vector<RowSize>(rows.size(), {4, 3}),
+                                          {.batch_size = 8, .logical_shards = 2, .epochs = 1});
+  std::vector<protocol::RankReport> phases(2);
+  const auto body = [&](Communicator& communicator) -> absl::Status {
+    const auto accelerator = MakeCpuAccelerator();
+    SlowDecoder decoder(pause_by_rank[communicator.rank()]);
+    const FlatLayout layout(decoder.units(), 2, kAlignment),
+        frozen_layout(decoder.frozen_units(), 2, kAlignment);
+    ShardedValues values(layout, frozen_layout, {.sharding = sharding}, decoder, communicator);
+    ANNEAL_RETURN_IF_ERROR(values.Initialise(3));
+    AdamW optimizer(layout, values.part(), {}, at::kCPU);
+    const BatchAssembler assembler(ReaderOf(rows), kAllTogether);
+    Whereabouts whereabouts(Clock::Real());
+    PhaseTimer timer(Clock::Real(), *accelerator, whereabouts);
+    TrainStep step(
+        {decoder, layout, values, optimizer, assembler, communicator, *accelerator, timer},
+        {.tokens_together = kAllTogether});
+    return step.Run(plan.At(1), 1e-2, {}, phases[communicator.rank()]).status();
+  };
+  EXPECT_THAT(RunOnRanks(2, body, before), IsOk());
+  return phases;
+}
+
+double OwnWork(const protocol::RankReport& phases) {
+  return phases.fetch_seconds + phases.forward_seconds + phases.backward_seconds +
+         phases.update_seconds;
+}
+
+TEST(PhasesTest, WaitingForValuesIsReduceWhateverTheSharding) {
+  // Rank 1 comes late to whatever makes values whole, and to agreements about it.
+  const auto late = [](int rank, absl::string_view tag) -> absl::Status {
+    const bool is_about_values =
+        absl::StartsWith(tag, "gather ") || absl::StartsWith(tag, "agree on ");
+    if (rank == 1 && is_about_values) Clock::Real().Sleep(kPause);
+    return absl::OkStatus();
+  };
+  for (Sharding sharding : {Sharding::kOptimizer, Sharding::kGradients, Sharding::kFull}) {
+    const auto phases = PhasesOfAStep(sharding, {absl::Duration(), absl::Duration()}, late);
+    EXPECT_GT(phases[0].reduce_seconds, OwnWork(phases[0])) << ShardingName(sharding);
+  }
+}
+
+TEST(PhasesTest, ASlowRankWorksAndTheOthersWaitWhateverTheSharding) {
+  for (Sharding sharding :
+       {Sharding::kNone, Sharding::kOptimizer, Sharding::kGradients, Sharding::kFull}) {
+    const auto phases = PhasesOfAStep(sharding, {absl::Duration(), kPause});
+    EXPECT_GT(phases[0].reduce_seconds, OwnWork(phases[0])) << ShardingName(sharding);
+    EXPECT_GT(OwnWork(phases[1]), phases[1].reduce_seconds) << ShardingName(sharding);
   }
 }
 
