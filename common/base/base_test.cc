@@ -3,8 +3,6 @@
 
 #include "absl/synchronization/notification.h"
 #include "common/base/clock.h"
-#include "common/base/log.h"
-#include "common/base/log_format.h"
 #include "common/base/random.h"
 #include "common/base/sha256.h"
 #include "common/base/status.h"
@@ -44,29 +42,6 @@ TEST(StatusTest, ExceptionsBecomeStatuses) {
               StatusIs(absl::StatusCode::kInternal, "parse: bad"));
   EXPECT_THAT(CatchAll("load", []() -> absl::Status { throw std::bad_alloc(); }),
               StatusIs(absl::StatusCode::kResourceExhausted, HasSubstr("out of memory")));
-}
-
-TEST(LogTest, FieldsQuoteWhatCouldForgeALine) {
-  EXPECT_EQ(Field("job", "j1").text, " job=j1");
-  EXPECT_EQ(Field("name", "a b\n\"c\"").text, " name=\"a b\\n\\\"c\\\"\"");
-  EXPECT_EQ(Field("step", 7).text, " step=7");
-}
-
-TEST(LogTest, LinesOfJsonHoldEachFieldAsAMember) {
-  ANNEAL_ASSERT_OK(SetLogFormat("json"));
-  SetLogTag("coordinator");
-  ::testing::internal::CaptureStderr();
-  ANNEAL_LOG(WARNING) << "job state changed" << Field("job", "j1") << Field("message", "a\n\"b\"")
-                      << " at last";
-  const std::string line = ::testing::internal::GetCapturedStderr();
-  ANNEAL_ASSERT_OK(SetLogFormat("text"));
-  SetLogTag("");
-  EXPECT_THAT(line, ::testing::StartsWith("{\"time\":\"2"));
-  EXPECT_THAT(line, HasSubstr("\"severity\":\"WARNING\",\"program\":\"coordinator\",\"source\":"
-                              "\"base_test.cc:"));
-  EXPECT_THAT(line, ::testing::EndsWith(",\"job\":\"j1\",\"message_\":\"a\\u000a\\\"b\\\"\","
-                                        "\"message\":\"job state changed at last\"}\n"));
-  EXPECT_THAT(SetLogFormat("xml"), StatusIs(absl::StatusCode::kInvalidArgument));
 }
 
 TEST(RandomTest, UlidsSortByTimeAndAreUnique) {

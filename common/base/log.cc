@@ -2,110 +2,143 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
+#include <cstdlib>
 #include <cstring>
+#include <optional>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "absl/strings/str_split.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "common/base/log_format.h"
+#include "common/base/status.h"
+#include "common/base/utf8.h"
 
 namespace anneal {
 namespace {
 
+constexpr char kFormatVariable[] = "ANNEAL_LOG_FORMAT";
+constexpr char kLevelVariable[] = "ANNEAL_LOG_LEVEL";
+constexpr const char* kLevels[] = {"debug", "info", "warning", "error"};
+
 std::atomic<LogSeverity> min_severity{LogSeverity::kInfo};
 std::atomic<bool> json_lines{false};
 
-// While a line of JSON is put together, what is a finished member stands between these; neither can
-// occur in one.
-constexpr char kMemberBegin = '\x1f', kMemberEnd = '\x1e';
+// What all lines say. Earlier ones are kept, since a thread may be reading them; there are few.
+// Without a lock, so that a process that was just forked may log.
+struct Context {
+  std::string program;
+  std::vector<Field> fields;
+  const Context* previous;
+};
+std::atomic<const Context*> context{nullptr};
 
-bool IsJson() { return json_lines.load(std::memory_order_relaxed); }
-
-std::string& Tag() {
-  static std::string& tag = *new std::string;  // never destroyed: threads may log during exit
-  return tag;
-}
-
-std::string Quoted(absl::string_view value) {
-  bool plain = !value.empty();
-  for (unsigned char c : value)
-    plain = plain && c > 0x20 && c != '"' && c != '\\' && c != '=' && c != 0x7f;
-  if (plain) return std::string(value);
-  std::string out = "\"";
-  for (unsigned char c : value) {
-    if (c == '"' || c == '\\') {
-      out += {'\\', static_cast<char>(c)};
+// The inside of a quoted string, by the rules that JSON (RFC 8259, section 7) and the readers of
+// logfmt share. Bytes that are no UTF-8 become U+FFFD.
+void AppendEscaped(absl::string_view value, std::string* out) {
+  while (!value.empty()) {
+    const auto c = static_cast<unsigned char>(value[0]);
+    const size_t n = Utf8SequenceBytes(value);
+    if (n == 0) {
+      absl::StrAppend(out, "\xEF\xBF\xBD");
+    } else if (c == '"' || c == '\\') {
+      absl::StrAppend(out, "\\", value.substr(0, 1));
     } else if (c == '\n') {
-      out += "\\n";
+      absl::StrAppend(out, "\\n");
     } else if (c < 0x20 || c == 0x7f) {
-      out += absl::StrFormat("\\x%02x", c);
+      absl::StrAppendFormat(out, "\\u%04x", c);
     } else {
-      out += static_cast<char>(c);
+      absl::StrAppend(out, value.substr(0, n));
     }
+    value.remove_prefix(std::max<size_t>(n, 1));
   }
-  return out + "\"";
 }
 
-// RFC 8259, section 7. Bytes that are no ASCII pass as they are.
-std::string JsonString(absl::string_view value) {
-  std::string out = "\"";
-  for (unsigned char c : value) {
-    if (c == '"' || c == '\\') {
-      out += {'\\', static_cast<char>(c)};
-    } else if (c < 0x20 || c == 0x7f) {
-      out += absl::StrFormat("\\u%04x", c);
-    } else {
-      out += static_cast<char>(c);
-    }
+// Whether a value of logfmt needs no quotes.
+bool IsPlain(absl::string_view value) {
+  if (value.empty()) return false;
+  for (absl::string_view rest = value; !rest.empty();) {
+    const auto c = static_cast<unsigned char>(rest[0]);
+    const size_t n = Utf8SequenceBytes(rest);
+    if (n == 0 || c <= 0x20 || c == '"' || c == '\\' || c == '=' || c == 0x7f) return false;
+    rest.remove_prefix(n);
   }
-  return out + "\"";
+  return true;
 }
 
-std::string JsonMember(absl::string_view key, absl::string_view value) {
-  return absl::StrCat(JsonString(key), ":", JsonString(value));
-}
+// Puts the members of a line together.
+class Line {
+ public:
+  explicit Line(bool json) : json_(json) { text_ = json ? "{" : ""; }
 
-std::string JsonField(absl::string_view key, absl::string_view value) {
-  const bool taken =
-      key == "time" || key == "severity" || key == "program" || key == "source" || key == "message";
-  const std::string member = JsonMember(taken ? absl::StrCat(key, "_") : std::string(key), value);
-  return absl::StrCat(std::string(1, kMemberBegin), member, std::string(1, kMemberEnd));
-}
-
-// The object of what was streamed: members between marks, the rest is the message.
-std::string JsonLine(const std::string& streamed) {
-  std::string members, message;
-  for (absl::string_view piece : absl::StrSplit(streamed, kMemberEnd)) {
-    const size_t begin = piece.find(kMemberBegin);
-    message.append(std::string(piece.substr(0, begin)));
-    if (begin == absl::string_view::npos) continue;
-    absl::StrAppend(&members, members.empty() ? "" : ",", piece.substr(begin + 1));
+  void Add(std::string key, absl::string_view value) {
+    while (std::find(keys_.begin(), keys_.end(), key) != keys_.end()) key += '_';
+    if (!keys_.empty()) text_ += json_ ? ',' : ' ';
+    const bool quoted = json_ || !IsPlain(value);
+    absl::StrAppend(&text_, json_ ? "\"" : "", key, json_ ? "\":" : "=", quoted ? "\"" : "");
+    AppendEscaped(value, &text_);
+    if (quoted) text_ += '"';
+    keys_.push_back(std::move(key));
   }
-  return absl::StrCat("{", members, ",", JsonMember("message", message), "}");
+  std::string End() && { return std::move(text_) + (json_ ? "}\n" : "\n"); }
+
+ private:
+  const bool json_;
+  std::vector<std::string> keys_;
+  std::string text_;
+};
+
+std::optional<LogSeverity> SeverityOf(absl::string_view level) {
+  for (size_t i = 0; i < std::size(kLevels); ++i) {
+    if (level == kLevels[i]) return static_cast<LogSeverity>(i);
+  }
+  return std::nullopt;
+}
+
+absl::Status Apply(const LogOptions& options, absl::string_view format_name,
+                   absl::string_view level_name) {
+  if (options.format != "text" && options.format != "json") {
+    return absl::InvalidArgumentError(
+        absl::StrCat(format_name, " '", options.format, "' is neither text nor json"));
+  }
+  const std::optional<LogSeverity> severity = SeverityOf(options.level);
+  if (!severity.has_value()) {
+    return absl::InvalidArgumentError(absl::StrCat(level_name, " '", options.level,
+                                                   "' is none of debug, info, warning and error"));
+  }
+  json_lines.store(options.format == "json", std::memory_order_relaxed);
+  SetMinLogSeverity(*severity);
+  return absl::OkStatus();
 }
 
 }  // namespace
 
-absl::Status SetLogFormat(absl::string_view name) {
-  if (name != "text" && name != "json") {
-    return absl::InvalidArgumentError(
-        absl::StrCat("--log-format '", name, "' is neither text nor json"));
-  }
-  json_lines.store(name == "json", std::memory_order_relaxed);
-  return absl::OkStatus();
+absl::Status SetUpLogs(const LogOptions& options) {
+  return Apply(options, "--log-format", "--log-level");
+}
+
+std::map<std::string, std::string> LogEnvironment(const LogOptions& options) {
+  return {{kFormatVariable, options.format}, {kLevelVariable, options.level}};
+}
+
+absl::Status SetUpLogsFromEnvironment() {
+  LogOptions options;
+  if (const char* format = std::getenv(kFormatVariable)) options.format = format;
+  if (const char* level = std::getenv(kLevelVariable)) options.level = level;
+  return Apply(options, kFormatVariable, kLevelVariable);
 }
 
 void SetMinLogSeverity(LogSeverity severity) {
   min_severity.store(severity, std::memory_order_relaxed);
 }
-void SetLogTag(absl::string_view tag) { Tag() = std::string(tag); }
 
-Field::Field(absl::string_view key, absl::string_view value)
-    : text(IsJson() ? JsonField(key, value) : absl::StrCat(" ", key, "=", Quoted(value))) {}
-std::ostream& operator<<(std::ostream& out, const Field& field) { return out << field.text; }
+void SetLogContext(absl::string_view program, std::vector<Field> fields) {
+  auto* next = new Context{std::string(program), std::move(fields), context.load()};
+  while (!context.compare_exchange_weak(next->previous, next)) {
+  }
+}
 
 namespace internal {
 
@@ -113,26 +146,20 @@ bool ShouldLog(LogSeverity severity) {
   return severity >= min_severity.load(std::memory_order_relaxed);
 }
 
-LogLine::LogLine(LogSeverity severity, const char* file, int line) : severity_(severity) {
-  const char* slash = std::strrchr(file, '/');
-  const char* base = slash != nullptr ? slash + 1 : file;
-  const std::string time =
-      absl::FormatTime("%Y-%m-%d%ET%H:%M:%E6SZ", absl::Now(), absl::UTCTimeZone());
-  if (IsJson()) {
-    constexpr const char* kNames[] = {"DEBUG", "INFO", "WARNING", "ERROR"};
-    const char* name = kNames[static_cast<int>(severity)];
-    stream_ << kMemberBegin << JsonMember("time", time) << ',' << JsonMember("severity", name)
-            << ',' << JsonMember("program", Tag()) << ','
-            << JsonMember("source", absl::StrCat(base, ":", line)) << kMemberEnd;
-    return;
-  }
-  stream_ << time << ' ' << "DIWE"[static_cast<int>(severity_)] << ' ';
-  if (!Tag().empty()) stream_ << Tag() << ' ';
-  stream_ << base << ':' << line << "] ";
-}
-
 LogLine::~LogLine() {
-  const std::string text = (IsJson() ? JsonLine(stream_.str()) : stream_.str()) + "\n";
+  const char* slash = std::strrchr(file_, '/');
+  const Context* process = context.load(std::memory_order_acquire);
+  Line line(json_lines.load(std::memory_order_relaxed));
+  line.Add("time", absl::FormatTime("%Y-%m-%d%ET%H:%M:%E6SZ", absl::Now(), absl::UTCTimeZone()));
+  line.Add("level", kLevels[static_cast<int>(severity_)]);
+  if (process != nullptr && !process->program.empty()) line.Add("program", process->program);
+  line.Add("source", absl::StrCat(slash != nullptr ? slash + 1 : file_, ":", line_));
+  line.Add("msg", message_.str());
+  if (process != nullptr) {
+    for (const Field& field : process->fields) line.Add(field.key, field.value);
+  }
+  for (const Field& field : fields_) line.Add(field.key, field.value);
+  const std::string text = std::move(line).End();
   // One write per line keeps lines whole; a failed log write has nowhere to be reported.
   [[maybe_unused]] ssize_t ignored = ::write(STDERR_FILENO, text.data(), text.size());
 }

@@ -277,6 +277,25 @@ TEST_F(ChildChannelTest, LastWordsAreAFile) {
   EXPECT_EQ(record.reason, "OUT_OF_MEMORY");
 }
 
+// As `key=value` pairs.
+std::string Shown(const std::vector<Field>& fields) {
+  std::string out;
+  for (const Field& field : fields)
+    absl::StrAppend(&out, out.empty() ? "" : " ", field.key, "=", field.value);
+  return out;
+}
+
+TEST(RunFolderLayoutTest, TasksAreNamedByFieldsInLogs) {
+  TaskKey key{.job = "01hf7yat00abcdefghjkmnpqrs", .generation = 12, .rank = 3};
+  EXPECT_EQ(Shown(TaskFields(key)),
+            "job=01hf7yat00abcdefghjkmnpqrs kind=train generation=12 rank=3");
+  EXPECT_EQ(Shown(TaskFieldsOf("/state/runs/" + TaskName(key))), Shown(TaskFields(key)));
+  key = {.job = key.job, .generation = 2, .kind = TaskKind::kPrepare};
+  EXPECT_EQ(Shown(TaskFields(key)), "job=01hf7yat00abcdefghjkmnpqrs kind=prepare attempt=2");
+  EXPECT_EQ(Shown(TaskFieldsOf("/state/runs/other")), "");
+  EXPECT_EQ(Shown(TaskFieldsOf("")), "");
+}
+
 TEST(RunFolderLayoutTest, NamesSurviveTheRoundTrip) {
   const TaskKey key{
       .job = "01hf7yat00abcdefghjkmnpqrs", .generation = 12, .kind = TaskKind::kPrepare, .rank = 0};

@@ -43,4 +43,20 @@ absl::StatusOr<TaskKey> ParseTaskName(absl::string_view name) {
                                                  "'; expected <job>-g<generation>-train<rank>"));
 }
 
+std::vector<Field> TaskFields(const TaskKey& key) {
+  std::vector<Field> fields = {Field("job", key.job), Field("kind", TaskKindName(key.kind))};
+  if (key.kind == TaskKind::kPrepare) {
+    fields.emplace_back("attempt", key.generation);
+  } else {
+    fields.emplace_back("generation", key.generation);
+    fields.emplace_back("rank", key.rank);
+  }
+  return fields;
+}
+
+std::vector<Field> TaskFieldsOf(absl::string_view run_dir) {
+  const absl::StatusOr<TaskKey> key = ParseTaskName(run_dir.substr(run_dir.rfind('/') + 1));
+  return key.ok() ? TaskFields(*key) : std::vector<Field>();
+}
+
 }  // namespace anneal::protocol

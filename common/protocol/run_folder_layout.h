@@ -5,9 +5,11 @@
 #include <compare>
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "common/base/log.h"
 
 namespace anneal::protocol {
 
@@ -25,10 +27,16 @@ struct TaskKey {
   auto operator<=>(const TaskKey&) const = default;
 };
 
-// "01hf7yat00abcdefghjkmnpqrs-g3-train0": the name of the task's run folder, and its name in logs.
+// "01hf7yat00abcdefghjkmnpqrs-g3-train0": the name of the task's run folder.
 std::string TaskName(const TaskKey& key);
 // INVALID_ARGUMENT unless TaskName gives `name` back.
 absl::StatusOr<TaskKey> ParseTaskName(absl::string_view name);
+
+// How a task is named in logs: job, kind=train, generation and rank, or job, kind=prepare and
+// attempt (what TaskKey::generation is for prepare).
+std::vector<Field> TaskFields(const TaskKey& key);
+// Those of the task that this is the run folder of; none if it is not one's.
+std::vector<Field> TaskFieldsOf(absl::string_view run_dir);
 
 inline constexpr char kSocketName[] =
     "s";  // short, because a Unix socket's path is limited to 107 bytes

@@ -2,6 +2,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/base/status.h"
+#include "common/rpc/grpc_log.h"
 #include "common/rpc/pem_file.h"
 #include "common/rpc/server.h"
 #include "common/rpc/tls_library.h"
@@ -41,6 +42,7 @@ absl::StatusOr<std::shared_ptr<grpc::ChannelCredentials>> MakeCredentials(
 }  // namespace
 
 absl::StatusOr<std::shared_ptr<grpc::Channel>> MakeChannel(const ChannelOptions& options) {
+  TakeGrpcLogs();
   ANNEAL_ASSIGN_OR_RETURN(auto credentials, MakeCredentials(options));
   grpc::ChannelArguments arguments;
   arguments.SetMaxReceiveMessageSize(kMaxMessageBytes);

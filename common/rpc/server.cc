@@ -11,6 +11,7 @@
 #include "absl/strings/strip.h"
 #include "common/base/log.h"
 #include "common/base/status.h"
+#include "common/rpc/grpc_log.h"
 #include "common/rpc/metrics_interceptor.h"
 #include "common/rpc/pem_file.h"
 #include "common/rpc/tls_library.h"
@@ -137,6 +138,7 @@ RpcMetrics::RpcMetrics(MetricRegistry& registry)
 absl::StatusOr<std::unique_ptr<RpcServer>> RpcServer::Start(
     const ServerOptions& options, const std::vector<grpc::Service*>& services, RpcMetrics& metrics,
     Clock& clock, Interceptors interceptors) {
+  TakeGrpcLogs();
   ANNEAL_RETURN_IF_ERROR(CheckAddress(options));
   ANNEAL_ASSIGN_OR_RETURN(auto credentials, MakeCredentials(options));
   grpc::EnableDefaultHealthCheckService(true);

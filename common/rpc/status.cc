@@ -6,6 +6,7 @@
 #include "absl/strings/cord.h"
 #include "absl/strings/str_cat.h"
 #include "common/base/status.h"
+#include "common/base/utf8.h"
 #include "google/rpc/error_details.pb.h"
 #include "google/rpc/status.pb.h"
 
@@ -18,7 +19,9 @@ constexpr int kMaxViolations = 20;
 constexpr size_t kMaxMessageBytes = 1024;
 constexpr size_t kMaxFieldBytes = 120;
 constexpr size_t kMaxDescriptionBytes = 400;
-// Of the serialised google.rpc.Status; on the wire it is base64 (4/3).
+constexpr size_t kMaxRequestIdBytes = 64;
+// Of the serialised google.rpc.Status without the request id's 120 bytes; on the wire it is base64
+// (4/3).
 constexpr size_t kMaxDetailsBytes = 2900;
 
 template <typename Message>
@@ -32,25 +35,6 @@ std::optional<Message> PayloadOf(const absl::Status& status) {
   Message message;
   if (!payload.has_value() || !message.ParseFromString(std::string(*payload))) return std::nullopt;
   return message;
-}
-
-// Bytes of the valid UTF-8 sequence that `text` starts with (RFC 3629), 0 if there is none.
-size_t Utf8SequenceBytes(absl::string_view text) {
-  const auto byte = [&](size_t i) { return static_cast<unsigned char>(text[i]); };
-  const unsigned char lead = byte(0);
-  if (lead < 0x80) return 1;
-  const size_t n = lead >= 0xc2 && lead <= 0xdf   ? 2
-                   : (lead & 0xf0) == 0xe0        ? 3
-                   : lead >= 0xf0 && lead <= 0xf4 ? 4
-                                                  : 0;
-  if (n == 0 || text.size() < n) return 0;
-  for (size_t i = 1; i < n; ++i) {
-    if ((byte(i) & 0xc0) != 0x80) return 0;
-  }
-  const bool overlong = (lead == 0xe0 && byte(1) < 0xa0) || (lead == 0xf0 && byte(1) < 0x90);
-  const bool surrogate = lead == 0xed && byte(1) > 0x9f;
-  const bool beyond = lead == 0xf4 && byte(1) > 0x8f;
-  return overlong || surrogate || beyond ? 0 : n;
 }
 
 // `text` as valid UTF-8, which protobuf strings must be, of at most `limit` bytes. A cut is marked
@@ -119,6 +103,24 @@ std::optional<absl::Duration> RetryDelayOf(const absl::Status& status) {
          absl::Nanoseconds(info->retry_delay().nanos());
 }
 
+grpc::Status WithRequestId(const grpc::Status& status, absl::string_view request_id) {
+  google::rpc::Status details;
+  if (status.error_details().empty() || !details.ParseFromString(status.error_details())) {
+    // gRPC's own errors have none.
+    details.set_code(static_cast<int>(status.error_code()));
+    details.set_message(Clean(status.error_message(), kMaxMessageBytes));
+  }
+  google::rpc::RequestInfo info;
+  info.set_request_id(Clean(request_id, kMaxRequestIdBytes));
+  details.add_details()->PackFrom(info);
+  return grpc::Status(status.error_code(), status.error_message(), details.SerializeAsString());
+}
+
+std::string RequestIdOf(const absl::Status& status) {
+  const auto info = PayloadOf<google::rpc::RequestInfo>(status);
+  return info.has_value() ? info->request_id() : std::string();
+}
+
 grpc::Status ToGrpcStatus(const absl::Status& status) {
   if (status.ok()) return grpc::Status::OK;
   google::rpc::Status details;
@@ -152,7 +154,8 @@ absl::Status FromGrpcStatus(const grpc::Status& status) {
   if (!details.ParseFromString(status.error_details())) return out;
   for (const auto& detail : details.details()) {
     google::rpc::ErrorInfo error_info;
-    if (detail.Is<google::rpc::BadRequest>() || detail.Is<google::rpc::RetryInfo>()) {
+    if (detail.Is<google::rpc::BadRequest>() || detail.Is<google::rpc::RetryInfo>() ||
+        detail.Is<google::rpc::RequestInfo>()) {
       out.SetPayload(detail.type_url(), absl::Cord(detail.value()));
     } else if (detail.UnpackTo(&error_info) && error_info.domain() == kDomain) {
       out = WithReason(std::move(out), error_info.reason());

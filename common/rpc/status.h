@@ -36,6 +36,12 @@ std::vector<FieldViolation> FieldViolationsOf(const absl::Status& status);
 absl::Status WithRetryDelay(absl::Status status, absl::Duration delay);
 std::optional<absl::Duration> RetryDelayOf(const absl::Status& status);
 
+// Says which call the error is of (see request_id.h). Becomes google.rpc.RequestInfo, beside what
+// the status carries already.
+grpc::Status WithRequestId(const grpc::Status& status, absl::string_view request_id);
+// Empty if the error does not say, as one that did not come from a server.
+std::string RequestIdOf(const absl::Status& status);
+
 // ErrorInfo carries ReasonOf(status), or the code's name, in domain "anneal"; BadRequest the first
 // 20 violations.
 grpc::Status ToGrpcStatus(const absl::Status& status);

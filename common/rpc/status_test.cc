@@ -50,8 +50,11 @@ TEST(RpcStatusTest, DetailsStayBelowFourKiBOnTheWire) {
   std::vector<FieldViolation> violations;
   for (int i = 0; i < 1000; ++i)
     violations.push_back({std::string(5000, 'f'), std::string(5000, 'd')});
-  const grpc::Status status = ToGrpcStatus(
-      WithReason(Annotate(InvalidFields(violations), std::string(100'000, 'm')), "SPEC_INVALID"));
+  const grpc::Status status = WithRequestId(
+      ToGrpcStatus(WithReason(Annotate(InvalidFields(violations), std::string(100'000, 'm')),
+                              "SPEC_INVALID")),
+      std::string(1000, 'r'));
+  EXPECT_EQ(RequestIdOf(FromGrpcStatus(status)).size(), 64u);
   EXPECT_LT(status.error_details().size() * 4 / 3, 4096u);
   EXPECT_LE(status.error_message().size(), 1024u);
   EXPECT_THAT(status.error_message(), EndsWith("..."));

@@ -9,6 +9,7 @@
 #include "common/base/log.h"
 #include "common/base/status.h"
 #include "common/format/json.h"
+#include "common/rpc/request_id.h"
 #include "google/protobuf/message.h"
 #include "grpcpp/server_context.h"
 
@@ -77,6 +78,7 @@ class AuditInterceptor : public grpc::experimental::Interceptor {
     }
     entry_.time = clock_.TimeNow();
     entry_.peer = context_.peer();
+    entry_.request_id = std::string(RequestIdOf(context_));
     entry_.code = absl::StatusCodeToString(code);
     log_.Append(entry_);
   }
@@ -110,7 +112,8 @@ void AuditLog::Append(const AuditEntry& entry) {
                 {"method", entry.method},
                 // A caller may send anything.
                 {"resource", entry.resource.substr(0, 200)},
-                {"code", entry.code}}),
+                {"code", entry.code},
+                {"request_id", entry.request_id}}),
       "\n");
   absl::MutexLock lock(&mu_);
   if (absl::Status status = Write(line); !status.ok())

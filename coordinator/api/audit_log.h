@@ -30,6 +30,8 @@ struct AuditEntry {
   std::string resource;
   // "OK", "PERMISSION_DENIED", ...
   std::string code;
+  // See common/rpc/request_id.h.
+  std::string request_id;
 };
 
 // Purpose: appends to a file that is turned over at kMaxBytes, with one older one kept. A line that

@@ -9,6 +9,7 @@
 #include "common/base/status.h"
 #include "common/config/version.h"
 #include "common/rpc/paging.h"
+#include "common/rpc/request_id.h"
 #include "common/rpc/status.h"
 #include "coordinator/api/resource_names.h"
 #include "coordinator/lifecycle/proto_time.h"
@@ -40,10 +41,11 @@ absl::Status ClusterServiceImpl::SetDrained(const grpc::ServerContext& context,
   ANNEAL_ASSIGN_OR_RETURN(const std::string worker, WorkerNameOf(name));
   absl::Notification done;
   absl::StatusOr<v1::Worker> answer;
-  parts_.inbox.SetDrained(worker, drained, [&](absl::StatusOr<v1::Worker> result) {
-    answer = std::move(result);
-    done.Notify();
-  });
+  parts_.inbox.SetDrained(worker, drained, std::string(RequestIdOf(context)),
+                          [&](absl::StatusOr<v1::Worker> result) {
+                            answer = std::move(result);
+                            done.Notify();
+                          });
   done.WaitForNotification();
   ANNEAL_ASSIGN_OR_RETURN(*response, std::move(answer));
   return absl::OkStatus();

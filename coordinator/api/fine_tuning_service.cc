@@ -10,6 +10,7 @@
 #include "common/base/status.h"
 #include "common/config/units.h"
 #include "common/rpc/paging.h"
+#include "common/rpc/request_id.h"
 #include "common/rpc/status.h"
 #include "common/spec/training_difference.h"
 #include "common/storage/layout.h"
@@ -211,8 +212,8 @@ void FineTuningServiceImpl::MoveFilesToTrash(const std::string& id) {
   for (const std::string& path : {OutputPath(id), JobPath(id), PreparedPath(id)}) {
     if (absl::Status status = parts_.storage.MoveToTrash(path); !status.ok()) {
       // The job is gone for its user; what stays behind only takes space.
-      ANNEAL_LOG(WARNING) << "files of a deleted job stay behind" << Field("path", path)
-                          << Field("why", status.message());
+      ANNEAL_LOG(WARNING) << "files of a deleted job stay behind" << Field("job", id)
+                          << Field("path", path) << Field("why", status.message());
     }
   }
 }
@@ -221,13 +222,15 @@ grpc::ServerUnaryReactor* FineTuningServiceImpl::Act(grpc::CallbackServerContext
                                                      const v1::JobActionRequest& request,
                                                      LifecycleEvent event, v1::Job* response) {
   return BeginOnPool(parts_.pool, parts_.authenticator, Right::kWrite, context,
-                     [this, &request, event = std::move(event), response](
+                     [this, &context, &request, event = std::move(event), response](
                          const Caller& caller, const FinishCall& finish) {
                        const absl::StatusOr<std::string> id = JobIdOf(request.name());
                        if (!id.ok()) return finish(id.status());
                        if (absl::Status status = CheckRequestId(request.request_id()); !status.ok())
                          return finish(status);
-                       parts_.sink.ChangeJob(caller.project, *id, event, ReplyTo(response, finish));
+                       parts_.sink.ChangeJob(caller.project, *id, event,
+                                             std::string(RequestIdOf(context)),
+                                             ReplyTo(response, finish));
                      });
 }
 
@@ -306,7 +309,9 @@ grpc::ServerUnaryReactor* FineTuningServiceImpl::CreateJob(grpc::CallbackServerC
                        absl::StatusOr<std::unique_ptr<internal::JobRecord>> record =
                            MakeRecord(caller, *request, response);
                        if (!record.ok() || *record == nullptr) return finish(record.status());
-                       parts_.sink.CreateJob(std::move(**record), ReplyTo(response, finish));
+                       parts_.sink.CreateJob(std::move(**record),
+                                             std::string(RequestIdOf(*context)),
+                                             ReplyTo(response, finish));
                      });
 }
 grpc::ServerUnaryReactor* FineTuningServiceImpl::GetJob(grpc::CallbackServerContext* context,
@@ -334,7 +339,7 @@ grpc::ServerUnaryReactor* FineTuningServiceImpl::DeleteJob(grpc::CallbackServerC
                        const absl::StatusOr<std::string> id = JobIdOf(request->name());
                        if (!id.ok()) return finish(id.status());
                        parts_.sink.DeleteJob(
-                           caller.project, *id,
+                           caller.project, *id, std::string(RequestIdOf(*context)),
                            [this, id = *id, finish](const absl::StatusOr<Record>& deleted) {
                              parts_.pool.Post([this, id, finish, status = deleted.status()] {
                                if (status.ok()) MoveFilesToTrash(id);

@@ -43,7 +43,7 @@ class FakeFleet : public FleetInbox {
 
   void WorkerSynced(std::shared_ptr<FleetSession>, internal::Observed) override {}
   void SessionClosed(std::shared_ptr<FleetSession>) override {}
-  void SetDrained(const std::string&, bool, WorkerReply) override {}
+  void SetDrained(const std::string&, bool, std::string, WorkerReply) override {}
   void Examine(std::map<std::string, Examination> wanted, ExaminationSink sink) override {
     if (during) during();
     wanted_ = std::move(wanted);

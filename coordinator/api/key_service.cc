@@ -11,6 +11,7 @@
 #include "common/base/log.h"
 #include "common/base/status.h"
 #include "common/rpc/paging.h"
+#include "common/rpc/request_id.h"
 #include "common/rpc/status.h"
 #include "coordinator/api/resource_names.h"
 #include "coordinator/lifecycle/proto_time.h"
@@ -126,7 +127,8 @@ absl::Status KeyServiceImpl::Create(const grpc::ServerContext& context,
   }
   ANNEAL_LOG(INFO) << "API key made" << Field("key", record.id())
                    << Field("project", record.project()) << Field("creator", record.creator())
-                   << Field("role", record.role()) << Field("by", caller.creator);
+                   << Field("role", record.role()) << Field("by", caller.creator)
+                   << Field("request_id", RequestIdOf(context));
   *response->mutable_key() = KeyFrom(record);
   return absl::OkStatus();
 }
@@ -157,7 +159,8 @@ absl::Status KeyServiceImpl::Revoke(const grpc::ServerContext& context,
     *record.mutable_revoke_time() = TimestampOf(parts_.clock.TimeNow());
     ANNEAL_RETURN_IF_ERROR(parts_.store.Put(record));
     parts_.known.Remove(ProofOf(record));
-    ANNEAL_LOG(INFO) << "API key revoked" << Field("key", id) << Field("by", caller.creator);
+    ANNEAL_LOG(INFO) << "API key revoked" << Field("key", id) << Field("by", caller.creator)
+                     << Field("request_id", RequestIdOf(context));
   }
   *response = KeyFrom(record);
   return absl::OkStatus();

@@ -76,7 +76,8 @@ absl::StatusOr<ModelLibrary::Wanted> ModelLibrary::CheckRequest(
 }
 
 absl::StatusOr<v1::Model> ModelLibrary::Import(const std::string& project,
-                                               const v1::ImportModelRequest& request) {
+                                               const v1::ImportModelRequest& request,
+                                               absl::string_view call) {
   ANNEAL_ASSIGN_OR_RETURN(const Wanted wanted, CheckRequest(project, request));
   ANNEAL_ASSIGN_OR_RETURN(const ModelDirectory source,
                           ReadAllowedModel(parts_.allowed_roots, wanted.source));
@@ -98,7 +99,7 @@ absl::StatusOr<v1::Model> ModelLibrary::Import(const std::string& project,
   }
   ANNEAL_RETURN_IF_ERROR(parts_.resources.PutModel(*record));
   ANNEAL_LOG(INFO) << "model imported" << Field("project", project) << Field("model", record->id())
-                   << Field("content_hash", record->content_hash());
+                   << Field("content_hash", record->content_hash()) << Field("request_id", call);
   return ModelFrom(*record);
 }
 

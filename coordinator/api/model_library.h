@@ -40,8 +40,9 @@ class ModelLibrary {
   // do; PERMISSION_DENIED outside the allowed roots; ALREADY_EXISTS if the id names a model of
   // other content or source; RESOURCE_EXHAUSTED if the disk or the project's limit is too small.
   // Importing the same again returns the first.
+  // `call` is the id of the API call that asks, for the log.
   absl::StatusOr<v1::Model> Import(const std::string& project,
-                                   const v1::ImportModelRequest& request);
+                                   const v1::ImportModelRequest& request, absl::string_view call);
 
   absl::Status Delete(const std::string& project, const std::string& id);
 

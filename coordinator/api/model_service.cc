@@ -7,6 +7,7 @@
 #include "absl/strings/strip.h"
 #include "common/base/status.h"
 #include "common/rpc/paging.h"
+#include "common/rpc/request_id.h"
 #include "common/rpc/status.h"
 #include "common/spec/references.h"
 #include "coordinator/api/pooled_call.h"
@@ -27,8 +28,9 @@ grpc::ServerUnaryReactor* ModelServiceImpl::ImportModel(grpc::CallbackServerCont
                                                         v1::Model* response) {
   return AnswerOnPool(library_thread_, parts_.authenticator, Right::kWrite, *context,
                       [=, this](const Caller& caller) -> absl::Status {
-                        ANNEAL_ASSIGN_OR_RETURN(*response,
-                                                parts_.library.Import(caller.project, *request));
+                        ANNEAL_ASSIGN_OR_RETURN(
+                            *response,
+                            parts_.library.Import(caller.project, *request, RequestIdOf(*context)));
                         return absl::OkStatus();
                       });
 }

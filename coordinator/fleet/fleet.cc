@@ -283,7 +283,8 @@ void Fleet::TakeReport(const internal::Report& report, const TaskKey& key, TaskM
   if (!parsed.ok()) {
     // It would be no better the next time. A missing result still fails the job, through the
     // process's end.
-    ANNEAL_LOG(ERROR) << "report dropped" << Field("job", key.job) << Field("rank", key.rank)
+    ANNEAL_LOG(ERROR) << "report dropped" << Field("job", key.job)
+                      << Field("generation", key.generation) << Field("rank", key.rank)
                       << Field("sequence", report.sequence())
                       << Field("why", parsed.status().message());
     return;

@@ -39,7 +39,8 @@ class FleetInbox {
   virtual void SessionClosed(std::shared_ptr<FleetSession> session) = 0;
   // Gives the worker no new tasks, or gives it tasks again. NOT_FOUND for a worker never seen.
   // `reply` as in EventSink.
-  virtual void SetDrained(const std::string& worker, bool drained, WorkerReply reply) = 0;
+  virtual void SetDrained(const std::string& worker, bool drained, std::string call,
+                          WorkerReply reply) = 0;
   // From now on these examinations are desired, by worker, and no others; what is told of them goes
   // to `sink`, until the next call.
   virtual void Examine(std::map<std::string, internal::Examination> wanted,

@@ -14,7 +14,8 @@ namespace anneal {
 // Requests about jobs. Each is carried out by the loop thread; `reply` is called once, on a thread
 // that all replies share and in the order in which they were decided, after what it says is durable
 // and published, or with UNAVAILABLE when the loop has stopped. Replies must not block.
-// Thread-safe.
+// `call` is the id of the API call that asks, for the log (see common/rpc/request_id.h); a record's
+// own request_id tells repetitions. Thread-safe.
 class EventSink {
  public:
   using JobReply = std::function<void(absl::StatusOr<std::shared_ptr<const internal::JobRecord>>)>;
@@ -23,12 +24,13 @@ class EventSink {
 
   // `record` as CreateJobRecord takes it. A repeated request_id answers with the first job, or
   // ALREADY_EXISTS if the requests differ.
-  virtual void CreateJob(internal::JobRecord record, JobReply reply) = 0;
+  virtual void CreateJob(internal::JobRecord record, std::string call, JobReply reply) = 0;
   // NOT_FOUND if the project has no such job.
   virtual void ChangeJob(const std::string& project, const std::string& id, LifecycleEvent event,
-                         JobReply reply) = 0;
+                         std::string call, JobReply reply) = 0;
   // Answers with the last record. FAILED_PRECONDITION while the job lives.
-  virtual void DeleteJob(const std::string& project, const std::string& id, JobReply reply) = 0;
+  virtual void DeleteJob(const std::string& project, const std::string& id, std::string call,
+                         JobReply reply) = 0;
 };
 
 }  // namespace anneal

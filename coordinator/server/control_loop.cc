@@ -109,15 +109,16 @@ void ControlLoop::Post(Message message) {
   if (auto* drain = std::get_if<DrainMessage>(&message)) drain->reply(stopped);
 }
 
-void ControlLoop::CreateJob(internal::JobRecord record, JobReply reply) {
-  Post(CreateMessage{std::move(record), std::move(reply)});
+void ControlLoop::CreateJob(internal::JobRecord record, std::string call, JobReply reply) {
+  Post(CreateMessage{std::move(record), std::move(call), std::move(reply)});
 }
 void ControlLoop::ChangeJob(const std::string& project, const std::string& id, LifecycleEvent event,
-                            JobReply reply) {
-  Post(ChangeMessage{project, id, std::move(event), std::move(reply)});
+                            std::string call, JobReply reply) {
+  Post(ChangeMessage{project, id, std::move(event), std::move(call), std::move(reply)});
 }
-void ControlLoop::DeleteJob(const std::string& project, const std::string& id, JobReply reply) {
-  Post(DeleteMessage{project, id, std::move(reply)});
+void ControlLoop::DeleteJob(const std::string& project, const std::string& id, std::string call,
+                            JobReply reply) {
+  Post(DeleteMessage{project, id, std::move(call), std::move(reply)});
 }
 void ControlLoop::WorkerSynced(std::shared_ptr<FleetSession> session, internal::Observed observed) {
   Post(SyncMessage{std::move(session), std::move(observed)});
@@ -125,8 +126,9 @@ void ControlLoop::WorkerSynced(std::shared_ptr<FleetSession> session, internal::
 void ControlLoop::SessionClosed(std::shared_ptr<FleetSession> session) {
   Post(ClosedMessage{std::move(session)});
 }
-void ControlLoop::SetDrained(const std::string& worker, bool drained, WorkerReply reply) {
-  Post(DrainMessage{worker, drained, std::move(reply)});
+void ControlLoop::SetDrained(const std::string& worker, bool drained, std::string call,
+                             WorkerReply reply) {
+  Post(DrainMessage{worker, drained, std::move(call), std::move(reply)});
 }
 void ControlLoop::Examine(std::map<std::string, internal::Examination> wanted,
                           ExaminationSink sink) {
@@ -239,7 +241,7 @@ absl::Status ControlLoop::Apply(const std::string& id, const LifecycleEvent& eve
                        << Field("from", StateName(e.state_change().from()))
                        << Field("to", StateName(e.state_change().to()))
                        << Field("reason", e.state_change().reason())
-                       << Field("generation", e.generation());
+                       << Field("generation", e.generation()) << CallField(turn.call);
     }
     NoteFault(e, result.record, turn.now);
     turn.change.events.emplace_back(id, std::move(e));

@@ -18,6 +18,7 @@
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
 #include "common/base/clock.h"
+#include "common/base/log.h"
 #include "common/base/thread.h"
 #include "coordinator/catalog/catalog.h"
 #include "coordinator/catalog/catalog_store.h"
@@ -81,28 +82,32 @@ class ControlLoop : public EventSink, public FleetInbox {
   absl::Status live() const;
   absl::Status ready() const;
 
-  void CreateJob(internal::JobRecord record, JobReply reply) override;
+  void CreateJob(internal::JobRecord record, std::string call, JobReply reply) override;
   void ChangeJob(const std::string& project, const std::string& id, LifecycleEvent event,
+                 std::string call, JobReply reply) override;
+  void DeleteJob(const std::string& project, const std::string& id, std::string call,
                  JobReply reply) override;
-  void DeleteJob(const std::string& project, const std::string& id, JobReply reply) override;
 
   void WorkerSynced(std::shared_ptr<FleetSession> session, internal::Observed observed) override;
   void SessionClosed(std::shared_ptr<FleetSession> session) override;
-  void SetDrained(const std::string& worker, bool drained, WorkerReply reply) override;
+  void SetDrained(const std::string& worker, bool drained, std::string call,
+                  WorkerReply reply) override;
   void Examine(std::map<std::string, internal::Examination> wanted, ExaminationSink sink) override;
 
  private:
   struct CreateMessage {
     internal::JobRecord record;
+    std::string call;
     JobReply reply;
   };
   struct ChangeMessage {
     std::string project, id;
     LifecycleEvent event;
+    std::string call;
     JobReply reply;
   };
   struct DeleteMessage {
-    std::string project, id;
+    std::string project, id, call;
     JobReply reply;
   };
   struct SyncMessage {
@@ -115,6 +120,7 @@ class ControlLoop : public EventSink, public FleetInbox {
   struct DrainMessage {
     std::string worker;
     bool drained;
+    std::string call;
     WorkerReply reply;
   };
   struct ExamineMessage {
@@ -133,6 +139,7 @@ class ControlLoop : public EventSink, public FleetInbox {
     std::map<std::string, std::string> new_requests;  // request key -> job
     std::vector<std::function<Answers::Answer(const absl::Status&)>> replies;  // to the commit
     std::vector<std::shared_ptr<FleetSession>> read_next;
+    std::string call;  // the one whose wish is being carried out; empty for what happens by itself
   };
 
   ControlLoop(ControlLoopParts parts, const ControlLoopOptions& options, int64_t epoch);
@@ -149,13 +156,16 @@ class ControlLoop : public EventSink, public FleetInbox {
   void Handle(ClosedMessage& message, Turn& turn);
   void Handle(DrainMessage& message, Turn& turn);
   void Handle(ExamineMessage& message, Turn& turn);
+  // The log field of the call that asked; none for what happens by itself.
+  static std::vector<Field> CallField(const std::string& call);
   // By project and request id.
   static std::string RequestKey(const internal::JobRecord& record);
   static absl::Status NoSuchJob(const std::string& id);
   // The id of the job that the request made before, or null.
   const std::string* FindRequest(const std::string& key, const Turn& turn) const;
   // The id of the new job, or of the one that the same request made before.
-  absl::StatusOr<std::string> Create(internal::JobRecord record, Turn& turn);
+  absl::StatusOr<std::string> Create(internal::JobRecord record, const std::string& call,
+                                     Turn& turn);
   absl::Status CheckDeletable(const std::string& project, const std::string& id,
                               const Turn& turn) const;
 

@@ -22,6 +22,10 @@ absl::Status NotKept(const absl::Status& status) {
 
 }  // namespace
 
+std::vector<Field> ControlLoop::CallField(const std::string& call) {
+  return call.empty() ? std::vector<Field>() : std::vector<Field>{Field("request_id", call)};
+}
+
 std::string ControlLoop::RequestKey(const internal::JobRecord& record) {
   return absl::StrCat(record.job().project(), "\n", record.request_id());
 }
@@ -48,7 +52,8 @@ const std::string* ControlLoop::FindRequest(const std::string& key, const Turn& 
   return nullptr;
 }
 
-absl::StatusOr<std::string> ControlLoop::Create(internal::JobRecord record, Turn& turn) {
+absl::StatusOr<std::string> ControlLoop::Create(internal::JobRecord record, const std::string& call,
+                                                Turn& turn) {
   const std::string key = RequestKey(record);
   if (const std::string* first = FindRequest(key, turn);
       first != nullptr && !record.request_id().empty()) {
@@ -66,14 +71,15 @@ absl::StatusOr<std::string> ControlLoop::Create(internal::JobRecord record, Turn
   StepResult created = CreateJobRecord(std::move(record), turn.now);
   for (v1::JobEvent& event : created.events) turn.change.events.emplace_back(id, std::move(event));
   ANNEAL_LOG(INFO) << "job created" << Field("job", id)
-                   << Field("name", created.record.job().resolved().spec().display_name());
+                   << Field("name", created.record.job().resolved().spec().display_name())
+                   << CallField(call);
   if (!created.record.request_id().empty()) turn.new_requests[key] = id;
   turn.changed[id] = std::make_shared<internal::JobRecord>(std::move(created.record));
   return id;
 }
 
 void ControlLoop::Handle(CreateMessage& message, Turn& turn) {
-  absl::StatusOr<std::string> id = Create(std::move(message.record), turn);
+  absl::StatusOr<std::string> id = Create(std::move(message.record), message.call, turn);
   if (id.ok()) {
     ReplyWith(*id, std::move(message.reply), turn);
   } else {
@@ -84,8 +90,10 @@ void ControlLoop::Handle(CreateMessage& message, Turn& turn) {
 void ControlLoop::Handle(ChangeMessage& message, Turn& turn) {
   const internal::JobRecord* record = Find(message.id, turn);
   const bool visible = record != nullptr && record->job().project() == message.project;
+  turn.call = message.call;
   const absl::Status status =
       visible ? Apply(message.id, message.event, turn) : NoSuchJob(message.id);
+  turn.call.clear();
   if (status.ok()) {
     ReplyWith(message.id, std::move(message.reply), turn);
   } else {
@@ -125,10 +133,14 @@ void ControlLoop::Handle(DeleteMessage& message, Turn& turn) {
     return Refuse(std::move(status), std::move(message.reply), turn);
   }
   turn.change.deleted_jobs.push_back(message.id);
-  turn.replies.push_back([last = jobs_.at(message.id),
+  turn.replies.push_back([last = jobs_.at(message.id), call = std::move(message.call),
                           reply = std::move(message.reply)](const absl::Status& committed) {
     absl::StatusOr<std::shared_ptr<const internal::JobRecord>> answer = last;
-    if (!committed.ok()) answer = NotKept(committed);
+    if (committed.ok()) {
+      ANNEAL_LOG(INFO) << "job deleted" << Field("job", last->id()) << CallField(call);
+    } else {
+      answer = NotKept(committed);
+    }
     return [reply, answer = std::move(answer)] { reply(answer); };
   });
 }
@@ -137,14 +149,20 @@ void ControlLoop::Handle(DrainMessage& message, Turn& turn) {
   if (absl::Status status = fleet_.SetDrained(message.worker, message.drained); !status.ok()) {
     return Refuse(std::move(status), std::move(message.reply), turn);
   }
-  turn.replies.push_back([this, worker = message.worker,
+  turn.replies.push_back([this, worker = message.worker, drained = message.drained,
+                          call = std::move(message.call),
                           reply = std::move(message.reply)](const absl::Status& committed) {
     absl::StatusOr<v1::Worker> answer =
         WithReason(absl::NotFoundError(absl::StrCat("workers/", worker, " has left")), "NOT_FOUND");
     for (const v1::Worker& shown : *parts_.roster.workers()) {
       if (shown.name() == absl::StrCat("workers/", worker)) answer = shown;
     }
-    if (!committed.ok()) answer = NotKept(committed);
+    if (committed.ok()) {
+      ANNEAL_LOG(INFO) << (drained ? "worker drained" : "worker undrained")
+                       << Field("worker", worker) << CallField(call);
+    } else {
+      answer = NotKept(committed);
+    }
     return [reply, answer = std::move(answer)] { reply(answer); };
   });
 }

@@ -14,6 +14,7 @@
 #include "common/base/status.h"
 #include "common/config/version.h"
 #include "common/format/json.h"
+#include "common/rpc/request_id.h"
 #include "common/storage/file_system.h"
 
 namespace anneal {
@@ -198,6 +199,7 @@ absl::Status Coordinator::StartServing() {
 
 Interceptors Coordinator::Audited(const Authenticator& authenticator) {
   Interceptors interceptors;
+  interceptors.push_back(std::make_unique<RequestIdInterceptorFactory>(clock_, random_));
   interceptors.push_back(std::make_unique<AuditInterceptorFactory>(*audit_, authenticator, clock_));
   return interceptors;
 }

@@ -33,13 +33,12 @@ int main(int argc, char** argv) {
   if (!options.ok()) return Fail(options.status());
   if (!options->has_value()) return 0;
 
-  if (absl::Status status = anneal::SetLogFormat((*options)->log_format); !status.ok())
-    return Fail(status);
+  if (absl::Status status = anneal::SetUpLogs((*options)->logs); !status.ok()) return Fail(status);
 #ifdef NDEBUG
   // Debian's Abseil looks for deadlocks at each lock; the builds with sanitizers keep that.
   absl::SetMutexDeadlockDetectionMode(absl::OnDeadlockCycle::kIgnore);
 #endif
-  anneal::SetLogTag("coordinator");
+  anneal::SetLogContext("coordinator");
   // Blocked before any thread starts, so that only sigwait below sees them.
   sigset_t stop_signals;
   sigemptyset(&stop_signals);

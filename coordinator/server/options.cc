@@ -114,7 +114,10 @@ absl::StatusOr<std::optional<CoordinatorOptions>> ParseCoordinatorOptions(int ar
                  "After a start no worker is lost before this has passed.");
   flags.Duration("grow-after", &options.grow_after,
                  "An elastic job trains for so long before it starts again with more slots.");
-  flags.Text("log-format", &options.log_format, "How log lines look: text or json.");
+  flags.Text("log-format", &options.logs.format,
+             "How log lines look: text (key=value pairs) or json.");
+  flags.Text("log-level", &options.logs.level,
+             "Log lines of less weight are not written: debug, info, warning or error.");
   ANNEAL_ASSIGN_OR_RETURN(const bool run, flags.Parse(argc, argv));
   if (!run) return std::optional<CoordinatorOptions>();
   ANNEAL_RETURN_IF_ERROR(options.Complete());

@@ -7,6 +7,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "common/base/log_format.h"
 #include "coordinator/api/project_limits.h"
 #include "coordinator/fleet/fleet.h"
 
@@ -45,8 +46,7 @@ struct CoordinatorOptions {
   FleetOptions fleet;
   // An elastic job trains for so long before it starts again with more slots.
   absl::Duration grow_after = absl::Minutes(1);
-  // "text" or "json"; see common/base/log_format.h.
-  std::string log_format = "text";
+  LogOptions logs;
 
   // Makes paths absolute and checks what can be checked without touching anything.
   absl::Status Complete();

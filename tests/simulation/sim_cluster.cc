@@ -109,7 +109,7 @@ void SimCluster::Submit(int number) {
   spec.mutable_retry()->set_max_unknown_failures(1000);
   spec.set_priority(static_cast<v1::JobSpec::Priority>(1 + number % 3));
   if (number == 3) spec.mutable_limits()->set_max_slot_seconds(20);
-  coordinator_->loop->CreateJob(record, [this, again, id = record.id()](const auto& answer) {
+  coordinator_->loop->CreateJob(record, "", [this, again, id = record.id()](const auto& answer) {
     if (answer.ok()) {
       acknowledged_.insert(id);
     } else {
@@ -127,7 +127,7 @@ void SimCluster::ActAsUser() {
   const std::vector<LifecycleEvent> actions = {
       PauseRequested{request},     PauseRequested{request},  ResumeRequested{request, {}},
       ResumeRequested{request, 1}, FinishRequested{request}, CancelRequested{request}};
-  coordinator_->loop->ChangeJob("p", *job, actions[world_.Below(actions.size())],
+  coordinator_->loop->ChangeJob("p", *job, actions[world_.Below(actions.size())], "",
                                 [](const auto&) {});
   Turn();
 }
@@ -160,11 +160,11 @@ void SimCluster::InjectFault() {
       break;
     case 5:
       if (coordinator_ == nullptr) break;
-      coordinator_->loop->SetDrained(worker.name(), true, [](const auto&) {});
+      coordinator_->loop->SetDrained(worker.name(), true, "", [](const auto&) {});
       Turn();
       world_.After(down, [this, &worker] {
         if (coordinator_ == nullptr) return;
-        coordinator_->loop->SetDrained(worker.name(), false, [](const auto&) {});
+        coordinator_->loop->SetDrained(worker.name(), false, "", [](const auto&) {});
         Turn();
       });
       break;
@@ -194,12 +194,12 @@ void SimCluster::Heal() {
   const auto care = [this](const auto& self) -> void {
     if (coordinator_ != nullptr) {
       for (const auto& worker : workers_)
-        coordinator_->loop->SetDrained(worker->name(), false, [](const auto&) {});
+        coordinator_->loop->SetDrained(worker->name(), false, "", [](const auto&) {});
       for (const std::string& id : acknowledged_) {
         if (disk_.job(id).job().state() != v1::JOB_STATE_PAUSED) continue;
         coordinator_->loop->ChangeJob(
             "p", id,
-            ResumeRequested{absl::StrCat("care", absl::FormatDuration(world_.elapsed())), {}},
+            ResumeRequested{absl::StrCat("care", absl::FormatDuration(world_.elapsed())), {}}, "",
             [](const auto&) {});
       }
       Turn();

@@ -15,6 +15,7 @@ namespace {
 
 namespace fs = std::filesystem;
 using ::testing::AllOf;
+using ::testing::ContainsRegex;
 using ::testing::HasSubstr;
 using ::testing::Not;
 using ::testing::SizeIs;
@@ -260,6 +261,15 @@ TEST_F(AnnealTest, DoctorWithoutACoordinatorStillLooksAtTheMachine) {
   EXPECT_EQ(run.code, 6);
   EXPECT_THAT(run.out, HasSubstr("ports"));
   EXPECT_THAT(run.out, HasSubstr("coordinator, answer: see whether it runs"));
+}
+
+TEST_F(AnnealTest, ErrorsOfTheServiceNameTheRequest) {
+  const Outcome refused = Anneal({"doctor", "--all-workers"});
+  EXPECT_EQ(refused.code, 5);
+  EXPECT_THAT(refused.err, ContainsRegex("\nrequest [0-9a-z]{26}\n"));
+  const Outcome never_asked = Anneal({"submit", "missing.yaml"});
+  EXPECT_EQ(never_asked.code, 2);
+  EXPECT_THAT(never_asked.err, Not(HasSubstr("request ")));
 }
 
 TEST_F(AnnealTest, InitWritesAJobThatCanBeSubmitted) {

@@ -1,8 +1,11 @@
 #include "tools/anneal/client.h"
 
 #include "absl/strings/str_cat.h"
+#include "common/base/clock.h"
+#include "common/base/random.h"
 #include "common/base/status.h"
 #include "common/rpc/channel.h"
+#include "common/rpc/request_id.h"
 #include "common/rpc/status.h"
 
 namespace anneal::cli {
@@ -19,6 +22,7 @@ absl::StatusOr<std::unique_ptr<Client>> Client::Connect(const Context& context) 
 
 Client::Client(const Context& context, const std::shared_ptr<grpc::Channel>& channel)
     : context_(context),
+      request_id_(NewUlid(Clock::Real().TimeNow(), Random::Real())),
       jobs_(v1::FineTuningService::NewStub(channel)),
       files_(v1::FileService::NewStub(channel)),
       artifacts_(v1::ArtifactService::NewStub(channel)),
@@ -28,6 +32,7 @@ Client::Client(const Context& context, const std::shared_ptr<grpc::Channel>& cha
 
 void Client::Prepare(grpc::ClientContext& context, absl::Duration timeout) const {
   PrepareCall(context, context_.api_key, timeout);
+  context.AddMetadata(kRequestIdKey, request_id_);
 }
 
 absl::Status Client::ToStatus(const grpc::Status& status) const {

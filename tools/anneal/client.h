@@ -20,7 +20,8 @@ namespace anneal::cli {
 inline constexpr absl::Duration kCallTimeout = absl::Seconds(30);
 inline constexpr absl::Duration kImportTimeout = absl::Minutes(30);
 
-// Thread-safe.
+// All calls of a client carry one request id (common/rpc/request_id.h), so that a command can be
+// found in the service's logs. Thread-safe.
 class Client {
  public:
   // Connects lazily: an unreachable server shows with the first call.
@@ -42,7 +43,7 @@ class Client {
     return response;
   }
 
-  // For streams: adds key and deadline to the call, and turns its end into our status.
+  // For streams: adds key, request id and deadline to the call, and turns its end into our status.
   void Prepare(grpc::ClientContext& context,
                absl::Duration timeout = absl::InfiniteDuration()) const;
   absl::Status ToStatus(const grpc::Status& status) const;
@@ -71,6 +72,7 @@ class Client {
   v1::KeyService::StubInterface& StubOf(v1::KeyService::StubInterface*) const { return *keys_; }
 
   const Context context_;
+  const std::string request_id_;
   const std::unique_ptr<v1::FineTuningService::StubInterface> jobs_;
   const std::unique_ptr<v1::FileService::StubInterface> files_;
   const std::unique_ptr<v1::ArtifactService::StubInterface> artifacts_;

@@ -13,6 +13,7 @@
 #include "common/base/clock.h"
 #include "common/base/random.h"
 #include "common/base/status_matchers.h"
+#include "common/rpc/status.h"
 #include "tools/anneal/follow.h"
 #include "tools/anneal/job_inputs.h"
 #include "tools/anneal/job_name.h"
@@ -98,6 +99,19 @@ TEST_F(ClientTest, ErrorsTellAnUnreachableServiceFromADeniedKey) {
   ANNEAL_ASSERT_OK_AND_ASSIGN(
       const auto stranger, Client::Connect({.server = coordinator_.address(), .api_key = "wrong"}));
   EXPECT_THAT(ResolveJobName(*stranger, "@last"), StatusIs(absl::StatusCode::kUnauthenticated));
+}
+
+TEST_F(ClientTest, AllCallsOfACommandCarryOneRequestId) {
+  const auto refused_as = [](Client& client) {
+    return RequestIdOf(ResolveJobName(client, "@last").status());
+  };
+  const Context context = {.server = coordinator_.address(), .api_key = "wrong"};
+  ANNEAL_ASSERT_OK_AND_ASSIGN(const auto first, Client::Connect(context));
+  ANNEAL_ASSERT_OK_AND_ASSIGN(const auto second, Client::Connect(context));
+  const std::string id = refused_as(*first);
+  EXPECT_TRUE(IsUlid(id)) << id;
+  EXPECT_EQ(refused_as(*first), id);
+  EXPECT_NE(refused_as(*second), id);
 }
 
 TEST_F(ClientTest, AFileIsSentOnce) {

@@ -26,6 +26,8 @@ void PrintError(const absl::Status& status) {
     std::cerr << "the API key is missing or not known to this service; give another with "
                  "--api-key-file\n";
   }
+  if (const std::string id = RequestIdOf(status); !id.empty())
+    std::cerr << "request " << Printable(id) << "\n";
 }
 
 }  // namespace

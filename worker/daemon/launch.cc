@@ -4,6 +4,7 @@
 #include <map>
 
 #include "absl/strings/str_cat.h"
+#include "common/base/log_format.h"
 #include "common/base/random.h"
 #include "common/base/status.h"
 #include "common/protocol/messages.h"
@@ -54,8 +55,9 @@ ProcessImage MakeImage(absl::string_view program, int64_t threads, const v1::Slo
   // products the same whatever the alignment of their arguments, CUBLAS_WORKSPACE_CONFIG the same
   // on every call.
   const std::string count = absl::StrCat(std::max<int64_t>(1, threads));
-  image.environment = {
-      {"MKL_CBWR", "AUTO"}, {"OMP_NUM_THREADS", count}, {"MKL_NUM_THREADS", count}};
+  image.environment = LogEnvironment(options.logs);
+  image.environment.insert(
+      {{"MKL_CBWR", "AUTO"}, {"OMP_NUM_THREADS", count}, {"MKL_NUM_THREADS", count}});
   if (slot == nullptr || slot->device_uuid().empty()) return image;
   image.environment["CUDA_VISIBLE_DEVICES"] = slot->device_uuid();
   image.environment["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8";

@@ -112,6 +112,7 @@ TEST_F(LaunchTest, ATaskBecomesAProcess) {
   EXPECT_THAT(request.image.environment, Contains(Pair("MKL_CBWR", "AUTO")));
   EXPECT_THAT(request.image.environment, Contains(Pair("OMP_NUM_THREADS", "2")));
   EXPECT_THAT(request.image.environment, Contains(Pair("CUDA_VISIBLE_DEVICES", "GPU-1")));
+  EXPECT_THAT(request.image.environment, Contains(Pair("ANNEAL_LOG_FORMAT", "text")));
   EXPECT_EQ(request.image.cpu_list, "0-7");
   EXPECT_THAT(request.start.lock_paths,
               ElementsAre(temp_.path() + "/slots/GPU-1.lock", "/locks/anneal-GPU-1.lock"));
@@ -119,7 +120,10 @@ TEST_F(LaunchTest, ATaskBecomesAProcess) {
   ANNEAL_ASSERT_OK_AND_ASSIGN(file,
                               MakeTaskFile(Desired(prepare_json_, ""), prepare_, slots_, options_));
   ANNEAL_ASSERT_OK_AND_ASSIGN(folder, RunFolder::Create(temp_.path(), prepare_, file));
+  options_.logs = {.format = "json", .level = "warning"};
   const SpawnRequest prepare = MakeSpawnRequest(folder, file, slots_, options_);
+  EXPECT_THAT(prepare.image.environment, Contains(Pair("ANNEAL_LOG_FORMAT", "json")));
+  EXPECT_THAT(prepare.image.environment, Contains(Pair("ANNEAL_LOG_LEVEL", "warning")));
   EXPECT_EQ(prepare.image.program, "/opt/bin/anneal-prepare");
   EXPECT_EQ(prepare.start.log_path, "/srv/jobs/01hf7yat00abcdefghjkmnpqrs/logs/prepare.log");
   EXPECT_TRUE(prepare.start.lock_paths.empty());

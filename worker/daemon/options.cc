@@ -155,7 +155,10 @@ absl::StatusOr<std::optional<WorkerOptions>> ParseWorkerOptions(int argc, const 
       "Drain and end after so long without a task, so that nobody parks GPUs. 0: never.");
   flags.Duration("orphan-timeout", &options.orphan_timeout,
                  "How long tasks go on without a word from the coordinator.");
-  flags.Text("log-format", &options.log_format, "How log lines look: text or json.");
+  flags.Text("log-format", &options.logs.format,
+             "How log lines look: text (key=value pairs) or json.");
+  flags.Text("log-level", &options.logs.level,
+             "Log lines of less weight are not written: debug, info, warning or error.");
   ANNEAL_ASSIGN_OR_RETURN(const bool go_on, flags.Parse(argc, argv));
   if (!go_on) return std::nullopt;
   ANNEAL_RETURN_IF_ERROR(CompleteAndCheck(options));

@@ -7,6 +7,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "common/base/log_format.h"
 #include "worker/daemon/accelerator_inventory.h"
 
 namespace anneal {
@@ -46,8 +47,8 @@ struct WorkerOptions {
   bool tls = false;
   std::string tls_ca_file, tls_certificate_file, tls_key_file;
 
-  // "text" or "json"; see common/base/log_format.h. Of the keeper and the daemon.
-  std::string log_format = "text";
+  // Of the keeper, the daemon and the programs that they start.
+  LogOptions logs;
 
   // After a task was told to stop: so long until SIGTERM, and as long again until SIGKILL.
   absl::Duration stop_grace = absl::Seconds(5);

@@ -62,7 +62,7 @@ ChannelOptions ChannelOptionsOf(const WorkerOptions& options) {
 }  // namespace
 
 absl::Status RunDaemon(const WorkerOptions& options, UniqueFd keeper_fd) {
-  SetLogTag("worker " + options.name);
+  SetLogContext("daemon", {Field("worker", options.name)});
   // A daemon without a keeper can do nothing, and the next keeper starts its own.
   ::prctl(PR_SET_PDEATHSIG, SIGKILL);
   ::signal(SIGPIPE, SIG_IGN);

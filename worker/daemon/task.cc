@@ -83,7 +83,7 @@ void Task::Start() {
   Attach(*folder);
   Obey();
   AskForProcess();
-  ANNEAL_LOG(INFO) << "task started" << Field("task", TaskName(key_));
+  ANNEAL_LOG(INFO) << "task started" << TaskFields(key_);
 }
 
 void Task::Update(const internal::DesiredTask& desired) {
@@ -116,7 +116,7 @@ void Task::Pause() {
 
 void Task::Stop() {
   if (stopping() || !holds_slots()) return;
-  ANNEAL_LOG(INFO) << "task is being stopped" << Field("task", TaskName(key_));
+  ANNEAL_LOG(INFO) << "task is being stopped" << TaskFields(key_);
   stop_time_ = context_.clock.MonotonicNow();
   channel_->SetStop(StopMode::kNow);
 }
@@ -142,7 +142,8 @@ bool Task::Advance() {
   // After the look for the end, so that nothing is written after the last poll.
   absl::StatusOr<bool> read = reports_->Poll();
   if (!read.ok())
-    ANNEAL_LOG(ERROR) << "cannot read reports" << Field("why", read.status().message());
+    ANNEAL_LOG(ERROR) << "cannot read reports" << TaskFields(key_)
+                      << Field("why", read.status().message());
   return changed || state_ != old_state || read.value_or(false);
 }
 
@@ -169,7 +170,7 @@ void Task::Watch(bool heard) {
   heard = heard || state_ == State::kStarting;
   verdict_ = watch_->Look(process_.pid, heard, channel_->status());
   if (verdict_.ok()) return;
-  ANNEAL_LOG(ERROR) << "a trainer is killed" << Field("task", TaskName(key_))
+  ANNEAL_LOG(ERROR) << "a trainer is killed" << TaskFields(key_)
                     << Field("why", verdict_.message());
   context_.keeper.Kill({.run_dir = folder_->path(), .signal = SIGKILL});
 }
@@ -179,9 +180,8 @@ void Task::End(internal::TaskExit exit) {
   exit_ = std::move(exit);
   exit_.set_log_tail(ReadLogTail(LogPath(key_, file_.storage_root)));
   channel_.reset();
-  ANNEAL_LOG(INFO) << "task ended" << Field("task", TaskName(key_))
-                   << Field("exit_code", exit_.exit_code()) << Field("signal", exit_.signal())
-                   << Field("reason", exit_.reason());
+  ANNEAL_LOG(INFO) << "task ended" << TaskFields(key_) << Field("exit_code", exit_.exit_code())
+                   << Field("signal", exit_.signal()) << Field("reason", exit_.reason());
 }
 
 void Task::Escalate() {
@@ -200,7 +200,8 @@ void Task::Forget() {
   ANNEAL_CHECK(!holds_slots());
   if (!folder_.has_value()) return;
   if (absl::Status status = folder_->Remove(); !status.ok()) {
-    ANNEAL_LOG(ERROR) << "a run folder stays behind" << Field("why", status.message());
+    ANNEAL_LOG(ERROR) << "a run folder stays behind" << TaskFields(key_)
+                      << Field("why", status.message());
   }
 }
 

@@ -97,12 +97,13 @@ absl::Status WorkerDaemon::SetUp() {
     if (!file.ok()) {
       // Without its description a task cannot be led to a good end; the coordinator will miss it
       // and begin anew.
-      ANNEAL_LOG(ERROR) << "task killed" << Field("why", file.status().message());
+      ANNEAL_LOG(ERROR) << "task killed" << TaskFields(folder.key())
+                        << Field("why", file.status().message());
       keeper_.Kill({.run_dir = folder.path(), .signal = SIGKILL});
       continue;
     }
     tasks_[folder.key()] = std::make_unique<Task>(context_, folder, *std::move(file));
-    ANNEAL_LOG(INFO) << "task adopted" << Field("task", TaskName(folder.key()));
+    ANNEAL_LOG(INFO) << "task adopted" << TaskFields(folder.key());
   }
   metrics_.incarnation.Set(static_cast<double>(incarnation_));
   return absl::OkStatus();
@@ -194,7 +195,7 @@ void WorkerDaemon::ApplyDesired(const Desired& desired) {
   for (const DesiredTask& task : desired.tasks()) {
     absl::StatusOr<TaskKey> key = TaskKeyFromProto(task.id());
     if (!key.ok()) {
-      ANNEAL_LOG(ERROR) << "a desired task is not understood"
+      ANNEAL_LOG(ERROR) << "a desired task is not understood" << Field("job", task.id().job())
                         << Field("why", key.status().message());
       continue;
     }

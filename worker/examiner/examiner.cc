@@ -11,20 +11,12 @@
 #include "common/host/machine_checks.h"
 #include "common/host/nvml.h"
 #include "common/host/storage_checks.h"
-#include "google/protobuf/util/time_util.h"
+#include "common/spec/proto_time.h"
 
 namespace anneal {
 
 using internal::Examination;
 using internal::ExaminationResult;
-
-namespace {
-
-google::protobuf::Timestamp TimestampOf(absl::Time time) {
-  return google::protobuf::util::TimeUtil::MicrosecondsToTimestamp(absl::ToUnixMicros(time));
-}
-
-}  // namespace
 
 Examiner::Traces::~Traces() {
   if (!mark.empty()) files.RemoveTree(mark).IgnoreError();

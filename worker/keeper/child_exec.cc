@@ -18,7 +18,9 @@
 #include "absl/strings/str_cat.h"
 #include "common/base/file.h"
 #include "common/base/log.h"
+#include "common/base/log_format.h"
 #include "common/base/status.h"
+#include "common/protocol/run_folder_layout.h"
 #include "worker/supervisor/cpu_list.h"
 
 namespace anneal {
@@ -95,6 +97,8 @@ absl::Status Exec(const ChildOptions& options) {
 
 int ExecChild(int argc, char** argv) {
   const ChildOptions options = ParseArguments(argc, argv);
+  ANNEAL_CHECK_OK(SetUpLogsFromEnvironment());
+  SetLogContext("exec-child", protocol::TaskFieldsOf(options.start.run_dir));
   const absl::Status status = Exec(options);
   if (!options.start.run_dir.empty())
     return protocol::LeaveUnstarted(options.start.run_dir, status);

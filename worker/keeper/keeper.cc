@@ -247,11 +247,12 @@ absl::Status Keeper::StartChild(const SpawnRequest& request) {
                         .message = std::string(pid.status().message())}));
     ANNEAL_RETURN_IF_ERROR(folder.WriteEnd({.exit_code = 127}));
     Tell({.changed = ChangedNotice{}});
-    return pid.status();
+    ANNEAL_LOG(ERROR) << "child not started" << TaskFields(folder.key())
+                      << Field("why", pid.status().message());
+    return absl::OkStatus();
   }
   children_.emplace(*pid, folder);
-  ANNEAL_LOG(INFO) << "child started" << Field("task", TaskName(folder.key()))
-                   << Field("pid", *pid);
+  ANNEAL_LOG(INFO) << "child started" << TaskFields(folder.key()) << Field("pid", *pid);
   // The child is not reaped yet, so /proc knows it even if it has already ended.
   ANNEAL_ASSIGN_OR_RETURN(ProcessIdentity process, IdentifyProcess(*pid));
   ANNEAL_RETURN_IF_ERROR(folder.WriteProcess(process));
@@ -295,11 +296,12 @@ void Keeper::Reap() {
 }
 
 void Keeper::ChildEnded(pid_t pid, const RunFolder& folder, const ProcessEnd& end) {
-  ANNEAL_LOG(INFO) << "child ended" << Field("task", TaskName(folder.key())) << Field("pid", pid)
+  ANNEAL_LOG(INFO) << "child ended" << TaskFields(folder.key()) << Field("pid", pid)
                    << Field("exit_code", end.exit_code) << Field("signal", end.signal);
   if (absl::Status status = folder.WriteEnd(end); !status.ok()) {
     // The daemon will find the process gone without a word and say so.
-    ANNEAL_LOG(ERROR) << "cannot keep how a child ended" << Field("why", status.message());
+    ANNEAL_LOG(ERROR) << "cannot keep how a child ended" << TaskFields(folder.key())
+                      << Field("why", status.message());
   }
   Tell({.changed = ChangedNotice{}});
 }

@@ -34,7 +34,7 @@ int RunDaemonProcess(const anneal::WorkerOptions& options) {
 int RunKeeperProcess(const anneal::WorkerOptions& options, int argc, char** argv) {
   // First of all: what follows hands the environment on.
   const anneal::ServiceManager service_manager = anneal::ServiceManager::TakeFromEnvironment();
-  anneal::SetLogTag("keeper " + options.name);
+  anneal::SetLogContext("keeper", {anneal::Field("worker", options.name)});
   anneal::Keeper keeper(
       {.state_dir = options.state_dir,
        // By path and not /proc/self/exe: SIGHUP after an upgrade starts the new program.
@@ -61,7 +61,7 @@ int main(int argc, char** argv) {
     return anneal::kExitConfiguration;
   }
   if (!options->has_value()) return 0;
-  if (absl::Status status = anneal::SetLogFormat((*options)->log_format); !status.ok()) {
+  if (absl::Status status = anneal::SetUpLogs((*options)->logs); !status.ok()) {
     std::fprintf(stderr, "anneal-worker: %s\n", std::string(status.message()).c_str());
     return anneal::kExitConfiguration;
   }

@@ -4,8 +4,11 @@
 #include <csignal>
 #include <cstdio>
 #include <cstring>
+#include <string>
 
+#include "absl/status/status.h"
 #include "common/base/log.h"
+#include "common/base/log_format.h"
 #include "worker/prepare/commands.h"
 
 namespace {
@@ -33,7 +36,11 @@ void PrintUsage(std::FILE* out) {
 
 int main(int argc, char** argv) {
   std::signal(SIGPIPE, SIG_IGN);
-  anneal::SetLogTag("prepare");
+  anneal::SetLogContext("prepare");
+  if (absl::Status status = anneal::SetUpLogsFromEnvironment(); !status.ok()) {
+    std::fprintf(stderr, "anneal-prepare: %s\n", std::string(status.message()).c_str());
+    return anneal::prepare::kExitBadInput;
+  }
   if (argc >= 2 && (std::strcmp(argv[1], "--help") == 0 || std::strcmp(argv[1], "-h") == 0)) {
     PrintUsage(stdout);
     return anneal::prepare::kExitOk;

@@ -8,6 +8,7 @@
 #include "common/base/status.h"
 #include "common/protocol/child_channel.h"
 #include "common/protocol/messages.h"
+#include "common/protocol/run_folder_layout.h"
 #include "worker/prepare/commands.h"
 #include "worker/prepare/preparation.h"
 
@@ -87,12 +88,14 @@ int RunForWorker(const Options& options) {
   const std::string run_dir = options.run_dir.empty()
                                   ? options.socket.substr(0, options.socket.rfind('/'))
                                   : options.run_dir;
+  SetLogContext("prepare", protocol::TaskFieldsOf(run_dir));
   absl::StatusOr<std::unique_ptr<protocol::ChildChannel>> channel =
       protocol::ChildChannel::Listen(options.socket);
   const auto run = [&]() -> absl::StatusOr<protocol::PreparedReport> {
     if (!channel.ok()) return channel.status();
     protocol::ChildChannel& worker = **channel;
     ANNEAL_ASSIGN_OR_RETURN(const protocol::Start start, worker.WaitForStart(kStartTimeout));
+    ANNEAL_LOG(INFO) << "preparing";
     const PrepareHooks hooks = {
         .on_phase = [&](const std::string& phase) { worker.SetPhase(phase); },
         .stop_requested = [&] { return worker.stop_requested() != protocol::StopMode::kNone; }};
@@ -102,7 +105,13 @@ int RunForWorker(const Options& options) {
     return report;
   };
   const absl::StatusOr<protocol::PreparedReport> report = run();
-  if (!report.ok()) {
+  if (report.ok()) {
+    ANNEAL_LOG(INFO) << "prepared" << Field("train_rows", report->train_rows)
+                     << Field("validation_rows", report->validation_rows)
+                     << Field("errors", report->error_count)
+                     << Field("warnings", report->warning_count)
+                     << Field("from_cache", report->from_cache ? "true" : "false");
+  } else {
     ANNEAL_LOG(ERROR) << "preparation failed" << Field("why", report.status().ToString());
   }
   WriteLastWords(run_dir, RecordOf(report));

@@ -37,7 +37,7 @@ bool RankChannel::Serve() {
     // A child that ends closes its socket: how it ended is told elsewhere, so this is no warning
     // unless it said nonsense.
     if (!absl::IsUnavailable(status)) {
-      ANNEAL_LOG(WARNING) << "cannot talk with a child" << Field("task", TaskName(key_))
+      ANNEAL_LOG(WARNING) << "cannot talk with a child" << TaskFields(key_)
                           << Field("why", status.message());
     }
     connection_.reset();
@@ -58,7 +58,7 @@ void RankChannel::Connect() {
   absl::StatusOr<UniqueFd> fd = protocol::ConnectUnix(socket_path_);
   if (!fd.ok()) return;  // not listening yet, or gone: the keeper tells
   if (absl::Status status = protocol::CheckPeerIsSameUser(fd->get()); !status.ok()) {
-    ANNEAL_LOG(ERROR) << "not talking with a child" << Field("task", TaskName(key_))
+    ANNEAL_LOG(ERROR) << "not talking with a child" << TaskFields(key_)
                       << Field("why", status.message());
     return;
   }

@@ -78,7 +78,9 @@ void ReportReader::TakeLine(absl::string_view line) {
       too_long ? absl::InvalidArgumentError("the line is too long") : CheckReport(line);
   NumberedReport report{.sequence = lines_, .json = std::string(line)};
   if (!status.ok()) {
-    ANNEAL_LOG(ERROR) << "a report cannot be read" << Field("file", path_) << Field("line", lines_)
+    ANNEAL_LOG(ERROR) << "a report cannot be read"
+                      << protocol::TaskFieldsOf(path_.substr(0, path_.rfind('/')))
+                      << Field("file", path_) << Field("line", lines_)
                       << Field("why", status.message());
     report.json = DumpJson(protocol::ToJson(protocol::Report{
         .issue = protocol::IssueReport{.code = "REPORT_UNREADABLE",

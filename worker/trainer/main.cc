@@ -10,6 +10,9 @@
 #include <memory>
 #include <string>
 
+#include "absl/status/status.h"
+#include "common/base/log.h"
+#include "common/base/log_format.h"
 #include "worker/trainer/commands.h"
 
 namespace {
@@ -58,6 +61,11 @@ int main(int argc, char** argv) {
   // Our errors are sentences for people; torch would add a page of addresses to each.
   c10::SetStackTraceFetcher([]() -> std::string { return ""; });
 
+  anneal::SetLogContext("trainer");
+  if (absl::Status status = anneal::SetUpLogsFromEnvironment(); !status.ok()) {
+    std::fprintf(stderr, "anneal-trainer: %s\n", std::string(status.message()).c_str());
+    return 2;
+  }
   if (argc < 2) return Usage();
   if (argv[1][0] == '-' && std::strcmp(argv[1], "--help") != 0)
     return anneal::trainer::RunCommand(argc, argv);

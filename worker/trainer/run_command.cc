@@ -24,6 +24,7 @@
 #include "common/plan/sharding.h"
 #include "common/protocol/child_channel.h"
 #include "common/protocol/messages.h"
+#include "common/protocol/run_folder_layout.h"
 #include "common/storage/file_system.h"
 #include "worker/trainer/collective/solo_communicator.h"
 #include "worker/trainer/collective/tcp_store.h"
@@ -253,8 +254,10 @@ absl::StatusOr<Exported> ExportValues(const protocol::TrainTask& task, Accelerat
 
 absl::StatusOr<RunEnd> RunTask(const protocol::TrainTask& task, const std::string& storage_root,
                                Host& host, Whereabouts& whereabouts) {
-  SetLogTag(
-      absl::StrCat("trainer job=", task.job, " generation=", task.generation, " rank=", task.rank));
+  SetLogContext("trainer", protocol::TaskFields({.job = task.job,
+                                                 .generation = task.generation,
+                                                 .kind = protocol::TaskKind::kTrain,
+                                                 .rank = static_cast<int32_t>(task.rank)}));
   ANNEAL_RETURN_IF_ERROR(CheckTask(task));
   whereabouts.Enter("join", 0, Pace::kUnsteady);
   host.SetPhase("join");
@@ -302,7 +305,9 @@ absl::StatusOr<RunEnd> RunTask(const protocol::TrainTask& task, const std::strin
 }
 
 [[noreturn]] void RunForWorker(const std::string& socket) {
-  LastWords last_words(socket.substr(0, socket.rfind('/')));
+  const std::string run_dir = socket.substr(0, socket.rfind('/'));
+  SetLogContext("trainer", protocol::TaskFieldsOf(run_dir));
+  LastWords last_words(run_dir);
   auto channel = protocol::ChildChannel::Listen(socket);
   if (!channel.ok()) Leave(channel.status(), last_words);
   const StopWatcher watcher(

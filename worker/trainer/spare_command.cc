@@ -7,7 +7,9 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "common/base/file.h"
+#include "common/base/log.h"
 #include "common/protocol/child_start.h"
+#include "common/protocol/run_folder_layout.h"
 #include "worker/trainer/commands.h"
 
 namespace anneal::trainer {
@@ -30,6 +32,7 @@ int SpareCommand(int argc, char** argv) {
       protocol::AwaitChildStart(UniqueFd(protocol::kSpareFd));
   if (!start.ok()) return 0;  // the worker is gone, or keeps no spare
   prctl(PR_SET_NAME, "anneal-trainer");
+  SetLogContext("trainer", protocol::TaskFieldsOf(start->run_dir));
   if (const absl::Status entered = protocol::EnterRun(*start); !entered.ok()) {
     return protocol::LeaveUnstarted(start->run_dir, entered);
   }

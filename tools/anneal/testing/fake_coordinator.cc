@@ -11,6 +11,7 @@
 #include "common/base/random.h"
 #include "common/base/sha256.h"
 #include "common/base/status.h"
+#include "common/rpc/request_id.h"
 #include "common/spec/issues.h"
 #include "common/spec/resolve.h"
 #include "tools/anneal/text.h"
@@ -377,10 +378,13 @@ FakeCoordinator::FakeCoordinator()
       models_(std::make_unique<Models>(*state_)),
       artifacts_(std::make_unique<Artifacts>(*state_)),
       cluster_(std::make_unique<Cluster>(*state_)) {
+  Interceptors interceptors;
+  interceptors.push_back(
+      std::make_unique<RequestIdInterceptorFactory>(Clock::Real(), Random::Real()));
   auto server =
       RpcServer::Start({.address = "127.0.0.1:0"},
                        {jobs_.get(), files_.get(), models_.get(), artifacts_.get(), cluster_.get()},
-                       metrics_, Clock::Real());
+                       metrics_, Clock::Real(), std::move(interceptors));
   ANNEAL_CHECK_OK(server.status());
   server_ = *std::move(server);
 }
