@@ -1,13 +1,15 @@
 #include "common/format/json.h"
 
-#include <fstream>
+#include <sys/stat.h>
+
+#include <cerrno>
 #include <set>
-#include <sstream>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "common/base/status.h"
+#include "common/format/json_file.h"
 
 namespace anneal {
 namespace {
@@ -133,19 +135,26 @@ absl::StatusOr<Json> ParseJson(absl::string_view text, const JsonLimits& limits)
 }
 
 absl::StatusOr<Json> ReadJsonFile(const std::string& path, const JsonLimits& limits) {
-  std::ifstream file(path, std::ios::binary | std::ios::ate);
-  if (!file) return absl::NotFoundError(absl::StrCat("cannot open ", path));
-  const std::streamoff size = file.tellg();
-  if (size < 0 || static_cast<size_t>(size) > limits.max_bytes) {
+  return ReadJsonFile(path, limits, OpenRegularFile);
+}
+
+absl::StatusOr<Json> ReadJsonFile(const std::string& path, const JsonLimits& limits,
+                                  const FileOpener& open) {
+  ANNEAL_ASSIGN_OR_RETURN(const UniqueFd file, open(path));
+  struct stat info = {};
+  if (::fstat(file.get(), &info) != 0)
+    return absl::ErrnoToStatus(errno, absl::StrCat("cannot stat ", path));
+  if (static_cast<size_t>(info.st_size) > limits.max_bytes) {
     return absl::InvalidArgumentError(
-        absl::StrCat(path, ": ", size, " bytes is over the limit of ", limits.max_bytes));
+        absl::StrCat(path, ": ", info.st_size, " bytes is over the limit of ", limits.max_bytes));
   }
-  std::string text(static_cast<size_t>(size), '\0');
-  file.seekg(0);
-  if (!file.read(text.data(), size)) return absl::DataLossError(absl::StrCat("cannot read ", path));
+  ANNEAL_ASSIGN_OR_RETURN(const std::string text, ReadOpenFile(file.get(), path, limits.max_bytes));
   absl::StatusOr<Json> json = ParseJson(text, limits);
-  if (!json.ok()) return Annotate(json.status(), path);
-  return json;
+  if (json.ok()) return json;
+  // Without what was read: the file may be another than whoever hears of it thinks, and not theirs.
+  const absl::string_view why = json.status().message();
+  return absl::InvalidArgumentError(
+      absl::StrCat(path, ": ", why.substr(0, why.find("; last read"))));
 }
 
 std::string DumpJson(const Json& json) {

@@ -1,14 +1,21 @@
 #include "common/format/json.h"
 
+#include <sys/stat.h>
+
+#include <filesystem>
+#include <fstream>
 #include <string>
 
 #include "common/base/status_matchers.h"
+#include "common/base/temp_dir.h"
 
 namespace anneal {
 namespace {
 
 using ::anneal::testing::StatusIs;
+using ::testing::AllOf;
 using ::testing::HasSubstr;
+using ::testing::Not;
 constexpr auto kInvalid = absl::StatusCode::kInvalidArgument;
 
 TEST(JsonTest, ReadsValuesAndKeepsKeyOrder) {
@@ -33,6 +40,19 @@ TEST(JsonTest, HostileTextIsRefused) {
   EXPECT_THAT(ParseJson("[1,2,3]", {.max_bytes = 4}), StatusIs(kInvalid, HasSubstr("limit of 4")));
   const std::string cut = R"({"messages":[{"role":"user","content":"h\u00e9"}]})";
   for (size_t n = 0; n < cut.size(); ++n) EXPECT_FALSE(ParseJson(cut.substr(0, n)).ok()) << n;
+}
+
+TEST(JsonTest, ErrorsAboutFilesQuoteNothing) {
+  const testing::TempDir dir;
+  const std::string path = dir.path() + "/config.json";
+  std::ofstream(path) << "{\n\"a\": secret";
+  EXPECT_THAT(ReadJsonFile(path),
+              StatusIs(kInvalid, AllOf(HasSubstr(path + ": not JSON: line 2 column 6"),
+                                       Not(HasSubstr("se'")))));
+  std::filesystem::remove(path);
+  EXPECT_THAT(ReadJsonFile(path), StatusIs(absl::StatusCode::kNotFound, HasSubstr(path)));
+  ASSERT_EQ(::mkfifo(path.c_str(), 0600), 0);
+  EXPECT_THAT(ReadJsonFile(path), StatusIs(kInvalid, HasSubstr("not a regular file")));
 }
 
 }  // namespace
