@@ -14,6 +14,21 @@
 namespace anneal {
 namespace {
 
+// nlohmann and we quote what was read, which may be megabytes of somebody's data: enough of it to
+// find the place, not more.
+std::string WithShortQuotes(std::string why) {
+  constexpr size_t kShown = 30;  // at each end
+  const auto starts_character = [&](size_t at) {
+    return (static_cast<unsigned char>(why[at]) & 0xC0) != 0x80;
+  };
+  const size_t first = why.find_first_of("'\""), last = why.find_last_of("'\"");
+  if (first == std::string::npos || last - first <= 2 * kShown) return why;
+  size_t from = first + kShown, to = last - kShown;
+  while (!starts_character(from)) --from;
+  while (!starts_character(to)) ++to;
+  return why.replace(from, to - from, "...");
+}
+
 // Builds the value through nlohmann's SAX events so that depth and duplicate keys are checked
 // before anything deep is built.
 class BoundedReader : public nlohmann::json_sax<Json> {
@@ -86,7 +101,7 @@ class BoundedReader : public nlohmann::json_sax<Json> {
     return true;
   }
   bool Fail(std::string why) {
-    if (failure_.empty()) failure_ = std::move(why);
+    if (failure_.empty()) failure_ = WithShortQuotes(std::move(why));
     return false;
   }
 
@@ -125,7 +140,7 @@ absl::StatusOr<Json> ParseJson(absl::string_view text, const JsonLimits& limits)
   try {
     if (Json::sax_parse(text.begin(), text.end(), &reader)) return reader.TakeRoot();
   } catch (const std::exception& e) {
-    return absl::InvalidArgumentError(absl::StrCat("not JSON: ", e.what()));
+    return absl::InvalidArgumentError(absl::StrCat("not JSON: ", WithShortQuotes(e.what())));
   }
   if (reader.position() > 0) {
     return absl::InvalidArgumentError(

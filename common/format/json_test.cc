@@ -55,5 +55,27 @@ TEST(JsonTest, ErrorsAboutFilesQuoteNothing) {
   EXPECT_THAT(ReadJsonFile(path), StatusIs(kInvalid, HasSubstr("not a regular file")));
 }
 
+// The text may be a row of somebody's data.
+TEST(JsonTest, ErrorsQuoteNoMoreThanAFewCharacters) {
+  const std::string row = R"({"text": "begin )" + std::string(5000, 'x') + "\n end";
+  const absl::Status cut = ParseJson(row).status();
+  EXPECT_THAT(cut, StatusIs(kInvalid, HasSubstr("xxx...xxx")));
+  EXPECT_THAT(cut, StatusIs(kInvalid, HasSubstr("last read: '\"begin")));
+  EXPECT_LT(cut.message().size(), 250u);
+  const std::string key(5000, 'k');
+  for (const std::string& text :
+       {"{\"" + key + "\":1,\"" + key + "\":2}", "[1" + std::string(5000, '0') + "]",
+        "[\"" + std::string(5000, '\'') + "\xc3\x28", "[\"" + std::string(5000, '\xc3') + "\x28"}) {
+    EXPECT_LT(ParseJson(text).status().message().size(), 250u);
+  }
+  // Not inside a character.
+  const std::string wide = "{\"text\": \"" + std::string(2, 'x');
+  for (const char* pad : {"", "x"}) {
+    std::string euros = wide + pad;
+    for (int i = 0; i < 100; ++i) euros += "\xe2\x82\xac";
+    EXPECT_THAT(ParseJson(euros + "\n"), StatusIs(kInvalid, HasSubstr("\xac...\xe2")));
+  }
+}
+
 }  // namespace
 }  // namespace anneal
