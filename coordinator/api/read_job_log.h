@@ -10,9 +10,6 @@
 
 namespace anneal {
 
-// The path below the storage root of a rank's log, or of prepare's for rank -1.
-std::string JobLogPath(const std::string& job, int64_t generation, int32_t rank);
-
 class ReadJobLogStream : public PumpedWriter<v1::LogChunk> {
  public:
   struct Parts {
