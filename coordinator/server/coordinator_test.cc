@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <fstream>
 #include <limits>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -342,6 +343,20 @@ TEST_F(CoordinatorTest, ALogIsFollowedToTheJobsEnd) {
   auto missing = jobs_->ReadJobLog(&second, request);
   EXPECT_FALSE(missing->Read(&chunk));
   EXPECT_THAT(FromGrpcStatus(missing->Finish()), StatusIs(absl::StatusCode::kNotFound));
+}
+
+TEST_F(CoordinatorTest, WhatAWorkerRunsOnIsShown) {
+  auto worker = StartWorker("w1", 1);
+  (*worker->observed().mutable_software())["kernel"] = "6.1.0";
+  worker->Sync();
+  std::map<std::string, std::string> shown;
+  while (shown.empty()) {
+    const absl::StatusOr<v1::ListWorkersResponse> listed =
+        Call(*cluster_, &v1::ClusterService::Stub::ListWorkers, v1::ListWorkersRequest());
+    ANNEAL_ASSERT_OK(listed);
+    shown.insert(listed->workers(0).software().begin(), listed->workers(0).software().end());
+  }
+  EXPECT_EQ(shown["kernel"], "6.1.0");
 }
 
 TEST_F(CoordinatorTest, OlderIncarnationsAndNewerEpochsAreRefused) {
