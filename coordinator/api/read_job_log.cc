@@ -18,7 +18,7 @@ constexpr int64_t kChunkBytes = 64 << 10;
 ReadJobLogStream::ReadJobLogStream(const Parts& parts, ProjectLimits::Stream place,
                                    std::string project, std::string job, int64_t generation,
                                    const v1::ReadJobLogRequest& request)
-    : PumpedWriter(parts.pump, std::move(place)),
+    : PumpedWriter(parts.pump, std::move(place), &parts.pool),
       parts_(parts),
       project_(std::move(project)),
       job_(std::move(job)),

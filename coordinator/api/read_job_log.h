@@ -6,14 +6,17 @@
 #include "anneal/v1/fine_tuning_service.pb.h"
 #include "common/storage/storage_root.h"
 #include "coordinator/api/pumped_writer.h"
+#include "coordinator/api/transfer_pool.h"
 #include "coordinator/catalog/catalog.h"
 
 namespace anneal {
 
+// Reads on the pool: the storage may hang, and nobody else's stream waits for it.
 class ReadJobLogStream : public PumpedWriter<v1::LogChunk> {
  public:
   struct Parts {
     StreamPump& pump;
+    TransferPool& pool;
     const Catalog& catalog;
     const StorageRoot& storage;
   };

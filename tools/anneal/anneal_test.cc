@@ -240,6 +240,21 @@ TEST_F(AnnealTest, DebugGoesOnAfterARankWithoutALogAndListsEveryWorker) {
   EXPECT_THAT(Anneal({"workers"}).out, HasSubstr("w4"));
 }
 
+TEST_F(AnnealTest, LogsAreFollowedIntoTheNextAttempt) {
+  coordinator_.AddJob(kJob, "sentiment", v1::JOB_STATE_RUNNING);
+  coordinator_.ChangeJob(kJob, [](v1::Job& job) { job.set_generation(1); });
+  coordinator_.AddLogScript({{"one\n"}, grpc::Status(grpc::StatusCode::UNAVAILABLE, "restarts")});
+  coordinator_.AddLogScript(
+      {{"two\n"}, grpc::Status::OK, [](v1::Job& job) { job.set_generation(2); }});
+  coordinator_.AddLogScript({{"three\n"}, grpc::Status::OK, [](v1::Job& job) {
+                               job.set_state(v1::JOB_STATE_SUCCEEDED);
+                             }});
+  const Outcome run = Anneal({"logs", "@last", "--follow"});
+  EXPECT_EQ(run.code, 0) << run.err;
+  EXPECT_EQ(run.out, "one\ntwo\n--- generation 2 ---\nthree\n");
+  EXPECT_THAT(run.err, HasSubstr("lost the coordinator"));
+}
+
 TEST_F(AnnealTest, DoctorLooksAtThisMachineAndTheCoordinator) {
   const fs::path library =
       fs::read_symlink("/proc/self/exe").parent_path().parent_path() / "lib/libfake_nvml.so";
