@@ -171,7 +171,7 @@ void WriteThreadStacks(int fd) {
     for (int i = kFramesOfHandler; i < question.depth; ++i)
       WriteFrame(fd, question.frames[i], i > kFramesOfHandler);
   }
-  ::dprintf(fd, "end of stacks\n");
+  ::dprintf(fd, "%s\n", kEndOfThreadStacks);
 }
 
 }  // namespace anneal

@@ -3,6 +3,10 @@
 
 namespace anneal {
 
+// The last line that WriteThreadStacks writes, by which whoever reads a log knows that all is
+// there.
+inline constexpr char kEndOfThreadStacks[] = "end of stacks";
+
 // Loads what unwinding needs and takes SIGUSR2 for its own. Call once, early: later a lock that
 // loading needs may be held by the thread that hangs.
 void PrepareThreadStacks();

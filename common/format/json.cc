@@ -1,16 +1,33 @@
 #include "common/format/json.h"
 
-#include <fstream>
+#include <sys/stat.h>
+
+#include <cerrno>
 #include <set>
-#include <sstream>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "common/base/status.h"
+#include "common/format/json_file.h"
 
 namespace anneal {
 namespace {
+
+// nlohmann and we quote what was read, which may be megabytes of somebody's data: enough of it to
+// find the place, not more.
+std::string WithShortQuotes(std::string why) {
+  constexpr size_t kShown = 30;  // at each end
+  const auto starts_character = [&](size_t at) {
+    return (static_cast<unsigned char>(why[at]) & 0xC0) != 0x80;
+  };
+  const size_t first = why.find_first_of("'\""), last = why.find_last_of("'\"");
+  if (first == std::string::npos || last - first <= 2 * kShown) return why;
+  size_t from = first + kShown, to = last - kShown;
+  while (!starts_character(from)) --from;
+  while (!starts_character(to)) ++to;
+  return why.replace(from, to - from, "...");
+}
 
 // Builds the value through nlohmann's SAX events so that depth and duplicate keys are checked
 // before anything deep is built.
@@ -84,7 +101,7 @@ class BoundedReader : public nlohmann::json_sax<Json> {
     return true;
   }
   bool Fail(std::string why) {
-    if (failure_.empty()) failure_ = std::move(why);
+    if (failure_.empty()) failure_ = WithShortQuotes(std::move(why));
     return false;
   }
 
@@ -123,7 +140,7 @@ absl::StatusOr<Json> ParseJson(absl::string_view text, const JsonLimits& limits)
   try {
     if (Json::sax_parse(text.begin(), text.end(), &reader)) return reader.TakeRoot();
   } catch (const std::exception& e) {
-    return absl::InvalidArgumentError(absl::StrCat("not JSON: ", e.what()));
+    return absl::InvalidArgumentError(absl::StrCat("not JSON: ", WithShortQuotes(e.what())));
   }
   if (reader.position() > 0) {
     return absl::InvalidArgumentError(
@@ -133,19 +150,26 @@ absl::StatusOr<Json> ParseJson(absl::string_view text, const JsonLimits& limits)
 }
 
 absl::StatusOr<Json> ReadJsonFile(const std::string& path, const JsonLimits& limits) {
-  std::ifstream file(path, std::ios::binary | std::ios::ate);
-  if (!file) return absl::NotFoundError(absl::StrCat("cannot open ", path));
-  const std::streamoff size = file.tellg();
-  if (size < 0 || static_cast<size_t>(size) > limits.max_bytes) {
+  return ReadJsonFile(path, limits, OpenRegularFile);
+}
+
+absl::StatusOr<Json> ReadJsonFile(const std::string& path, const JsonLimits& limits,
+                                  const FileOpener& open) {
+  ANNEAL_ASSIGN_OR_RETURN(const UniqueFd file, open(path));
+  struct stat info = {};
+  if (::fstat(file.get(), &info) != 0)
+    return absl::ErrnoToStatus(errno, absl::StrCat("cannot stat ", path));
+  if (static_cast<size_t>(info.st_size) > limits.max_bytes) {
     return absl::InvalidArgumentError(
-        absl::StrCat(path, ": ", size, " bytes is over the limit of ", limits.max_bytes));
+        absl::StrCat(path, ": ", info.st_size, " bytes is over the limit of ", limits.max_bytes));
   }
-  std::string text(static_cast<size_t>(size), '\0');
-  file.seekg(0);
-  if (!file.read(text.data(), size)) return absl::DataLossError(absl::StrCat("cannot read ", path));
+  ANNEAL_ASSIGN_OR_RETURN(const std::string text, ReadOpenFile(file.get(), path, limits.max_bytes));
   absl::StatusOr<Json> json = ParseJson(text, limits);
-  if (!json.ok()) return Annotate(json.status(), path);
-  return json;
+  if (json.ok()) return json;
+  // Without what was read: the file may be another than whoever hears of it thinks, and not theirs.
+  const absl::string_view why = json.status().message();
+  return absl::InvalidArgumentError(
+      absl::StrCat(path, ": ", why.substr(0, why.find("; last read"))));
 }
 
 std::string DumpJson(const Json& json) {

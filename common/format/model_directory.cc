@@ -15,7 +15,7 @@
 #include "common/base/reasons.h"
 #include "common/base/sha256.h"
 #include "common/base/status.h"
-#include "common/format/json.h"
+#include "common/format/json_file.h"
 #include "common/format/model_tensors.h"
 #include "common/format/model_weights.h"
 
@@ -147,15 +147,16 @@ absl::Status AddShards(const std::string& directory, const ModelWeights& weights
 // transformers reads chat_template.jinja first, then tokenizer_config.json's chat_template: a
 // string, or a list of named ones.
 absl::StatusOr<bool> HasChatTemplate(const std::string& directory,
-                                     const std::vector<ModelFile>& files) {
+                                     const std::vector<ModelFile>& files, const FileOpener& open) {
   bool has_config = false;
   for (const ModelFile& file : files) {
     if (file.name == kChatTemplate) return file.size_bytes > 0;
     has_config |= file.name == kTokenizerConfig;
   }
   if (!has_config) return false;
-  ANNEAL_ASSIGN_OR_RETURN(const Json json, ReadJsonFile(Join(directory, kTokenizerConfig),
-                                                        {.max_bytes = kMaxTokenizerConfigBytes}));
+  ANNEAL_ASSIGN_OR_RETURN(const Json json,
+                          ReadJsonFile(Join(directory, kTokenizerConfig),
+                                       {.max_bytes = kMaxTokenizerConfigBytes}, open));
   if (!json.is_object())
     return absl::InvalidArgumentError(
         absl::StrCat(Join(directory, kTokenizerConfig), " is no JSON object"));
@@ -163,9 +164,30 @@ absl::StatusOr<bool> HasChatTemplate(const std::string& directory,
   return found != json.end() && (found->is_string() || found->is_array()) && !found->empty();
 }
 
+absl::StatusOr<ModelConfig> ReadConfig(const std::string& directory, const FileOpener& open) {
+  const std::string path = Join(directory, kConfig);
+  ANNEAL_ASSIGN_OR_RETURN(const Json json, ReadJsonFile(path, {.max_bytes = 1 << 20}, open));
+  absl::StatusOr<ModelConfig> config = ParseModelConfig(json);
+  if (!config.ok()) return Annotate(config.status(), path);
+  return config;
+}
+
+absl::Status ModelHasChanged(const std::string& path, absl::string_view how) {
+  return WithReason(
+      absl::FailedPreconditionError(absl::StrCat("the model directory ", path,
+                                                 " has changed since the job was created: ", how)),
+      kModelChanged);
+}
+
+std::string HashOf(const ModelDigests& digests) {
+  Sha256 hash;
+  for (const auto& [name, digest] : digests) hash.Update(absl::StrCat(digest, "  ", name, "\n"));
+  return hash.HexDigest();
+}
+
 }  // namespace
 
-absl::StatusOr<ModelDirectory> ReadModelDirectory(const std::string& path) {
+absl::StatusOr<ModelDirectory> ReadModelDirectory(const std::string& path, const FileOpener& open) {
   ANNEAL_RETURN_IF_ERROR(CheckDirectory(path));
   ModelDirectory model;
   model.path = path;
@@ -177,11 +199,11 @@ absl::StatusOr<ModelDirectory> ReadModelDirectory(const std::string& path) {
   }
   ANNEAL_RETURN_IF_ERROR(CheckNothingLacks(path, model.files));
 
-  ANNEAL_ASSIGN_OR_RETURN(model.config, ReadModelConfig(path));
+  ANNEAL_ASSIGN_OR_RETURN(model.config, ReadConfig(path, open));
   ANNEAL_ASSIGN_OR_RETURN(const std::unique_ptr<ModelWeights> weights, ModelWeights::Open(path));
   ANNEAL_RETURN_IF_ERROR(Annotate(weights->CheckAgainst(model.config), path));
   ANNEAL_RETURN_IF_ERROR(AddShards(path, *weights, model.files));
-  ANNEAL_ASSIGN_OR_RETURN(model.has_chat_template, HasChatTemplate(path, model.files));
+  ANNEAL_ASSIGN_OR_RETURN(model.has_chat_template, HasChatTemplate(path, model.files, open));
 
   model.parameters = ParameterCount(model.config);
   std::sort(model.files.begin(), model.files.end(),
@@ -190,9 +212,12 @@ absl::StatusOr<ModelDirectory> ReadModelDirectory(const std::string& path) {
   return model;
 }
 
-absl::StatusOr<std::string> FileHashCache::Sha256Of(const std::string& path) {
+absl::StatusOr<std::string> FileHashCache::Sha256Of(const std::string& path,
+                                                    const FileOpener& open) {
+  // Opened even if the hash is known: whoever asks must be allowed to read it.
+  ANNEAL_ASSIGN_OR_RETURN(const UniqueFd file, open(path));
   struct stat info = {};
-  if (::stat(path.c_str(), &info) != 0)
+  if (::fstat(file.get(), &info) != 0)
     return absl::ErrnoToStatus(errno, absl::StrCat("cannot read ", path));
   const Identity identity(info.st_dev, info.st_ino, info.st_size, info.st_ctim.tv_sec,
                           info.st_ctim.tv_nsec);
@@ -201,7 +226,7 @@ absl::StatusOr<std::string> FileHashCache::Sha256Of(const std::string& path) {
     const auto found = hashes_.find(path);
     if (found != hashes_.end() && found->second.first == identity) return found->second.second;
   }
-  ANNEAL_ASSIGN_OR_RETURN(std::string hash, Sha256OfFile(path));
+  ANNEAL_ASSIGN_OR_RETURN(std::string hash, Sha256OfOpenFile(file.get(), path));
   if (clock_.TimeNow() - absl::TimeFromTimespec(info.st_ctim) > absl::Seconds(2)) {
     absl::MutexLock lock(&mu_);
     hashes_[path] = {identity, hash};
@@ -209,28 +234,46 @@ absl::StatusOr<std::string> FileHashCache::Sha256Of(const std::string& path) {
   return hash;
 }
 
-absl::StatusOr<std::string> ModelContentHash(const ModelDirectory& model, FileHashCache& cache) {
-  Sha256 hash;
+absl::StatusOr<ModelDigests> DigestModel(const ModelDirectory& model, FileHashCache& cache,
+                                         const FileOpener& open) {
+  ModelDigests digests;
   for (const ModelFile& file : model.files) {
-    ANNEAL_ASSIGN_OR_RETURN(const std::string digest, cache.Sha256Of(Join(model.path, file.name)));
-    hash.Update(absl::StrCat(digest, "  ", file.name, "\n"));
+    ANNEAL_ASSIGN_OR_RETURN(digests[file.name], cache.Sha256Of(Join(model.path, file.name), open));
   }
-  return hash.HexDigest();
+  return digests;
 }
 
-absl::Status CheckModelUnchanged(const std::string& path, absl::string_view content_hash) {
-  const auto changed = [&](absl::string_view how) {
-    return WithReason(
-        absl::FailedPreconditionError(absl::StrCat(
-            "the model directory ", path, " has changed since the job was created: ", how)),
-        kModelChanged);
-  };
+absl::StatusOr<std::string> ModelContentHash(const ModelDirectory& model, FileHashCache& cache,
+                                             const FileOpener& open) {
+  ANNEAL_ASSIGN_OR_RETURN(const ModelDigests digests, DigestModel(model, cache, open));
+  return HashOf(digests);
+}
+
+absl::StatusOr<ModelDigests> CheckModelUnchanged(const std::string& path,
+                                                 absl::string_view content_hash) {
   const absl::StatusOr<ModelDirectory> model = ReadModelDirectory(path);
-  if (!model.ok()) return changed(model.status().message());
+  if (!model.ok()) return ModelHasChanged(path, model.status().message());
   FileHashCache cache(Clock::Real());
-  ANNEAL_ASSIGN_OR_RETURN(const std::string hash, ModelContentHash(*model, cache));
-  if (hash == content_hash) return absl::OkStatus();
-  return changed(absl::StrCat("its content hash was ", content_hash, " and is ", hash));
+  ANNEAL_ASSIGN_OR_RETURN(ModelDigests digests, DigestModel(*model, cache));
+  const std::string hash = HashOf(digests);
+  if (hash == content_hash) return digests;
+  return ModelHasChanged(path,
+                         absl::StrCat("its content hash was ", content_hash, " and is ", hash));
+}
+
+absl::StatusOr<std::string> ReadModelFile(const std::string& path, const std::string& name,
+                                          const ModelDigests& digests) {
+  const auto read = [&]() -> absl::StatusOr<std::string> {
+    ANNEAL_ASSIGN_OR_RETURN(const UniqueFd file, OpenRegularFile(Join(path, name)));
+    return ReadOpenFile(file.get(), Join(path, name), kMaxSideFileBytes);
+  };
+  absl::StatusOr<std::string> text = read();
+  if (digests.empty()) return text;
+  if (!text.ok()) return ModelHasChanged(path, text.status().message());
+  const auto digest = digests.find(name);
+  if (digest == digests.end()) return ModelHasChanged(path, absl::StrCat(name, " is new"));
+  if (Sha256Hex(*text) == digest->second) return text;
+  return ModelHasChanged(path, absl::StrCat(name, " holds other bytes"));
 }
 
 }  // namespace anneal

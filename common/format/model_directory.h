@@ -14,6 +14,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/synchronization/mutex.h"
 #include "common/base/clock.h"
+#include "common/base/regular_file.h"
 #include "common/format/model_config.h"
 
 namespace anneal {
@@ -38,15 +39,19 @@ struct ModelDirectory {
 // Checks that the directory holds a whole model that we can train: a config of a known family, all
 // weights in safetensors with the shapes that the config asks for, a tokenizer. NOT_FOUND if there
 // is no directory, INVALID_ARGUMENT with what is missing or wrong and what to do. Files may be
-// symbolic links, as in the cache of the Hugging Face hub.
-absl::StatusOr<ModelDirectory> ReadModelDirectory(const std::string& path);
+// symbolic links, as in the cache of the Hugging Face hub; `open` says how far they may lead for
+// what errors quote. Of the weights only shapes and names are looked at, wherever they lie: whoever
+// must know what they are takes the hash, with `open` too.
+absl::StatusOr<ModelDirectory> ReadModelDirectory(const std::string& path,
+                                                  const FileOpener& open = OpenRegularFile);
 
 // SHA-256 of files, remembered while size, time of change and inode stay the same. What changed
 // less than two seconds ago is read again, since file systems keep times coarsely. Thread-safe.
 class FileHashCache {
  public:
   explicit FileHashCache(Clock& clock) : clock_(clock) {}
-  absl::StatusOr<std::string> Sha256Of(const std::string& path);
+  absl::StatusOr<std::string> Sha256Of(const std::string& path,
+                                       const FileOpener& open = OpenRegularFile);
 
  private:
   // Device, inode, size, seconds and nanoseconds of the last change.
@@ -56,12 +61,25 @@ class FileHashCache {
   std::map<std::string, std::pair<Identity, std::string>> hashes_ ABSL_GUARDED_BY(mu_);
 };
 
+// SHA-256 of each file of a model, by its name.
+using ModelDigests = std::map<std::string, std::string>;
+
+absl::StatusOr<ModelDigests> DigestModel(const ModelDirectory& model, FileHashCache& cache,
+                                         const FileOpener& open = OpenRegularFile);
+
 // The model's identity (docs/formats/model_hash.md): what `sha256sum` prints for its files in byte
 // order of their names, hashed again. Reads every byte that `cache` does not know.
-absl::StatusOr<std::string> ModelContentHash(const ModelDirectory& model, FileHashCache& cache);
+absl::StatusOr<std::string> ModelContentHash(const ModelDirectory& model, FileHashCache& cache,
+                                             const FileOpener& open = OpenRegularFile);
 
-// Whether the directory still is the model with that content hash. FAILED_PRECONDITION with reason
-// MODEL_CHANGED if it holds another one, or none. Reads every byte.
-absl::Status CheckModelUnchanged(const std::string& path, absl::string_view content_hash);
+// Whether the directory still is the model with that content hash; then the hashes of its files.
+// FAILED_PRECONDITION with reason MODEL_CHANGED if it holds another one, or none. Reads every byte.
+absl::StatusOr<ModelDigests> CheckModelUnchanged(const std::string& path,
+                                                 absl::string_view content_hash);
+
+// One of the model's files, which must still have the hash it had when it was looked at; an error
+// as above if not. `digests` may be empty: then the file is what it is.
+absl::StatusOr<std::string> ReadModelFile(const std::string& path, const std::string& name,
+                                          const ModelDigests& digests);
 
 }  // namespace anneal

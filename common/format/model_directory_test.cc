@@ -57,6 +57,7 @@ class ModelDirectoryTest : public ::testing::Test {
   }
 
   const testing::TempDir temp_;
+  std::string refused_ = "none";
   const std::string folder_ = temp_.path();
   FileHashCache cache_{Clock::Real()};
 };
@@ -116,13 +117,37 @@ TEST_F(ModelDirectoryTest, AChangedDirectoryIsSaidToHaveChanged) {
   const std::string hash = *ModelContentHash(*ReadModelDirectory(folder_), cache_);
   ANNEAL_EXPECT_OK(CheckModelUnchanged(folder_, hash));
   Write("tokenizer.json", "[]");
-  const absl::Status changed = CheckModelUnchanged(folder_, hash);
+  const absl::Status changed = CheckModelUnchanged(folder_, hash).status();
   EXPECT_THAT(changed, StatusIs(absl::StatusCode::kFailedPrecondition,
                                 HasSubstr("has changed since the job was created: its content")));
   EXPECT_EQ(ReasonOf(changed), "MODEL_CHANGED");
   std::filesystem::remove(Path("tokenizer.json"));
   EXPECT_THAT(CheckModelUnchanged(folder_, hash),
               StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("lacks tokenizer.json")));
+}
+
+TEST_F(ModelDirectoryTest, OpensAndHashesOnlyWhatItsOpenerLetsItHave) {
+  // As if the link was put there after it had been looked at.
+  const FileOpener open = [this](const std::string& path) -> absl::StatusOr<UniqueFd> {
+    if (path == Path(refused_)) return absl::PermissionDeniedError(path);
+    return OpenRegularFile(path);
+  };
+  Write("tokenizer_config.json", "{}");
+  Write("vocab.json", "{}");
+  const ModelDirectory model = *ReadModelDirectory(folder_, open);
+  ANNEAL_EXPECT_OK(ModelContentHash(model, cache_, open));
+  for (const char* name : {"config.json", "tokenizer_config.json"}) {
+    refused_ = name;
+    EXPECT_THAT(ReadModelDirectory(folder_, open), StatusIs(absl::StatusCode::kPermissionDenied))
+        << name;
+  }
+  // Also where the hash is known already.
+  for (const char* name : {"vocab.json", "model.safetensors"}) {
+    refused_ = name;
+    EXPECT_THAT(ModelContentHash(model, cache_, open),
+                StatusIs(absl::StatusCode::kPermissionDenied))
+        << name;
+  }
 }
 
 TEST_F(ModelDirectoryTest, ReadsShardsAndLinksAsHubDownloadsHaveThem) {

@@ -205,7 +205,7 @@ SafetensorsFile::~SafetensorsFile() {
 }
 
 absl::Status SafetensorsFile::Map() {
-  const int fd = ::open(path_.c_str(), O_RDONLY | O_CLOEXEC);
+  const int fd = ::open(path_.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC);
   if (fd < 0) return absl::ErrnoToStatus(errno, absl::StrCat("cannot open ", path_));
   struct stat info = {};
   absl::Status status;

@@ -31,7 +31,7 @@ inline constexpr size_t kMaxReportBytes = 1u << 20;
 // ---- Tasks: the coordinator writes them, the child reads them; the daemon only carries them. ----
 
 struct InputFile {
-  std::string path;
+  std::string path;          // of a user's file a rooted one (common/storage/open_beneath.h)
   std::string display_name;  // how the user named it; errors show this
 };
 

@@ -60,6 +60,8 @@ class FileSystem {
   // A new file with the bytes of `from`, durable when it returns; shares blocks where the file
   // system can.
   virtual absl::Status CopyFile(const std::string& from, const std::string& to) = 0;
+  // The same with the bytes of an open file, from its beginning; its position moves.
+  virtual absl::Status CopyOpenFile(int from, const std::string& to) = 0;
   // What an ordinary user may still write on the disk of `path`.
   virtual absl::StatusOr<int64_t> FreeBytes(const std::string& path) = 0;
 

@@ -40,6 +40,11 @@ std::string ModelPath(absl::string_view project, absl::string_view id) {
 }
 
 std::string JobPath(absl::string_view job) { return absl::StrCat("jobs/", job); }
+std::string JobLogPath(absl::string_view job, int64_t generation, int rank) {
+  const std::string folder = absl::StrCat(JobPath(job), "/logs/");
+  if (rank < 0) return absl::StrCat(folder, "prepare.log");
+  return absl::StrCat(folder, "g", generation, "/rank", rank, ".log");
+}
 std::string CheckpointsPath(absl::string_view job) {
   return absl::StrCat("jobs/", job, "/checkpoints");
 }

@@ -27,6 +27,8 @@ std::string BlobPath(absl::string_view sha256);
 // or hold a slash.
 std::string ModelPath(absl::string_view project, absl::string_view id);
 std::string JobPath(absl::string_view job);
+// The log of a rank of one generation, or of anneal-prepare for rank -1.
+std::string JobLogPath(absl::string_view job, int64_t generation, int rank);
 // Below it each checkpoint has a folder <step>-g<generation>.
 std::string CheckpointsPath(absl::string_view job);
 std::string OutputPath(absl::string_view job);

@@ -110,11 +110,11 @@ class PosixReadableFile : public ReadableFile {
 };
 
 // Lets the kernel copy, in the file system itself where it can.
-absl::Status CopyBytes(const Descriptor& from, const Descriptor& to, const std::string& path) {
-  if (::ioctl(to.get(), FICLONE, from.get()) == 0) return absl::OkStatus();
+absl::Status CopyBytes(int from, const Descriptor& to, const std::string& path) {
+  if (::ioctl(to.get(), FICLONE, from) == 0) return absl::OkStatus();
   constexpr size_t kStep = 64 << 20;
   while (true) {
-    const ssize_t n = ::copy_file_range(from.get(), nullptr, to.get(), nullptr, kStep, 0);
+    const ssize_t n = ::copy_file_range(from, nullptr, to.get(), nullptr, kStep, 0);
     if (n == 0) return absl::OkStatus();
     if (n < 0 && errno != EINTR) break;
   }
@@ -122,7 +122,7 @@ absl::Status CopyBytes(const Descriptor& from, const Descriptor& to, const std::
   // offsets stand where it stopped.
   std::string buffer(1 << 20, '\0');
   while (true) {
-    const ssize_t n = ::read(from.get(), buffer.data(), buffer.size());
+    const ssize_t n = ::read(from, buffer.data(), buffer.size());
     if (n == 0) return absl::OkStatus();
     if (n < 0 && errno == EINTR) continue;
     if (n < 0) return ErrnoStatus("read for copying to", path);
@@ -207,8 +207,13 @@ class PosixFileSystem : public FileSystem {
 
   absl::Status CopyFile(const std::string& from, const std::string& to) override {
     ANNEAL_ASSIGN_OR_RETURN(Descriptor source, Open(from, O_RDONLY));
+    return CopyOpenFile(source.get(), to);
+  }
+
+  absl::Status CopyOpenFile(int from, const std::string& to) override {
+    if (::lseek(from, 0, SEEK_SET) < 0) return ErrnoStatus("rewind what is copied to", to);
     ANNEAL_ASSIGN_OR_RETURN(Descriptor target, Open(to, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW));
-    ANNEAL_RETURN_IF_ERROR(CopyBytes(source, target, to));
+    ANNEAL_RETURN_IF_ERROR(CopyBytes(from, target, to));
     return ::fsync(target.get()) == 0 ? absl::OkStatus() : ErrnoStatus("sync", to);
   }
 

@@ -6,7 +6,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "common/base/file.h"
+#include "common/base/regular_file.h"
 #include "common/base/sha256.h"
 #include "common/base/status.h"
 
@@ -16,10 +16,16 @@ namespace {
 constexpr size_t kMaxTokenizerBytes = 256u << 20;
 constexpr size_t kMaxTemplateBytes = 4u << 20;  // of the file; Compile() has a limit of its own
 
+// A model's folder may be somebody's who puts a pipe there, so plain ReadSmallFile might wait.
+absl::StatusOr<std::string> ReadText(const std::string& path, size_t max_bytes) {
+  ANNEAL_ASSIGN_OR_RETURN(const UniqueFd file, OpenRegularFile(path));
+  return ReadOpenFile(file.get(), path, max_bytes);
+}
+
 // The file's text, or nothing if it is absent.
 absl::StatusOr<std::optional<std::string>> ReadIfPresent(const std::string& path,
                                                          size_t max_bytes) {
-  absl::StatusOr<std::string> text = ReadSmallFile(path, max_bytes);
+  absl::StatusOr<std::string> text = ReadText(path, max_bytes);
   if (absl::IsNotFound(text.status())) return std::nullopt;
   if (!text.ok()) return text.status();
   return *std::move(text);
@@ -134,7 +140,7 @@ absl::StatusOr<TextModel> LoadTextModel(const std::string& model_dir, absl::Time
   const std::string config_path = absl::StrCat(model_dir, "/tokenizer_config.json");
   const std::string template_path = absl::StrCat(model_dir, "/chat_template.jinja");
   ANNEAL_ASSIGN_OR_RETURN(const std::string tokenizer_json,
-                          ReadSmallFile(tokenizer_path, kMaxTokenizerBytes));
+                          ReadText(tokenizer_path, kMaxTokenizerBytes));
   ANNEAL_ASSIGN_OR_RETURN(const Json config, ReadObjectIfPresent(config_path));
   ANNEAL_ASSIGN_OR_RETURN(const Json special_tokens_map,
                           ReadObjectIfPresent(absl::StrCat(model_dir, "/special_tokens_map.json")));

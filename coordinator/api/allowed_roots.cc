@@ -3,10 +3,12 @@
 #include <algorithm>
 #include <filesystem>
 #include <system_error>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "common/base/status.h"
+#include "common/storage/open_beneath.h"
 
 namespace anneal {
 namespace {
@@ -20,6 +22,16 @@ bool IsWithin(const fs::path& path, const fs::path& root) {
 }  // namespace
 
 absl::StatusOr<std::string> AllowedRoots::Resolve(const std::string& path) const {
+  ANNEAL_ASSIGN_OR_RETURN(Place place, Find(path));
+  return std::move(place.path);
+}
+
+absl::StatusOr<UniqueFd> AllowedRoots::Open(const std::string& path) const {
+  ANNEAL_ASSIGN_OR_RETURN(const Place place, Find(path));
+  return OpenBeneath(place.root, place.path);
+}
+
+absl::StatusOr<AllowedRoots::Place> AllowedRoots::Find(const std::string& path) const {
   const absl::Status denied =
       WithReason(absl::PermissionDeniedError(absl::StrCat(
                      path, " is not below an allowed folder",
@@ -37,7 +49,7 @@ absl::StatusOr<std::string> AllowedRoots::Resolve(const std::string& path) const
     if (error)
       return WithReason(absl::NotFoundError(absl::StrCat(path, ": ", error.message())),
                         "NOT_FOUND");
-    if (IsWithin(real, real_root)) return real.string();
+    if (IsWithin(real, real_root)) return Place{real_root.string(), real.string()};
   }
   return denied;
 }

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "common/base/regular_file.h"
 
 namespace anneal {
 
@@ -17,6 +18,21 @@ class AllowedRoots {
   // The path without symbolic links. PERMISSION_DENIED for one outside, said without looking
   // whether it exists; NOT_FOUND for one inside that is not there.
   absl::StatusOr<std::string> Resolve(const std::string& path) const;
+
+  struct Place {
+    std::string root;  // the allowed folder, also without symbolic links
+    std::string path;
+  };
+  // The same with the folder below which the path was found.
+  absl::StatusOr<Place> Find(const std::string& path) const;
+
+  // Opens a regular file for reading, where Resolve finds it and nowhere else, whatever happens to
+  // the links meanwhile. Errors as of Resolve and OpenBeneath.
+  absl::StatusOr<UniqueFd> Open(const std::string& path) const;
+  // As Open; this object must outlive it.
+  FileOpener opener() const {
+    return [this](const std::string& path) { return Open(path); };
+  }
 
  private:
   const std::vector<std::string> roots_;

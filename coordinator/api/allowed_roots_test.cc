@@ -4,6 +4,7 @@
 #include <fstream>
 #include <string>
 
+#include "common/base/status.h"
 #include "common/base/status_matchers.h"
 #include "common/base/temp_dir.h"
 
@@ -54,6 +55,25 @@ TEST_F(AllowedRootsTest, NoWayLeadsOut) {
   }
   EXPECT_THAT(AllowedRoots({}).Resolve(folder_),
               StatusIs(absl::StatusCode::kPermissionDenied, HasSubstr("--allowed-root")));
+}
+
+TEST_F(AllowedRootsTest, OpensWhatItFindsAndNothingThatTakesItsPlace) {
+  const AllowedRoots roots({folder_ + "/shared"});
+  const auto read = [&](const std::string& path) -> absl::StatusOr<std::string> {
+    ANNEAL_ASSIGN_OR_RETURN(const UniqueFd file, roots.Open(path));
+    return ReadOpenFile(file.get(), path, 100);
+  };
+  fs::create_symlink("deep", folder_ + "/shared/link");
+  EXPECT_THAT(read(folder_ + "/shared/link/a.jsonl"), IsOkAndHolds("{}"));
+  ANNEAL_ASSERT_OK_AND_ASSIGN(const AllowedRoots::Place place,
+                              roots.Find(folder_ + "/shared/link/a.jsonl"));
+  EXPECT_EQ(place.root, folder_ + "/shared");
+  EXPECT_EQ(place.path, folder_ + "/shared/deep/a.jsonl");
+  fs::remove(folder_ + "/shared/deep/a.jsonl");
+  fs::create_symlink(folder_ + "/shared-not/secret", folder_ + "/shared/deep/a.jsonl");
+  EXPECT_THAT(read(folder_ + "/shared/link/a.jsonl"),
+              StatusIs(absl::StatusCode::kPermissionDenied));
+  EXPECT_THAT(read(folder_ + "/shared/deep"), StatusIs(absl::StatusCode::kInvalidArgument));
 }
 
 }  // namespace

@@ -287,7 +287,8 @@ absl::StatusOr<std::shared_ptr<PumpedWriter<v1::LogChunk>>> FineTuningServiceImp
                                          std::max<int64_t>(1, generation))),
         "NOT_FOUND");
   }
-  const ReadJobLogStream::Parts parts{parts_.pump, parts_.catalog, parts_.storage};
+  const ReadJobLogStream::Parts parts{parts_.pump, parts_.transfers, parts_.catalog,
+                                      parts_.storage};
   ANNEAL_ASSIGN_OR_RETURN(ProjectLimits::Stream place,
                           parts_.limits.OpenStream(record->job().project()));
   return std::make_shared<ReadJobLogStream>(parts, std::move(place), record->job().project(),

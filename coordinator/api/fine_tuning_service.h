@@ -39,6 +39,8 @@ class FineTuningServiceImpl final : public v1::FineTuningService::CallbackServic
     StorageRoot& storage;
     StreamPump& pump;
     TransferPool& pool;
+    // Reads logs: storage that hangs must not hold up calls.
+    TransferPool& transfers;
     Clock& clock;
     Random& random;
     // The catalog's folder; no job is taken with fewer bytes free there or in the storage root.

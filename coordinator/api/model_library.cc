@@ -105,7 +105,8 @@ absl::StatusOr<v1::Model> ModelLibrary::Import(const std::string& project,
 
 absl::Status ModelLibrary::CheckSameModel(const internal::ModelRecord& known, const Wanted& wanted,
                                           const ModelDirectory& source) {
-  ANNEAL_ASSIGN_OR_RETURN(const std::string hash, ModelContentHash(source, parts_.source_hashes));
+  ANNEAL_ASSIGN_OR_RETURN(const std::string hash, ModelContentHash(source, parts_.source_hashes,
+                                                                   parts_.allowed_roots.opener()));
   if (hash == known.content_hash() && wanted.source_id == known.source_id())
     return absl::OkStatus();
   return WithReason(
@@ -153,10 +154,10 @@ absl::Status ModelLibrary::CopyFiles(const ModelDirectory& source,
   }
   ANNEAL_RETURN_IF_ERROR(files.MakeFolders(target));
   for (const ModelFile& file : source.files) {
-    // Once more, since links can change.
-    ANNEAL_ASSIGN_OR_RETURN(const std::string real, parts_.allowed_roots.Resolve(
-                                                        absl::StrCat(source.path, "/", file.name)));
-    ANNEAL_RETURN_IF_ERROR(files.CopyFile(real, absl::StrCat(target, "/", file.name)));
+    // Checked once more as it is opened, since links can change.
+    ANNEAL_ASSIGN_OR_RETURN(const UniqueFd open,
+                            parts_.allowed_roots.Open(absl::StrCat(source.path, "/", file.name)));
+    ANNEAL_RETURN_IF_ERROR(files.CopyOpenFile(open.get(), absl::StrCat(target, "/", file.name)));
   }
   return absl::OkStatus();
 }

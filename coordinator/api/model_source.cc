@@ -27,7 +27,7 @@ absl::StatusOr<ModelDirectory> ReadAllowedModel(const AllowedRoots& allowed_root
                                                 const std::string& path) {
   ANNEAL_ASSIGN_OR_RETURN(const std::string real, allowed_roots.Resolve(path));
   ANNEAL_RETURN_IF_ERROR(CheckLinks(allowed_roots, real));
-  return ReadModelDirectory(real);
+  return ReadModelDirectory(real, allowed_roots.opener());
 }
 
 }  // namespace anneal

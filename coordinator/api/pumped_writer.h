@@ -11,6 +11,7 @@
 #include "common/rpc/status.h"
 #include "coordinator/api/project_limits.h"
 #include "coordinator/api/stream_pump.h"
+#include "coordinator/api/transfer_pool.h"
 #include "grpcpp/support/server_callback.h"
 
 namespace anneal {
@@ -18,7 +19,9 @@ namespace anneal {
 // One open call. gRPC holds a raw pointer from the start to OnDone; until then the call keeps
 // itself alive. Thread-safe.
 template <typename Response>
-class PumpedWriter : public grpc::ServerWriteReactor<Response>, public PumpedStream {
+class PumpedWriter : public grpc::ServerWriteReactor<Response>,
+                     public PumpedStream,
+                     public std::enable_shared_from_this<PumpedWriter<Response>> {
  public:
   enum class Due { kNothing, kMessage, kEnd };
 
@@ -32,17 +35,15 @@ class PumpedWriter : public grpc::ServerWriteReactor<Response>, public PumpedStr
   }
 
   void Pump() override {
-    absl::MutexLock lock(&mu_);
-    if (writing_ || finished_) return;
-    absl::StatusOr<Due> due = Next(&message_);
-    if (!due.ok()) {
-      End(due.status());
-    } else if (*due == Due::kEnd) {
-      End(absl::OkStatus());
-    } else if (*due == Due::kMessage) {
-      writing_ = true;
-      this->StartWrite(&message_);
+    {
+      absl::MutexLock lock(&mu_);
+      if (finished_) return;
+      // Whoever is at it looks again.
+      again_ = again_ || busy_;
+      if (std::exchange(busy_, true)) return;
     }
+    if (pool_ == nullptr) return Look();
+    pool_->Post([self = this->shared_from_this()] { self->Look(); });
   }
   void Abort() override {
     absl::MutexLock lock(&mu_);
@@ -52,7 +53,7 @@ class PumpedWriter : public grpc::ServerWriteReactor<Response>, public PumpedStr
   void OnWriteDone(bool ok) override {
     {
       absl::MutexLock lock(&mu_);
-      writing_ = false;
+      busy_ = false;
       if (!ok) End(absl::CancelledError("the client has gone"));
     }
     Pump();
@@ -67,13 +68,34 @@ class PumpedWriter : public grpc::ServerWriteReactor<Response>, public PumpedStr
   }
 
  protected:
-  PumpedWriter(StreamPump& pump, ProjectLimits::Stream place)
-      : pump_(pump), place_(std::move(place)) {}
+  // With a `pool`, which must outlive the call, Next runs there and may take its time.
+  PumpedWriter(StreamPump& pump, ProjectLimits::Stream place, TransferPool* pool = nullptr)
+      : pump_(pump), pool_(pool), place_(std::move(place)) {}
 
-  // What to send now. An error ends the call with it. Called by one thread at a time.
+  // What to send now. An error ends the call with it. Called by one thread at a time, without a
+  // lock: the call may end meanwhile.
   virtual absl::StatusOr<Due> Next(Response* message) = 0;
 
  private:
+  // By the one that has set busy_.
+  void Look() {
+    while (true) {
+      const absl::StatusOr<Due> due = Next(&message_);
+      absl::MutexLock lock(&mu_);
+      if (finished_) return;
+      if (due.ok() && *due == Due::kMessage) {
+        again_ = false;  // there is a look after each write
+        this->StartWrite(&message_);
+        return;
+      }
+      if (due.ok() && *due == Due::kNothing) {
+        if (std::exchange(again_, false)) continue;
+        busy_ = false;
+        return;
+      }
+      return End(due.status());
+    }
+  }
   void End(const absl::Status& status) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
     if (std::exchange(finished_, true)) return;
     // The client may come again as soon as it hears of the end.
@@ -82,12 +104,16 @@ class PumpedWriter : public grpc::ServerWriteReactor<Response>, public PumpedStr
   }
 
   StreamPump& pump_;
+  TransferPool* const pool_;
   // Written before the first callback and in OnDone, the last.
   std::shared_ptr<PumpedWriter> self_;
   absl::Mutex mu_;
   ProjectLimits::Stream place_ ABSL_GUARDED_BY(mu_);
-  Response message_ ABSL_GUARDED_BY(mu_);
-  bool writing_ ABSL_GUARDED_BY(mu_) = false;
+  // Somebody looks for what is due, or writes it, and has message_ to itself.
+  bool busy_ ABSL_GUARDED_BY(mu_) = false;
+  Response message_;
+  // Another look was asked for meanwhile.
+  bool again_ ABSL_GUARDED_BY(mu_) = false;
   bool finished_ ABSL_GUARDED_BY(mu_) = false;
 };
 

@@ -15,16 +15,10 @@ constexpr int64_t kChunkBytes = 64 << 10;
 
 }  // namespace
 
-std::string JobLogPath(const std::string& job, int64_t generation, int32_t rank) {
-  const std::string folder = absl::StrCat(JobPath(job), "/logs/");
-  if (rank < 0) return absl::StrCat(folder, "prepare.log");
-  return absl::StrCat(folder, "g", generation, "/rank", rank, ".log");
-}
-
 ReadJobLogStream::ReadJobLogStream(const Parts& parts, ProjectLimits::Stream place,
                                    std::string project, std::string job, int64_t generation,
                                    const v1::ReadJobLogRequest& request)
-    : PumpedWriter(parts.pump, std::move(place)),
+    : PumpedWriter(parts.pump, std::move(place), &parts.pool),
       parts_(parts),
       project_(std::move(project)),
       job_(std::move(job)),

@@ -6,17 +6,17 @@
 #include "anneal/v1/fine_tuning_service.pb.h"
 #include "common/storage/storage_root.h"
 #include "coordinator/api/pumped_writer.h"
+#include "coordinator/api/transfer_pool.h"
 #include "coordinator/catalog/catalog.h"
 
 namespace anneal {
 
-// The path below the storage root of a rank's log, or of prepare's for rank -1.
-std::string JobLogPath(const std::string& job, int64_t generation, int32_t rank);
-
+// Reads on the pool: the storage may hang, and nobody else's stream waits for it.
 class ReadJobLogStream : public PumpedWriter<v1::LogChunk> {
  public:
   struct Parts {
     StreamPump& pump;
+    TransferPool& pool;
     const Catalog& catalog;
     const StorageRoot& storage;
   };

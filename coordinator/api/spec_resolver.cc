@@ -34,7 +34,8 @@ absl::Status NoSuch(absl::string_view what) {
 }  // namespace
 
 absl::StatusOr<SpecResolver::FoundModel> SpecResolver::Describe(const ModelDirectory& directory,
-                                                                const std::string& source_id) {
+                                                                const std::string& source_id,
+                                                                const FileOpener& open) {
   FoundModel model;
   model.dir = directory.path;
   model.facts.family = directory.config.family;
@@ -46,7 +47,8 @@ absl::StatusOr<SpecResolver::FoundModel> SpecResolver::Describe(const ModelDirec
     for (const LinearModule& linear : BlockLinears(directory.config, layer))
       model.facts.linear_modules.push_back(linear.name);
   }
-  ANNEAL_ASSIGN_OR_RETURN(model.facts.content_hash, ModelContentHash(directory, parts_.hashes));
+  ANNEAL_ASSIGN_OR_RETURN(model.facts.content_hash,
+                          ModelContentHash(directory, parts_.hashes, open));
   return model;
 }
 
@@ -55,7 +57,7 @@ absl::StatusOr<SpecResolver::FoundModel> SpecResolver::FindModel(const std::stri
   if (spec::IsFileUri(reference)) {
     ANNEAL_ASSIGN_OR_RETURN(const ModelDirectory directory,
                             ReadAllowedModel(parts_.roots, spec::PathOfFileUri(reference)));
-    return Describe(directory, "");
+    return Describe(directory, "", parts_.roots.opener());
   }
   FoundModel model;
   if (spec::IsJobModelName(reference)) {
@@ -67,7 +69,7 @@ absl::StatusOr<SpecResolver::FoundModel> SpecResolver::FindModel(const std::stri
     ANNEAL_ASSIGN_OR_RETURN(
         const ModelDirectory directory,
         ReadModelDirectory(absl::StrCat(parts_.storage_root, "/", OutputPath(names[1]), "/model")));
-    ANNEAL_ASSIGN_OR_RETURN(model, Describe(directory, reference));
+    ANNEAL_ASSIGN_OR_RETURN(model, Describe(directory, reference, OpenRegularFile));
     model.dir = absl::StrCat(OutputPath(names[1]), "/model");
     model.resource = absl::StrCat("jobs/", names[1]);
     return model;
@@ -117,8 +119,10 @@ absl::StatusOr<internal::DataFile> SpecResolver::FindFile(const std::string& pro
                                                           internal::JobInputs* inputs) {
   internal::DataFile file;
   if (spec::IsFileUri(reference)) {
-    ANNEAL_ASSIGN_OR_RETURN(*file.mutable_path(),
-                            parts_.roots.Resolve(spec::PathOfFileUri(reference)));
+    ANNEAL_ASSIGN_OR_RETURN(AllowedRoots::Place place,
+                            parts_.roots.Find(spec::PathOfFileUri(reference)));
+    file.set_path(std::move(place.path));
+    file.set_root(std::move(place.root));
     file.set_display_name(spec::PathOfFileUri(reference));
     return file;
   }

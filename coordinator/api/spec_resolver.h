@@ -60,8 +60,8 @@ class SpecResolver {
   absl::StatusOr<FoundModel> FindModel(const std::string& project, const std::string& reference);
   // Of an imported model, from its config.
   absl::StatusOr<FoundModel> DescribeImported(const internal::ModelRecord& record);
-  absl::StatusOr<FoundModel> Describe(const ModelDirectory& directory,
-                                      const std::string& source_id);
+  absl::StatusOr<FoundModel> Describe(const ModelDirectory& directory, const std::string& source_id,
+                                      const FileOpener& open);
   absl::StatusOr<internal::DataFile> FindFile(const std::string& project,
                                               const std::string& reference,
                                               internal::JobInputs* inputs);

@@ -490,6 +490,7 @@ std::vector<v1::Worker> Fleet::Roster(absl::Duration now, absl::Time wall_now) c
     if (!unheard) *out.mutable_last_sync_time() = TimestampOf(worker.last_sync);
     *out.mutable_register_time() = worker.record.register_time();
     out.set_version(worker.observed.version());
+    *out.mutable_software() = worker.observed.software();
     out.set_data_address(worker.observed.data_address());
   }
   return roster;

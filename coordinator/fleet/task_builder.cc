@@ -3,10 +3,12 @@
 #include <algorithm>
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/strip.h"
 #include "common/spec/message_json.h"
 #include "common/spec/resolve.h"
 #include "common/storage/layout.h"
+#include "common/storage/open_beneath.h"
 #include "coordinator/lifecycle/checkpoints.h"
 #include "coordinator/lifecycle/shown_job.h"
 #include "google/protobuf/util/time_util.h"
@@ -33,7 +35,14 @@ std::vector<Entry> Pattern(const Map& pattern) {
 std::vector<protocol::InputFile> InputFiles(
     const google::protobuf::RepeatedPtrField<internal::DataFile>& files) {
   std::vector<protocol::InputFile> inputs;
-  for (const internal::DataFile& file : files) inputs.push_back({file.path(), file.display_name()});
+  for (const internal::DataFile& file : files) {
+    protocol::InputFile& input =
+        inputs.emplace_back(protocol::InputFile{file.path(), file.display_name()});
+    // Of the storage root, where nobody else writes.
+    if (!absl::StartsWith(file.path(), "/")) continue;
+    // Also what an earlier version has recorded, without its root, is a resolved path.
+    input.path = RootedPath(file.root().empty() ? "/" : file.root(), file.path());
+  }
   return inputs;
 }
 

@@ -44,6 +44,28 @@ TEST(RecoveryTest, ADeadTrainerLeadsToANewGeneration) {
   EXPECT_EQ(walk.state(), v1::JOB_STATE_STARTING);
 }
 
+// The end of the attempt that this event ends.
+v1::AttemptEnd EndBy(const Walk& walk, const LifecycleEvent& event) {
+  const absl::StatusOr<StepResult> result = Step(walk.record, event, walk.now);
+  EXPECT_TRUE(result.ok());
+  for (const v1::JobEvent& e : result->events) {
+    if (e.has_attempt_end()) return e.attempt_end();
+  }
+  ADD_FAILURE() << "no attempt has ended";
+  return {};
+}
+
+TEST(RecoveryTest, TheEndOfAnAttemptSaysWhereTheNextOneBegins) {
+  Walk walk = Running();
+  v1::AttemptEnd end = EndBy(walk, Killed(Rank(1)));
+  EXPECT_TRUE(end.has_resume_step());
+  EXPECT_EQ(end.resume_step(), 0);
+  walk.Then(TaskReported{Rank(0), 1, CheckpointAt(10)});
+  EXPECT_EQ(EndBy(walk, Killed(Rank(1))).resume_step(), 10);
+  // There is no next one: nothing is done again.
+  EXPECT_FALSE(EndBy(walk, OutOfMemory(Rank(1))).has_resume_step());
+}
+
 TEST(RecoveryTest, AResultThatCannotBePublishedIsMadeAgain) {
   Walk walk = Running();
   EXPECT_TRUE(Step(walk.record, TaskReported{Rank(0), 5, Result()}, kNow)->publishes_output);

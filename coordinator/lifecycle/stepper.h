@@ -89,7 +89,7 @@ class Stepper {
   // Counts the failure. If there is no further attempt: what to add to its message about that.
   std::optional<std::string> SpendRetry(Blame blame, bool made_progress);
   void DescribeAttemptEnd(const internal::TaskFailure& failure, Blame blame,
-                          absl::string_view message);
+                          absl::string_view message, bool goes_on);
   absl::Status On(const Tick&);
 
   // Requests (stepper_requests.cc).

@@ -3,6 +3,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/base/reasons.h"
 #include "common/spec/memory.h"
+#include "coordinator/lifecycle/checkpoints.h"
 #include "coordinator/lifecycle/proto_time.h"
 #include "coordinator/lifecycle/stepper.h"
 
@@ -39,7 +40,7 @@ std::string MemoryAdvice(const v1::ResolvedJob& job) {
 }  // namespace
 
 void Stepper::DescribeAttemptEnd(const internal::TaskFailure& failure, Blame blame,
-                                 absl::string_view message) {
+                                 absl::string_view message, bool goes_on) {
   v1::JobEvent& event = AddEvent(v1::JobEvent::LEVEL_ERROR, message);
   event.mutable_attempt_end()->set_generation(record_.train().generation());
   event.mutable_attempt_end()->set_rank(failure.rank());
@@ -47,6 +48,9 @@ void Stepper::DescribeAttemptEnd(const internal::TaskFailure& failure, Blame bla
   event.mutable_attempt_end()->set_cause(failure.cause());
   event.mutable_attempt_end()->set_blame(BlameName(blame));
   event.mutable_attempt_end()->set_step(job().progress().step());
+  if (!goes_on) return;
+  const auto& checkpoints = ResumableCheckpoints(record_);
+  event.mutable_attempt_end()->set_resume_step(checkpoints.empty() ? 0 : checkpoints[0].step());
 }
 
 void Stepper::AttemptFailed(const internal::TaskFailure& failure) {
@@ -57,7 +61,9 @@ void Stepper::AttemptFailed(const internal::TaskFailure& failure) {
   if (!failure.message().empty()) absl::StrAppend(&message, ": ", failure.message());
   if (failure.reason() == kOutOfMemory) absl::StrAppend(&message, MemoryAdvice(job().resolved()));
   const Blame blame = BlameFor(failure);
-  DescribeAttemptEnd(failure, blame, message);
+  const bool made_progress = job().progress().step() > record_.train().first_step();
+  const std::optional<std::string> spent = SpendRetry(blame, made_progress);
+  DescribeAttemptEnd(failure, blame, message, /*goes_on=*/!spent.has_value());
 
   // What was done since the last checkpoint, or the start, is done again.
   const bool resumes_from_own = !record_.checkpoints().empty() &&
@@ -69,11 +75,10 @@ void Stepper::AttemptFailed(const internal::TaskFailure& failure) {
                                 std::max(0.0, absl::ToDoubleSeconds(now_ - kept_until)) *
                                     record_.train().ranks_size());
 
-  const bool made_progress = job().progress().step() > record_.train().first_step();
-  if (const std::optional<std::string> why = SpendRetry(blame, made_progress)) {
+  if (spent.has_value()) {
     const bool same_step = record_.retry().same_step_failures() >= kMaxSameStepFailures;
     Fail(static_cast<google::rpc::Code>(failure.code()),
-         same_step ? "SAME_STEP_FAILED" : failure.reason(), absl::StrCat(message, *why),
+         same_step ? "SAME_STEP_FAILED" : failure.reason(), absl::StrCat(message, *spent),
          failure.worker(), failure.rank(), same_step ? failure.reason() : "");
     return;
   }

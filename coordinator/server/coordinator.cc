@@ -139,7 +139,7 @@ absl::Status Coordinator::StartServing() {
   pump_ = std::make_unique<StreamPump>(catalog_);
   fine_tuning_service_ = std::make_unique<FineTuningServiceImpl>(FineTuningServiceImpl::Parts{
       *clients_, *limits_, *loop_, catalog_, *history_, *resolver_, *storage_, *pump_, calls_,
-      clock_, random_, options_.data_dir, options_.min_free_bytes});
+      transfers_, clock_, random_, options_.data_dir, options_.min_free_bytes});
   collector_ = std::make_unique<StorageCollector>(*storage_, catalog_, *resources_, clock_,
                                                   StorageCollector::Options());
   examiner_ = std::make_unique<FleetExaminer>(

@@ -2,10 +2,13 @@
 
 #include "coordinator/server/coordinator.h"
 
+#include <sys/stat.h>
+
 #include <algorithm>
 #include <filesystem>
 #include <fstream>
 #include <limits>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -342,6 +345,43 @@ TEST_F(CoordinatorTest, ALogIsFollowedToTheJobsEnd) {
   auto missing = jobs_->ReadJobLog(&second, request);
   EXPECT_FALSE(missing->Read(&chunk));
   EXPECT_THAT(FromGrpcStatus(missing->Finish()), StatusIs(absl::StatusCode::kNotFound));
+}
+
+// As a network file system does whose server is away. A pipe without a writer is one.
+TEST_F(CoordinatorTest, ALogThatCannotBeReadStallsNoOtherStream) {
+  auto worker = StartWorker("w1", 1);
+  const v1::Job job = StartTraining(*worker, 1);
+  const std::string logs = folder_ + "/storage/jobs/" + job.name().substr(5) + "/logs/g1";
+  std::filesystem::create_directories(logs);
+  ASSERT_EQ(::mkfifo((logs + "/rank0.log").c_str(), 0600), 0);
+  grpc::ClientContext context;
+  PrepareCall(context, testing::kKey, absl::Seconds(60));
+  v1::ReadJobLogRequest request;
+  request.set_name(job.name());
+  request.set_follow(true);
+  const auto hangs = jobs_->ReadJobLog(&context, request);
+
+  ReportResult(*worker->observed().mutable_tasks(0), 1);
+  worker->Sync();
+  AwaitJob(job.name(), [](const v1::Job& seen) { return seen.state() == v1::JOB_STATE_SUCCEEDED; });
+  // A call that hangs ends when its client wants it to.
+  context.TryCancel();
+  EXPECT_THAT(FromGrpcStatus(hangs->Finish()), StatusIs(absl::StatusCode::kCancelled));
+  std::ofstream(logs + "/rank0.log") << "comes back";
+}
+
+TEST_F(CoordinatorTest, WhatAWorkerRunsOnIsShown) {
+  auto worker = StartWorker("w1", 1);
+  (*worker->observed().mutable_software())["kernel"] = "6.1.0";
+  worker->Sync();
+  std::map<std::string, std::string> shown;
+  while (shown.empty()) {
+    const absl::StatusOr<v1::ListWorkersResponse> listed =
+        Call(*cluster_, &v1::ClusterService::Stub::ListWorkers, v1::ListWorkersRequest());
+    ANNEAL_ASSERT_OK(listed);
+    shown.insert(listed->workers(0).software().begin(), listed->workers(0).software().end());
+  }
+  EXPECT_EQ(shown["kernel"], "6.1.0");
 }
 
 TEST_F(CoordinatorTest, OlderIncarnationsAndNewerEpochsAreRefused) {

@@ -208,6 +208,54 @@ TEST_F(AnnealTest, DebugPacksOneArchiveThatTarReads) {
   }
 }
 
+TEST_F(AnnealTest, DebugGoesOnAfterARankWithoutALogAndListsEveryWorker) {
+  coordinator_.AddJob(kJob, "sentiment", v1::JOB_STATE_FAILED);
+  coordinator_.ChangeJob(kJob, [](v1::Job& job) {
+    job.set_generation(2);
+    job.mutable_resolved()->mutable_spec()->mutable_resources()->set_slots(4);
+    job.set_state_reason("BAD_DATA");
+    job.set_state_message("1 error in the data; the first: canary");
+  });
+  coordinator_.LoseLogs({0, 2});
+  coordinator_.SetWorkers(5);
+  const Outcome run = Anneal({"debug", "sentiment", "--to", "help.tar"});
+  EXPECT_EQ(run.code, 0) << run.err;
+  ASSERT_EQ(std::system(absl::StrCat("tar -xf '", (folder_ / "help.tar").string(), "' -C '",
+                                     folder_.string(), "'")
+                            .c_str()),
+            0);
+  const fs::path packed = folder_ / "anneal-debug-01hf7yat00aaaaaaaaaaaaaaaa";
+  for (const char* generation : {"g1", "g2"}) {
+    for (const int rank : {1, 3}) {
+      EXPECT_EQ(ReadAll(packed / "logs" / generation / absl::StrCat("rank", rank, ".log")),
+                absl::StrCat("rank ", rank, "says\n", rank));
+    }
+    EXPECT_THAT(ReadAll(packed / "missing.txt"),
+                HasSubstr(absl::StrCat("logs/", generation,
+                                       ": NOT_FOUND: no log of rank 0, 2 (of 4 at most)")));
+  }
+  for (const char* worker : {"workers/w0", "workers/w2", "workers/w4"})
+    EXPECT_THAT(ReadAll(packed / "workers.json"), HasSubstr(worker));
+  EXPECT_THAT(ReadAll(packed / "job.json"), Not(HasSubstr("canary")));
+  EXPECT_THAT(Anneal({"doctor"}).out, HasSubstr("5 of 5 ready"));
+  EXPECT_THAT(Anneal({"workers"}).out, HasSubstr("w4"));
+}
+
+TEST_F(AnnealTest, LogsAreFollowedIntoTheNextAttempt) {
+  coordinator_.AddJob(kJob, "sentiment", v1::JOB_STATE_RUNNING);
+  coordinator_.ChangeJob(kJob, [](v1::Job& job) { job.set_generation(1); });
+  coordinator_.AddLogScript({{"one\n"}, grpc::Status(grpc::StatusCode::UNAVAILABLE, "restarts")});
+  coordinator_.AddLogScript(
+      {{"two\n"}, grpc::Status::OK, [](v1::Job& job) { job.set_generation(2); }});
+  coordinator_.AddLogScript({{"three\n"}, grpc::Status::OK, [](v1::Job& job) {
+                               job.set_state(v1::JOB_STATE_SUCCEEDED);
+                             }});
+  const Outcome run = Anneal({"logs", "@last", "--follow"});
+  EXPECT_EQ(run.code, 0) << run.err;
+  EXPECT_EQ(run.out, "one\ntwo\n--- generation 2 ---\nthree\n");
+  EXPECT_THAT(run.err, HasSubstr("lost the coordinator"));
+}
+
 TEST_F(AnnealTest, DoctorLooksAtThisMachineAndTheCoordinator) {
   const fs::path library =
       fs::read_symlink("/proc/self/exe").parent_path().parent_path() / "lib/libfake_nvml.so";

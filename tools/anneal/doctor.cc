@@ -23,6 +23,7 @@
 #include "common/host/storage_checks.h"
 #include "common/storage/file_system.h"
 #include "tools/anneal/command_line.h"
+#include "tools/anneal/history.h"
 #include "tools/anneal/text.h"
 
 namespace anneal::cli {
@@ -63,10 +64,7 @@ std::vector<v1::Check> LookAtThisMachine(const DoctorOptions& options) {
 
 v1::Check CheckWorkers(Client& client) {
   constexpr char kName[] = "workers";
-  v1::ListWorkersRequest request;
-  request.set_page_size(1000);
-  const absl::StatusOr<v1::ListWorkersResponse> listed =
-      client.Call(&Cluster::ListWorkers, request);
+  const absl::StatusOr<v1::ListWorkersResponse> listed = ReadWorkers(client);
   if (!listed.ok())
     return FailedCheck(kName, listed.status().message(), "look at the coordinator's log");
   std::vector<std::string> away;

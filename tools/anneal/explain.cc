@@ -2,13 +2,17 @@
 
 #include "tools/anneal/explain.h"
 
+#include <algorithm>
 #include <iostream>
 #include <memory>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "common/base/clock.h"
 #include "common/base/status.h"
+#include "common/format/json.h"
 #include "common/spec/issues.h"
+#include "common/spec/message_json.h"
 #include "tools/anneal/command_line.h"
 #include "tools/anneal/history.h"
 #include "tools/anneal/job_name.h"
@@ -20,16 +24,8 @@ namespace {
 
 using Jobs = v1::FineTuningService::StubInterface;
 
-std::string FormatState(const v1::Job& job, const std::vector<v1::JobEvent>& events,
-                        absl::Time now) {
-  std::string text = absl::StrCat("job ", IdOf(job.name()), " is ", StateName(job.state()));
-  for (auto event = events.rbegin(); event != events.rend(); ++event) {
-    if (!event->has_state_change()) continue;
-    absl::StrAppend(&text, " for ", ShortDuration(now - ToTime(event->time())));
-    break;
-  }
-  if (!job.state_message().empty()) absl::StrAppend(&text, ": ", job.state_message());
-  return absl::StrCat(text, "\n");
+std::string FormatSteps(int64_t first, int64_t last) {
+  return first == last ? absl::StrCat("step ", first) : absl::StrCat("steps ", first, "-", last);
 }
 
 std::string FormatAttempt(const v1::JobEvent& event) {
@@ -40,6 +36,31 @@ std::string FormatAttempt(const v1::JobEvent& event) {
   if (end.step() > 0) absl::StrAppend(&text, ", after step ", end.step());
   absl::StrAppend(&text, ": ", end.cause().empty() ? event.message() : end.cause());
   if (!end.blame().empty()) absl::StrAppend(&text, " (", end.blame(), ")");
+  if (end.has_resume_step() && end.step() > end.resume_step()) {
+    absl::StrAppend(&text, "; ", FormatSteps(end.resume_step() + 1, end.step()), " done again");
+  }
+  return absl::StrCat(text, "\n");
+}
+
+bool IsWarning(const v1::JobEvent& event) {
+  return event.level() >= v1::JobEvent::LEVEL_WARNING && !event.has_state_change() &&
+         !event.has_attempt_end();
+}
+
+// When the job came into its state; null if it is not known.
+const v1::JobEvent* LastStateChange(const std::vector<v1::JobEvent>& events) {
+  const auto last = std::find_if(events.rbegin(), events.rend(), [](const v1::JobEvent& event) {
+    return event.has_state_change();
+  });
+  return last == events.rend() ? nullptr : &*last;
+}
+
+std::string FormatState(const v1::Job& job, const std::vector<v1::JobEvent>& events,
+                        absl::Time now) {
+  std::string text = absl::StrCat("job ", IdOf(job.name()), " is ", StateName(job.state()));
+  if (const v1::JobEvent* since = LastStateChange(events); since != nullptr)
+    absl::StrAppend(&text, " for ", ShortDuration(now - ToTime(since->time())));
+  if (!job.state_message().empty()) absl::StrAppend(&text, ": ", job.state_message());
   return absl::StrCat(text, "\n");
 }
 
@@ -57,7 +78,11 @@ absl::StatusOr<ExitCode> Explain(CommandLine& line, const std::string& text) {
   ANNEAL_ASSIGN_OR_RETURN(const v1::Job job, client->Call(&Jobs::GetJob, request));
   ANNEAL_ASSIGN_OR_RETURN(const std::vector<v1::JobEvent> events,
                           ReadEvents(*client, request.name()));
-  std::cout << Printable(FormatExplanation(job, events, Clock::Real().TimeNow()));
+  if (line.json()) {
+    std::cout << DumpJson(ExplanationJson(job, events)) << "\n";
+  } else {
+    std::cout << Printable(FormatExplanation(job, events, Clock::Real().TimeNow()));
+  }
   return kOk;
 }
 
@@ -69,7 +94,7 @@ std::string FormatExplanation(const v1::Job& job, const std::vector<v1::JobEvent
   for (const v1::JobEvent& event : events) {
     if (event.has_attempt_end()) {
       absl::StrAppend(&attempts, FormatAttempt(event));
-    } else if (event.level() >= v1::JobEvent::LEVEL_WARNING && !event.has_state_change()) {
+    } else if (IsWarning(event)) {
       absl::StrAppend(&warnings, "  ",
                       event.has_issue() ? spec::FormatIssue(event.issue()) : event.message(), "\n");
     }
@@ -79,6 +104,25 @@ std::string FormatExplanation(const v1::Job& job, const std::vector<v1::JobEvent
   if (!attempts.empty()) absl::StrAppend(&text, "attempts that ended:\n", attempts);
   if (!warnings.empty()) absl::StrAppend(&text, "warnings:\n", warnings);
   return absl::StrCat(text, FormatCost(job.usage()));
+}
+
+Json ExplanationJson(const v1::Job& job, const std::vector<v1::JobEvent>& events) {
+  Json json = {{"job", job.name()},
+               {"state", v1::JobState_Name(job.state())},
+               {"state_reason", job.state_reason()},
+               {"state_message", job.state_message()}};
+  if (const v1::JobEvent* since = LastStateChange(events); since != nullptr)
+    json["state_time"] = spec::MessageToJson(*since)["time"];
+  if (job.has_error()) json["error"] = spec::MessageToJson(job.error());
+  Json attempts = Json::array(), warnings = Json::array();
+  for (const v1::JobEvent& event : events) {
+    if (event.has_attempt_end()) attempts.push_back(spec::MessageToJson(event));
+    if (IsWarning(event)) warnings.push_back(spec::MessageToJson(event));
+  }
+  json["attempts"] = std::move(attempts);
+  json["warnings"] = std::move(warnings);
+  json["usage"] = spec::MessageToJson(job.usage());
+  return json;
 }
 
 void AddExplainCommand(CommandLine& line) {

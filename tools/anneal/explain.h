@@ -6,6 +6,7 @@
 
 #include "absl/time/time.h"
 #include "anneal/v1/job.pb.h"
+#include "common/format/json.h"
 
 namespace anneal::cli {
 
@@ -14,5 +15,9 @@ namespace anneal::cli {
 // Pure.
 std::string FormatExplanation(const v1::Job& job, const std::vector<v1::JobEvent>& events,
                               absl::Time now);
+
+// The same for programs: the job's state, the events of attempts that ended and of warnings, and
+// its usage.
+Json ExplanationJson(const v1::Job& job, const std::vector<v1::JobEvent>& events);
 
 }  // namespace anneal::cli

@@ -37,4 +37,17 @@ absl::StatusOr<std::vector<v1::StepMetrics>> ReadSteps(Client& client, const std
   return steps;
 }
 
+absl::StatusOr<v1::ListWorkersResponse> ReadWorkers(Client& client) {
+  v1::ListWorkersResponse all;
+  v1::ListWorkersRequest request;
+  request.set_page_size(1000);
+  do {
+    ANNEAL_ASSIGN_OR_RETURN(const v1::ListWorkersResponse page,
+                            client.Call(&v1::ClusterService::StubInterface::ListWorkers, request));
+    all.mutable_workers()->MergeFrom(page.workers());
+    request.set_page_token(page.next_page_token());
+  } while (!request.page_token().empty());
+  return all;
+}
+
 }  // namespace anneal::cli

@@ -14,6 +14,7 @@
 #include "common/base/status.h"
 #include "tools/anneal/command_line.h"
 #include "tools/anneal/follow.h"
+#include "tools/anneal/history.h"
 #include "tools/anneal/job_inputs.h"
 #include "tools/anneal/text.h"
 #include "tools/anneal/upload.h"
@@ -114,10 +115,7 @@ std::string WorkerStateName(v1::Worker::State state) {
 
 absl::StatusOr<ExitCode> ListWorkers(CommandLine& line) {
   ANNEAL_ASSIGN_OR_RETURN(Client * client, line.client());
-  v1::ListWorkersRequest request;
-  request.set_page_size(1000);
-  ANNEAL_ASSIGN_OR_RETURN(const v1::ListWorkersResponse response,
-                          client->Call(&v1::ClusterService::StubInterface::ListWorkers, request));
+  ANNEAL_ASSIGN_OR_RETURN(const v1::ListWorkersResponse response, ReadWorkers(*client));
   if (line.json()) {
     line.PrintJson(response);
     return kOk;

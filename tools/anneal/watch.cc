@@ -5,9 +5,12 @@
 #include <iostream>
 #include <memory>
 
+#include "common/base/clock.h"
+#include "common/base/random.h"
 #include "common/base/status.h"
 #include "tools/anneal/command_line.h"
 #include "tools/anneal/follow_command.h"
+#include "tools/anneal/follow_log.h"
 #include "tools/anneal/job_name.h"
 #include "tools/anneal/text.h"
 
@@ -34,11 +37,17 @@ absl::StatusOr<ExitCode> PrintLog(CommandLine& line, const LogOptions& options) 
   ANNEAL_ASSIGN_OR_RETURN(*request.mutable_name(), ResolveJobName(*client, options.job));
   request.set_generation(options.generation);
   request.set_rank(options.prepare ? -1 : options.rank);
-  request.set_follow(options.follow);
+  const bool terminal = ::isatty(STDOUT_FILENO) != 0;
+  if (options.follow) {
+    ANNEAL_RETURN_IF_ERROR(FollowLog(
+        *client, request.name(),
+        {.rank = request.rank(), .generation = request.generation(), .printable = terminal},
+        std::cout, std::cerr, Clock::Real(), Random::Real()));
+    return kOk;
+  }
   grpc::ClientContext context;
   client->Prepare(context);
   const auto stream = client->jobs().ReadJobLog(&context, request);
-  const bool terminal = ::isatty(STDOUT_FILENO) != 0;
   v1::LogChunk chunk;
   while (stream->Read(&chunk)) {
     std::cout << (terminal ? Printable(chunk.data()) : chunk.data()) << std::flush;
@@ -73,7 +82,8 @@ void AddWatchCommands(CommandLine& line) {
       ->excludes(rank);
   logs->add_option("--generation", options->generation, "Attempt (default: the newest)")
       ->check(CLI::NonNegativeNumber);
-  logs->add_flag("--follow,-f", options->follow, "Go on as the log grows");
+  logs->add_flag("--follow,-f", options->follow,
+                 "Go on as the log grows, with each further attempt, until the job has ended");
 }
 
 }  // namespace anneal::cli

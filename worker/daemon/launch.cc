@@ -8,6 +8,7 @@
 #include "common/base/random.h"
 #include "common/base/status.h"
 #include "common/protocol/messages.h"
+#include "common/storage/layout.h"
 
 namespace anneal {
 namespace {
@@ -110,9 +111,8 @@ absl::StatusOr<TaskFile> MakeTaskFile(const internal::DesiredTask& desired, cons
 }
 
 std::string LogPath(const TaskKey& key, const std::string& storage_root) {
-  const std::string logs = absl::StrCat(storage_root, "/jobs/", key.job, "/logs/");
-  if (key.kind == TaskKind::kPrepare) return logs + "prepare.log";
-  return absl::StrCat(logs, "g", key.generation, "/rank", key.rank, ".log");
+  const int rank = key.kind == TaskKind::kPrepare ? -1 : key.rank;
+  return absl::StrCat(storage_root, "/", JobLogPath(key.job, key.generation, rank));
 }
 
 SpawnRequest MakeSpawnRequest(const RunFolder& folder, const TaskFile& task,

@@ -9,6 +9,7 @@
 #include "common/base/status.h"
 #include "worker/daemon/launch.h"
 #include "worker/daemon/task_exit.h"
+#include "worker/daemon/thread_states.h"
 
 namespace anneal {
 
@@ -172,7 +173,17 @@ void Task::Watch(bool heard) {
   if (verdict_.ok()) return;
   ANNEAL_LOG(ERROR) << "a trainer is killed" << TaskFields(key_)
                     << Field("why", verdict_.message());
+  if (ReasonOf(verdict_) == "UNRESPONSIVE") SaveThreadStates();
   context_.keeper.Kill({.run_dir = folder_->path(), .signal = SIGKILL});
+}
+
+void Task::SaveThreadStates() {
+  const absl::Status saved =
+      AppendToLog(LogPath(key_, file_.storage_root), DescribeThreads(process_.pid));
+  if (!saved.ok()) {
+    ANNEAL_LOG(WARNING) << "the states of a trainer's threads are not in its log"
+                        << Field("task", TaskName(key_)) << Field("why", saved.message());
+  }
 }
 
 void Task::End(internal::TaskExit exit) {

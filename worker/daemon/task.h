@@ -100,6 +100,8 @@ class Task {
   void AskForProcess();
   // Kills a trainer that stands still or takes too much.
   void Watch(bool heard);
+  // Puts into its log where a trainer stands that cannot say so itself.
+  void SaveThreadStates();
   void LookAtFolder();
   void End(internal::TaskExit exit);
   void Escalate();

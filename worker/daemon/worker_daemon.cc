@@ -16,6 +16,7 @@
 #include "common/config/version.h"
 #include "common/format/json.h"
 #include "worker/daemon/launch.h"
+#include "worker/daemon/software.h"
 
 namespace anneal {
 namespace {
@@ -71,6 +72,7 @@ WorkerDaemon::WorkerDaemon(const WorkerOptions& options, std::vector<v1::Slot> s
                            int wake_fd, WorkerMetrics& metrics, Clock& clock)
     : options_(options),
       slots_(std::move(slots)),
+      software_(FindSoftware(options.inventory.use_gpus ? options.inventory.nvml_library : "")),
       keeper_(keeper),
       link_(link),
       examiner_(examiner),
@@ -359,6 +361,7 @@ internal::Observed WorkerDaemon::Observe() const {
   observed.set_prepare_slots(options_.prepare_slots);
   observed.set_data_address(options_.data_address);
   observed.set_version(std::string(Version()));
+  observed.mutable_software()->insert(software_.begin(), software_.end());
   observed.set_draining(drain_start_.has_value());
   if (std::optional<internal::ExaminationResult> result = examiner_.result())
     *observed.mutable_examination() = *std::move(result);

@@ -86,6 +86,7 @@ class WorkerDaemon {
 
   const WorkerOptions& options_;
   const std::vector<v1::Slot> slots_;
+  const std::map<std::string, std::string> software_;
   KeeperClient& keeper_;
   CoordinatorLink& link_;
   Examiner& examiner_;

@@ -183,6 +183,10 @@ TEST_F(WorkerTasksTest, AStoppedTrainerIsNamedAndKilled) {
   EXPECT_THAT(end.exit().message(), HasSubstr("rank 1 on worker "));
   EXPECT_THAT(end.exit().message(), HasSubstr("was stopped by a signal in train, step "));
   EXPECT_TRUE(IsRunning(coordinator_.AwaitTask("its neighbour", Rank(0), IsRunning)));
+  // It can write no stacks; what the kernel knows of it is in its log.
+  EXPECT_THAT(end.exit().log_tail(), AllOf(HasSubstr("what the kernel shows of the "),
+                                           HasSubstr(absl::StrCat("\nthread ", victim.pid(), " ")),
+                                           HasSubstr(", state T")));
 }
 
 TEST_F(WorkerTasksTest, ATrainerThatIsOverdueInACollectiveIsTold) {

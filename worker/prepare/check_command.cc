@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/base/clock.h"
 #include "common/base/status.h"
+#include "common/storage/open_beneath.h"
 #include "worker/prepare/commands.h"
 #include "worker/prepare/data_report.h"
 #include "worker/prepare/preparation.h"
@@ -106,8 +107,10 @@ bool Parse(int argc, char** argv, Options& options, int& exit_code) {
     return false;
   }
   task.template_time_unix_seconds = absl::ToUnixSeconds(Clock::Real().TimeNow());
-  for (const std::string& path : options.train) task.train_files.push_back({path, path});
-  for (const std::string& path : options.validation) task.validation_files.push_back({path, path});
+  // Whoever checks their own files may have links.
+  for (const std::string& path : options.train) task.train_files.push_back({PlainPath(path), path});
+  for (const std::string& path : options.validation)
+    task.validation_files.push_back({PlainPath(path), path});
   options.json = options.json || options.output == "json";
   return true;
 }

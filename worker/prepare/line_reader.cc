@@ -6,15 +6,19 @@
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
+#include "common/base/file.h"
 #include "common/base/status.h"
+#include "common/storage/open_beneath.h"
 
 namespace anneal::prepare {
 
 absl::StatusOr<std::unique_ptr<LineReader>> LineReader::Open(const std::string& path,
                                                              size_t max_line_bytes) {
-  std::FILE* file = std::fopen(path.c_str(), "rbe");
+  ANNEAL_ASSIGN_OR_RETURN(UniqueFd fd, OpenRooted(path));
+  std::FILE* file = ::fdopen(fd.get(), "rb");
   if (file == nullptr) return absl::ErrnoToStatus(errno, absl::StrCat("cannot open ", path));
-  return std::unique_ptr<LineReader>(new LineReader(path, file, max_line_bytes));
+  fd.Release();  // it is the stream's now
+  return std::unique_ptr<LineReader>(new LineReader(PlainPath(path), file, max_line_bytes));
 }
 
 LineReader::~LineReader() { std::fclose(file_); }

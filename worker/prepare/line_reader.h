@@ -20,7 +20,7 @@ struct Line {
 // Guarded by its caller.
 class LineReader {
  public:
-  // NOT_FOUND or the errno's code with the path.
+  // A regular file, as OpenRooted finds it; errors as there, with the path.
   static absl::StatusOr<std::unique_ptr<LineReader>> Open(const std::string& path,
                                                           size_t max_line_bytes);
   ~LineReader();

@@ -1,5 +1,8 @@
 #include "worker/prepare/line_reader.h"
 
+#include <sys/stat.h>
+
+#include <filesystem>
 #include <fstream>
 
 #include "common/base/status_matchers.h"
@@ -62,6 +65,24 @@ TEST_F(LineReaderTest, JoinsLinesAcrossItsBuffer) {
   ASSERT_EQ(lines.size(), 50'000u);
   for (int i = 0; i < 50'000; ++i) {
     ASSERT_EQ(lines[i], (std::pair<int64_t, std::string>(i + 1, "line " + std::to_string(i))));
+  }
+}
+
+TEST_F(LineReaderTest, AFileThatBecameALinkOrAPipeIsRefusedByName) {
+  const std::string path = dir_.path() + "/data.jsonl", rooted = dir_.path() + "/./data.jsonl";
+  std::ofstream(path) << "{}\n";
+  EXPECT_TRUE(LineReader::Open(rooted, 10).ok());
+  std::filesystem::remove(path);
+  std::filesystem::create_symlink("/etc/passwd", path);
+  EXPECT_TRUE(LineReader::Open(path, 10).ok()) << "nobody has confined it";
+  EXPECT_THAT(LineReader::Open(rooted, 10),
+              StatusIs(absl::StatusCode::kPermissionDenied, ::testing::HasSubstr(path)));
+  std::filesystem::remove(path);
+  ASSERT_EQ(::mkfifo(path.c_str(), 0600), 0);
+  for (const std::string& either : {path, rooted}) {
+    EXPECT_THAT(LineReader::Open(either, 10),
+                StatusIs(absl::StatusCode::kInvalidArgument,
+                         ::testing::HasSubstr(path + " is not a regular file")));
   }
 }
 

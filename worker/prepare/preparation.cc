@@ -14,6 +14,7 @@
 #include "common/format/model_directory.h"
 #include "common/format/model_weights.h"
 #include "common/format/prepared_dataset.h"
+#include "common/storage/open_beneath.h"
 #include "common/text/text_model.h"
 #include "worker/prepare/batch_pipeline.h"
 #include "worker/prepare/data_report.h"
@@ -138,7 +139,7 @@ absl::Status Preparation::ReadTask() {
 
 absl::Status Preparation::CheckModel() {
   hooks_.on_phase("checking the model");
-  ANNEAL_RETURN_IF_ERROR(CheckModelUnchanged(task_.model_dir, task_.model_content_hash));
+  ANNEAL_RETURN_IF_ERROR(CheckModelUnchanged(task_.model_dir, task_.model_content_hash).status());
   ANNEAL_ASSIGN_OR_RETURN(const std::unique_ptr<ModelWeights> weights,
                           ModelWeights::Open(task_.model_dir));
   return weights->CheckFinite();
@@ -146,7 +147,8 @@ absl::Status Preparation::CheckModel() {
 
 absl::Status Preparation::SurveyFile(size_t file, std::vector<uint64_t>& keys) {
   FileSummary& summary = report_.files.emplace_back();
-  summary.name = files_[file].display_name.empty() ? files_[file].path : files_[file].display_name;
+  summary.name =
+      files_[file].display_name.empty() ? PlainPath(files_[file].path) : files_[file].display_name;
   summary.split = IsTraining(file) ? "train" : "validation";
   ANNEAL_ASSIGN_OR_RETURN(std::unique_ptr<LineReader> reader,
                           LineReader::Open(files_[file].path, kMaxRowBytes));

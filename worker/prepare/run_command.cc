@@ -3,12 +3,14 @@
 #include <string>
 
 #include "CLI/CLI.hpp"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "common/base/log.h"
 #include "common/base/status.h"
 #include "common/protocol/child_channel.h"
 #include "common/protocol/messages.h"
 #include "common/protocol/run_folder_layout.h"
+#include "common/storage/open_beneath.h"
 #include "worker/prepare/commands.h"
 #include "worker/prepare/preparation.h"
 
@@ -31,7 +33,9 @@ protocol::PrepareTask Resolve(protocol::PrepareTask task, const std::string& sto
   }
   for (auto* files : {&task.train_files, &task.validation_files}) {
     for (protocol::InputFile& file : *files) {
+      const bool below_storage = !absl::StartsWith(file.path, "/");
       file.path = protocol::ResolvePath(storage_root, file.path);
+      if (below_storage) file.path = PlainPath(file.path);  // where links are the operator's
     }
   }
   return task;

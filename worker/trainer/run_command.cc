@@ -229,11 +229,13 @@ DecoderOptions OptionsOf(const protocol::TrainTask& task, const Accelerator& acc
           .compute_type = task.precision == "BF16" ? at::kBFloat16 : at::kFloat};
 }
 
+// `digests` gets the hashes of the model's files on rank 0, which exports.
 absl::StatusOr<std::unique_ptr<Decoder>> LoadModel(const protocol::TrainTask& task,
-                                                   Accelerator& accelerator) {
+                                                   Accelerator& accelerator,
+                                                   ModelDigests& digests) {
   // One rank looks for all: they see the same directory.
   if (task.rank == 0 && !task.model_content_hash.empty()) {
-    ANNEAL_RETURN_IF_ERROR(CheckModelUnchanged(task.model_dir, task.model_content_hash));
+    ANNEAL_ASSIGN_OR_RETURN(digests, CheckModelUnchanged(task.model_dir, task.model_content_hash));
   }
   DecoderOptions options = OptionsOf(task, accelerator);
   options.lora = task.lora;
@@ -242,14 +244,16 @@ absl::StatusOr<std::unique_ptr<Decoder>> LoadModel(const protocol::TrainTask& ta
   return Decoder::Load(task.model_dir, options, accelerator.kernels());
 }
 
-absl::StatusOr<Exported> ExportValues(const protocol::TrainTask& task, Accelerator& accelerator,
-                                      Communicator& communicator, Decoder& decoder,
-                                      ShardedValues& values, const std::string& output_dir) {
+absl::StatusOr<Exported> ExportModel(const protocol::TrainTask& task, Accelerator& accelerator,
+                                     Communicator& communicator, Decoder& decoder,
+                                     ShardedValues& values, const std::string& output_dir,
+                                     const ModelDigests& digests) {
   const auto load = [&](const std::string& model_dir, const DecoderOptions& options) {
     return Decoder::Load(model_dir, options, accelerator.kernels());
   };
-  return ExportTrained({task, decoder, values, communicator, OptionsOf(task, accelerator), load},
-                       output_dir);
+  return ExportTrained(
+      {task, decoder, values, communicator, OptionsOf(task, accelerator), load, digests},
+      output_dir);
 }
 
 absl::StatusOr<RunEnd> RunTask(const protocol::TrainTask& task, const std::string& storage_root,
@@ -271,8 +275,16 @@ absl::StatusOr<RunEnd> RunTask(const protocol::TrainTask& task, const std::strin
     if (!joined.ok()) return WithReason(joined, kCollectiveFailed);
   }
   WatchedCommunicator watched(*communicator, whereabouts);
+  ModelDigests digests;
+  const auto load = [&digests](const protocol::TrainTask& of, Accelerator& on) {
+    return LoadModel(of, on, digests);
+  };
+  const auto save = [&digests](const protocol::TrainTask& of, Accelerator& on, Communicator& with,
+                               Decoder& decoder, ShardedValues& values, const std::string& dir) {
+    return ExportModel(of, on, with, decoder, values, dir, digests);
+  };
   return Trainer(task, {storage_root, FileSystem::Posix(), *accelerator, watched, host, whereabouts,
-                        Clock::Real(), LoadModel, ExportValues})
+                        Clock::Real(), load, save})
       .Run();
 }
 

@@ -32,6 +32,9 @@ class WrappedFileSystem : public FileSystem {
   absl::Status CopyFile(const std::string& from, const std::string& to) override {
     return base_.CopyFile(from, to);
   }
+  absl::Status CopyOpenFile(int from, const std::string& to) override {
+    return base_.CopyOpenFile(from, to);
+  }
   absl::StatusOr<int64_t> FreeBytes(const std::string& path) override {
     return base_.FreeBytes(path);
   }

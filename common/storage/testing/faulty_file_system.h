@@ -62,6 +62,9 @@ class FaultyFileSystem : public FileSystem {
   absl::Status CopyFile(const std::string& from, const std::string& to) override {
     return Use() ? base_.CopyFile(from, to) : Dead();
   }
+  absl::Status CopyOpenFile(int from, const std::string& to) override {
+    return Use() ? base_.CopyOpenFile(from, to) : Dead();
+  }
   absl::StatusOr<int64_t> FreeBytes(const std::string& path) override {
     if (failed()) return Dead();
     const int64_t pretended = free_bytes_;

@@ -1,54 +1,21 @@
 #include "tools/anneal/testing/fake_coordinator.h"
 
 #include <algorithm>
-#include <deque>
-#include <optional>
 #include <utility>
 
 #include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "common/base/clock.h"
-#include "common/base/random.h"
 #include "common/base/sha256.h"
 #include "common/base/status.h"
 #include "common/rpc/request_id.h"
 #include "common/spec/issues.h"
 #include "common/spec/resolve.h"
+#include "tools/anneal/testing/fake_coordinator_state.h"
 #include "tools/anneal/text.h"
 
 namespace anneal::cli {
-
-struct FakeCoordinator::State {
-  mutable absl::Mutex mu;
-  SeededRandom random{7};
-  int64_t next_id ABSL_GUARDED_BY(mu) = 0;
-  std::deque<v1::Job> jobs ABSL_GUARDED_BY(mu);  // newest first
-  std::vector<v1::CreateJobRequest> created ABSL_GUARDED_BY(mu);
-  int create_calls ABSL_GUARDED_BY(mu) = 0;
-  int lost_create_answers ABSL_GUARDED_BY(mu) = 0;
-  std::deque<WatchScript> scripts ABSL_GUARDED_BY(mu);
-  std::vector<v1::WatchJobRequest> watch_requests ABSL_GUARDED_BY(mu);
-  std::function<void()> on_idle_watch ABSL_GUARDED_BY(mu);
-  std::vector<v1::File> files ABSL_GUARDED_BY(mu);
-  std::map<std::string, std::string> contents ABSL_GUARDED_BY(mu);
-  std::map<std::string, std::string> uploads ABSL_GUARDED_BY(mu);
-  std::optional<int64_t> break_upload_after ABSL_GUARDED_BY(mu);
-  int64_t uploaded_bytes ABSL_GUARDED_BY(mu) = 0;
-  std::vector<v1::ImportModelRequest> imports ABSL_GUARDED_BY(mu);
-  std::map<std::string, std::map<std::string, std::string>> artifacts ABSL_GUARDED_BY(mu);
-  bool damage_artifacts ABSL_GUARDED_BY(mu) = false;
-  absl::Duration clock_ahead ABSL_GUARDED_BY(mu);
-  std::optional<v1::CheckFleetResponse> fleet_checks ABSL_GUARDED_BY(mu);
-
-  std::string NewId() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu) {
-    return NewUlid(absl::FromUnixMillis(1'700'000'000'000 + ++next_id), random);
-  }
-  v1::Job* Find(const std::string& name) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu) {
-    const auto found = std::find_if(jobs.begin(), jobs.end(),
-                                    [&](const v1::Job& job) { return job.name() == name; });
-    return found == jobs.end() ? nullptr : &*found;
-  }
-};
 
 namespace {
 
@@ -119,8 +86,9 @@ class FakeCoordinator::Jobs : public v1::FineTuningService::Service {
                       v1::Job* response) override {
     if (auto status = Authorise(context); !status.ok()) return status;
     absl::MutexLock lock(&state_.mu);
-    const v1::Job* job = state_.Find(request->name());
+    v1::Job* job = state_.Find(request->name());
     if (job == nullptr) return NotFound(request->name());
+    if (state_.on_get_job != nullptr) state_.on_get_job(*job);
     *response = *job;
     return grpc::Status::OK;
   }
@@ -189,6 +157,31 @@ class FakeCoordinator::Jobs : public v1::FineTuningService::Service {
   grpc::Status ReadJobLog(grpc::ServerContext* context, const v1::ReadJobLogRequest* request,
                           grpc::ServerWriter<v1::LogChunk>* writer) override {
     if (auto status = Authorise(context); !status.ok()) return status;
+    LogScript script;
+    bool scripted = false;
+    {
+      absl::MutexLock lock(&state_.mu);
+      state_.log_requests.push_back(*request);
+      if (state_.lost_logs.count(request->rank()) > 0)
+        return NotFound(absl::StrCat("log of rank ", request->rank()));
+      if (!state_.log_scripts.empty()) {
+        script = std::move(state_.log_scripts.front());
+        state_.log_scripts.pop_front();
+        scripted = true;
+      }
+    }
+    if (scripted) {
+      for (const std::string& text : script.chunks) {
+        v1::LogChunk chunk;
+        chunk.set_data(text);
+        writer->Write(chunk);
+      }
+      absl::MutexLock lock(&state_.mu);
+      v1::Job* job = state_.Find(request->name());
+      if (job == nullptr) return NotFound(request->name());
+      if (script.at_end != nullptr) script.at_end(*job);
+      return script.end;
+    }
     for (const char* text : {"rank ", "says\n"}) {
       v1::LogChunk chunk;
       chunk.set_data(absl::StrCat(text, request->rank()));
@@ -339,13 +332,23 @@ class FakeCoordinator::Artifacts : public v1::ArtifactService::Service {
 class FakeCoordinator::Cluster : public v1::ClusterService::Service {
  public:
   explicit Cluster(State& state) : state_(state) {}
-  grpc::Status ListWorkers(grpc::ServerContext* context, const v1::ListWorkersRequest*,
+  grpc::Status ListWorkers(grpc::ServerContext* context, const v1::ListWorkersRequest* request,
                            v1::ListWorkersResponse* response) override {
     if (auto status = Authorise(context); !status.ok()) return status;
-    v1::Worker& worker = *response->add_workers();
-    worker.set_name("workers/w0");
-    worker.set_state(v1::Worker::STATE_READY);
-    worker.add_slots()->set_device_name("Test \x1b[31mCPU");
+    absl::MutexLock lock(&state_.mu);
+    int first = 0;
+    if (!request->page_token().empty() && !absl::SimpleAtoi(request->page_token(), &first))
+      return grpc::Status(grpc::StatusCode::INVALID_ARGUMENT, "page_token");
+    for (int i = first; i < state_.workers; ++i) {
+      if (i == first + 2) {
+        response->set_next_page_token(absl::StrCat(i));
+        break;
+      }
+      v1::Worker& worker = *response->add_workers();
+      worker.set_name(absl::StrCat("workers/w", i));
+      worker.set_state(v1::Worker::STATE_READY);
+      worker.add_slots()->set_device_name("Test \x1b[31mCPU");
+    }
     return grpc::Status::OK;
   }
   grpc::Status GetCoordinator(grpc::ServerContext* context, const v1::GetCoordinatorRequest*,
@@ -400,95 +403,6 @@ std::unique_ptr<Client> FakeCoordinator::MakeClient(bool shares_disk) const {
   auto client = Client::Connect(context(shares_disk));
   ANNEAL_CHECK_OK(client.status());
   return *std::move(client);
-}
-
-v1::Job FakeCoordinator::AddJob(const std::string& name, const std::string& display_name,
-                                v1::JobState state) {
-  v1::Job job;
-  job.set_name(name);
-  job.set_state(state);
-  job.mutable_resolved()->mutable_spec()->set_display_name(display_name);
-  absl::MutexLock lock(&state_->mu);
-  state_->jobs.push_front(job);
-  return job;
-}
-
-v1::Job FakeCoordinator::GetJob(const std::string& name) const {
-  absl::MutexLock lock(&state_->mu);
-  const v1::Job* job = state_->Find(name);
-  ANNEAL_CHECK(job != nullptr);
-  return *job;
-}
-
-std::vector<v1::CreateJobRequest> FakeCoordinator::created() const {
-  absl::MutexLock lock(&state_->mu);
-  return state_->created;
-}
-
-int FakeCoordinator::create_calls() const {
-  absl::MutexLock lock(&state_->mu);
-  return state_->create_calls;
-}
-
-void FakeCoordinator::LoseNextCreateAnswers(int count) {
-  absl::MutexLock lock(&state_->mu);
-  state_->lost_create_answers = count;
-}
-
-void FakeCoordinator::AddWatchScript(WatchScript script) {
-  absl::MutexLock lock(&state_->mu);
-  state_->scripts.push_back(std::move(script));
-}
-
-std::vector<v1::WatchJobRequest> FakeCoordinator::watch_requests() const {
-  absl::MutexLock lock(&state_->mu);
-  return state_->watch_requests;
-}
-
-void FakeCoordinator::OnIdleWatch(std::function<void()> callback) {
-  absl::MutexLock lock(&state_->mu);
-  state_->on_idle_watch = std::move(callback);
-}
-
-void FakeCoordinator::BreakNextUploadAfter(int64_t bytes) {
-  absl::MutexLock lock(&state_->mu);
-  state_->break_upload_after = bytes;
-}
-
-std::map<std::string, std::string> FakeCoordinator::file_contents() const {
-  absl::MutexLock lock(&state_->mu);
-  return state_->contents;
-}
-
-int64_t FakeCoordinator::uploaded_bytes() const {
-  absl::MutexLock lock(&state_->mu);
-  return state_->uploaded_bytes;
-}
-
-std::vector<v1::ImportModelRequest> FakeCoordinator::imports() const {
-  absl::MutexLock lock(&state_->mu);
-  return state_->imports;
-}
-
-void FakeCoordinator::AddArtifact(const std::string& job, const std::string& path,
-                                  const std::string& content) {
-  absl::MutexLock lock(&state_->mu);
-  state_->artifacts[job][path] = content;
-}
-
-void FakeCoordinator::DamageArtifacts() {
-  absl::MutexLock lock(&state_->mu);
-  state_->damage_artifacts = true;
-}
-
-void FakeCoordinator::SetClockAhead(absl::Duration duration) {
-  absl::MutexLock lock(&state_->mu);
-  state_->clock_ahead = duration;
-}
-
-void FakeCoordinator::SetFleetChecks(const v1::CheckFleetResponse& checks) {
-  absl::MutexLock lock(&state_->mu);
-  state_->fleet_checks = checks;
 }
 
 }  // namespace anneal::cli

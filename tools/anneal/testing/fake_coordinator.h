@@ -6,6 +6,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -49,6 +50,23 @@ class FakeCoordinator {
   std::vector<v1::WatchJobRequest> watch_requests() const;
   // Called by a server thread when a stream without a script has sent its snapshot.
   void OnIdleWatch(std::function<void()> callback);
+
+  // One ReadJobLog stream: these chunks, then this status; before that, `at_end` may change the
+  // job. A stream without a script says which rank it is and ends.
+  struct LogScript {
+    std::vector<std::string> chunks;
+    grpc::Status end;
+    std::function<void(v1::Job&)> at_end;
+  };
+  void AddLogScript(LogScript script);
+  std::vector<v1::ReadJobLogRequest> log_requests() const;
+  // These ranks have no log.
+  void LoseLogs(const std::set<int>& ranks);
+  // Changes a job as it stands; before each answer of GetJob.
+  void ChangeJob(const std::string& name, const std::function<void(v1::Job&)>& change);
+  void OnGetJob(std::function<void(v1::Job&)> change);
+  // How many workers it lists, two a page.
+  void SetWorkers(int count);
 
   // The next upload breaks after so many bytes.
   void BreakNextUploadAfter(int64_t bytes);

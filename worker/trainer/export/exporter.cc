@@ -163,7 +163,8 @@ absl::Status WriteModel(const ExportSource& source, const WeightSource& weights,
                         const std::string& dir) {
   ModelWriterOptions options;
   options.dtype = source.task.precision == "BF16" ? at::kBFloat16 : at::kFloat;
-  return WriteModelDirectory(source.task.model_dir, source.decoder.config(), weights, options, dir);
+  return WriteModelDirectory({source.task.model_dir, source.base_digests}, source.decoder.config(),
+                             weights, options, dir);
 }
 
 // The logits of the model that rank 0 has written, whose weights are spread over the ranks.

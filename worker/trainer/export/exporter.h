@@ -12,6 +12,7 @@
 #include <string>
 
 #include "absl/status/statusor.h"
+#include "common/format/model_directory.h"
 #include "common/protocol/messages.h"
 #include "worker/trainer/collective/communicator.h"
 #include "worker/trainer/export/adapter.h"
@@ -32,6 +33,8 @@ struct ExportSource {
   Communicator& communicator;
   DecoderOptions arithmetic;  // device and compute type, as trained with
   LoadModelDirectory load;
+  // Of the files of the base as it was loaded; empty if the task does not say which it must be.
+  ModelDigests base_digests;
 };
 
 struct Exported {

@@ -100,7 +100,8 @@ class ExporterTest : public ::testing::Test {
   absl::StatusOr<Exported> Export(Trained& trained, Communicator& communicator,
                                   const std::string& dir, const LoadModelDirectory& load) {
     return ExportTrained({task_, *trained.decoder, *trained.values, communicator,
-                          DecoderOptions{.compute_type = trained.compute_type}, load},
+                          DecoderOptions{.compute_type = trained.compute_type}, load,
+                          /*base_digests=*/{}},
                          dir);
   }
   Trained Train(at::ScalarType compute_type = at::kFloat) {
@@ -233,8 +234,8 @@ TEST_F(ExporterTest, LargeModelsAreShardedWithAnIndex) {
   const auto weights = [&](const std::string& name) -> absl::StatusOr<at::Tensor> {
     return model_.weights.at(name);
   };
-  ANNEAL_ASSERT_OK(WriteModelDirectory(base_, model_.config, weights, {.max_shard_bytes = 20'000},
-                                       out_ + "/model"));
+  ANNEAL_ASSERT_OK(WriteModelDirectory({base_, {}}, model_.config, weights,
+                                       {.max_shard_bytes = 20'000}, out_ + "/model"));
   EXPECT_FALSE(std::filesystem::exists(out_ + "/model/model.safetensors"));
   ANNEAL_ASSERT_OK_AND_ASSIGN(const auto stored, ModelWeights::Open(out_ + "/model"));
   EXPECT_GT(stored->paths().size(), 3u);
@@ -245,6 +246,35 @@ TEST_F(ExporterTest, LargeModelsAreShardedWithAnIndex) {
     EXPECT_LT(std::filesystem::file_size(path), 23'000u) << path;
     EXPECT_THAT(path, HasSubstr(absl::StrCat("-of-0000", stored->paths().size())));
   }
+}
+
+TEST_F(ExporterTest, NoFileThatTookTheBasesPlaceIsExported) {
+  FileHashCache cache(Clock::Real());
+  std::ofstream(base_ + "/vocab.json") << "{}";
+  ANNEAL_ASSERT_OK_AND_ASSIGN(const ModelDirectory base, ReadModelDirectory(base_));
+  ANNEAL_ASSERT_OK_AND_ASSIGN(const ModelDigests digests, DigestModel(base, cache));
+  const auto weights = [&](const std::string& name) -> absl::StatusOr<at::Tensor> {
+    return model_.weights.at(name);
+  };
+  const auto write = [&](const std::string& name) {
+    return WriteModelDirectory({base_, digests}, model_.config, weights, {}, out_ + "/" + name);
+  };
+  ANNEAL_ASSERT_OK(write("untouched"));
+  EXPECT_EQ(ReadText(out_ + "/untouched/vocab.json"), "{}");
+
+  std::ofstream(root_.path() + "/foreign") << "secret";
+  std::filesystem::remove(base_ + "/vocab.json");
+  std::filesystem::create_symlink(root_.path() + "/foreign", base_ + "/vocab.json");
+  const absl::Status swapped = write("swapped");
+  EXPECT_THAT(swapped, StatusIs(absl::StatusCode::kFailedPrecondition,
+                                HasSubstr("vocab.json holds other bytes")));
+  EXPECT_EQ(ReasonOf(swapped), "MODEL_CHANGED");
+  EXPECT_FALSE(std::filesystem::exists(out_ + "/swapped/vocab.json"));
+
+  std::filesystem::remove(base_ + "/vocab.json");
+  ASSERT_EQ(::mkfifo((base_ + "/vocab.json").c_str(), 0600), 0);
+  EXPECT_THAT(write("pipe"), StatusIs(absl::StatusCode::kFailedPrecondition,
+                                      HasSubstr("vocab.json is not a regular file")));
 }
 
 TEST_F(ExporterTest, AWrongExportIsNotLetOut) {

@@ -9,7 +9,6 @@
 #include "common/base/file.h"
 #include "common/base/status.h"
 #include "common/format/json.h"
-#include "common/format/model_directory.h"
 #include "common/format/model_tensors.h"
 #include "worker/trainer/export/end_of_turn.h"
 #include "worker/trainer/export/tensor_file.h"
@@ -19,47 +18,55 @@ namespace {
 
 constexpr char kConfig[] = "config.json";
 constexpr char kGenerationConfig[] = "generation_config.json";
-constexpr size_t kMaxSideFileBytes = size_t{256} << 20;
 
 absl::Status WriteJson(const std::string& path, const Json& json) {
   return WriteFileAtomically(path, json.dump(2) + "\n");
 }
 
-absl::Status WriteConfig(const std::string& base_dir, at::ScalarType dtype,
-                         const std::string& out_dir) {
-  ANNEAL_ASSIGN_OR_RETURN(Json config, ReadJsonFile(absl::StrCat(base_dir, "/", kConfig)));
+// `out_dir` holds a copy of the base's.
+absl::Status WriteConfig(at::ScalarType dtype, const std::string& out_dir) {
+  const std::string path = absl::StrCat(out_dir, "/", kConfig);
+  ANNEAL_ASSIGN_OR_RETURN(Json config, ReadJsonFile(path));
   const char* name = dtype == at::kFloat ? "float32" : "bfloat16";
   // transformers 5 writes "dtype" and reads both; older versions know "torch_dtype" only.
   if (config.contains("dtype")) config["dtype"] = name;
   if (config.contains("torch_dtype") || !config.contains("dtype")) config["torch_dtype"] = name;
-  return WriteJson(absl::StrCat(out_dir, "/", kConfig), config);
+  return WriteJson(path, config);
 }
 
-// A server stops at the tokens listed here.
-absl::Status WriteGenerationConfig(const std::string& base_dir, const ModelConfig& config,
-                                   const std::string& out_dir) {
+// A server stops at the tokens listed here. `out_dir` holds copies of the base's files.
+absl::Status WriteGenerationConfig(const ModelConfig& config, const std::string& out_dir) {
   Json generation = Json::object();
-  const std::string base_path = absl::StrCat(base_dir, "/", kGenerationConfig);
-  if (std::filesystem::exists(base_path)) {
-    ANNEAL_ASSIGN_OR_RETURN(generation, ReadJsonFile(base_path));
+  const std::string path = absl::StrCat(out_dir, "/", kGenerationConfig);
+  if (std::filesystem::exists(path)) {
+    ANNEAL_ASSIGN_OR_RETURN(generation, ReadJsonFile(path));
     if (!generation.is_object())
-      return absl::InvalidArgumentError(absl::StrCat(base_path, " is not a JSON object"));
+      return absl::InvalidArgumentError(absl::StrCat(path, " is not a JSON object"));
   }
-  ANNEAL_ASSIGN_OR_RETURN(const std::vector<int64_t> ids, EndOfTurnTokens(base_dir, config));
+  ANNEAL_ASSIGN_OR_RETURN(const std::vector<int64_t> ids, EndOfTurnTokens(out_dir, config));
   if (!ids.empty()) generation["eos_token_id"] = ids;
-  return WriteJson(absl::StrCat(out_dir, "/", kGenerationConfig), generation);
+  return WriteJson(path, generation);
 }
 
-absl::Status CopySideFiles(const std::string& base_dir, const std::string& out_dir) {
-  ANNEAL_ASSIGN_OR_RETURN(const ModelDirectory base, ReadModelDirectory(base_dir));
-  for (const ModelFile& file : base.files) {
-    const bool weights = absl::EndsWith(file.name, ".safetensors") ||
-                         absl::EndsWith(file.name, ".safetensors.index.json");
-    if (weights || file.name == kConfig || file.name == kGenerationConfig) continue;
-    ANNEAL_ASSIGN_OR_RETURN(
-        const std::string text,
-        ReadSmallFile(absl::StrCat(base_dir, "/", file.name), kMaxSideFileBytes));
-    ANNEAL_RETURN_IF_ERROR(WriteFileAtomically(absl::StrCat(out_dir, "/", file.name), text));
+// Names of the base's files, as they were when it was loaded where that is known.
+absl::StatusOr<std::vector<std::string>> FilesOf(const BaseFiles& base) {
+  std::vector<std::string> names;
+  for (const auto& [name, digest] : base.digests) names.push_back(name);
+  if (!names.empty()) return names;
+  ANNEAL_ASSIGN_OR_RETURN(const ModelDirectory model, ReadModelDirectory(base.dir));
+  for (const ModelFile& file : model.files) names.push_back(file.name);
+  return names;
+}
+
+// What is written is what was read and has the right hash: whatever is done to the base's folder
+// meanwhile, no other file's bytes get into the model.
+absl::Status CopySideFiles(const BaseFiles& base, const std::string& out_dir) {
+  ANNEAL_ASSIGN_OR_RETURN(const std::vector<std::string> names, FilesOf(base));
+  for (const std::string& name : names) {
+    if (absl::EndsWith(name, ".safetensors") || absl::EndsWith(name, ".safetensors.index.json"))
+      continue;
+    ANNEAL_ASSIGN_OR_RETURN(const std::string text, ReadModelFile(base.dir, name, base.digests));
+    ANNEAL_RETURN_IF_ERROR(WriteFileAtomically(absl::StrCat(out_dir, "/", name), text));
   }
   return absl::OkStatus();
 }
@@ -115,15 +122,15 @@ absl::Status WriteWeights(const ModelConfig& config, const WeightSource& weights
 
 }  // namespace
 
-absl::Status WriteModelDirectory(const std::string& base_dir, const ModelConfig& config,
+absl::Status WriteModelDirectory(const BaseFiles& base, const ModelConfig& config,
                                  const WeightSource& weights, const ModelWriterOptions& options,
                                  const std::string& out_dir) {
   std::error_code error;
   std::filesystem::create_directories(out_dir, error);
   if (error) return absl::ErrnoToStatus(error.value(), absl::StrCat("cannot make ", out_dir));
-  ANNEAL_RETURN_IF_ERROR(CopySideFiles(base_dir, out_dir));
-  ANNEAL_RETURN_IF_ERROR(WriteConfig(base_dir, options.dtype, out_dir));
-  ANNEAL_RETURN_IF_ERROR(WriteGenerationConfig(base_dir, config, out_dir));
+  ANNEAL_RETURN_IF_ERROR(CopySideFiles(base, out_dir));
+  ANNEAL_RETURN_IF_ERROR(WriteConfig(options.dtype, out_dir));
+  ANNEAL_RETURN_IF_ERROR(WriteGenerationConfig(config, out_dir));
   return WriteWeights(config, weights, options, out_dir);
 }
 

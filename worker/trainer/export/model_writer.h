@@ -10,6 +10,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "common/format/model_config.h"
+#include "common/format/model_directory.h"
 
 namespace anneal::trainer {
 
@@ -25,13 +26,22 @@ struct ModelWriterOptions {
   int64_t max_shard_bytes = 5'000'000'000;
 };
 
+// The base model's folder and the hashes that its files had when it was loaded; without any, its
+// files are taken as they are.
+struct BaseFiles {
+  std::string dir;
+  ModelDigests digests;
+};
+
 // Makes `out_dir` with
 //   config.json             the base's, with the dtype as stored here
 //   generation_config.json  the base's (or a new one), its eos_token_id holding every token that
-//   ends a turn the tokenizer's files   byte for byte model.safetensors       or shards with their
-//   index
+//                           ends a turn
+//   the tokenizer's files   byte for byte
+//   model.safetensors       or shards with their index
+// FAILED_PRECONDITION with reason MODEL_CHANGED if a file of the base's is no longer what it was.
 // `config` is the base's. Reads what it wrote back and compares every byte.
-absl::Status WriteModelDirectory(const std::string& base_dir, const ModelConfig& config,
+absl::Status WriteModelDirectory(const BaseFiles& base, const ModelConfig& config,
                                  const WeightSource& weights, const ModelWriterOptions& options,
                                  const std::string& out_dir);
 
