@@ -13,6 +13,7 @@
 #include "common/base/status.h"
 #include "common/rpc/metrics_interceptor.h"
 #include "common/rpc/pem_file.h"
+#include "common/rpc/served_methods.h"
 #include "common/rpc/tls_library.h"
 #include "grpcpp/ext/proto_server_reflection_plugin.h"
 #include "grpcpp/health_check_service_interface.h"
@@ -138,7 +139,10 @@ absl::StatusOr<std::unique_ptr<RpcServer>> RpcServer::Start(
   grpc::ServerBuilder builder;
   SetLimits(builder);
   for (grpc::Service* service : services) builder.RegisterService(service);
-  interceptors.push_back(std::make_unique<MetricsInterceptorFactory>(metrics, clock));
+  const std::shared_ptr<const ServedMethods> methods = CollectServedMethods(builder);
+  for (auto& interceptor : interceptors)
+    interceptor = ForServedMethods(std::move(interceptor), methods);
+  interceptors.push_back(std::make_unique<MetricsInterceptorFactory>(metrics, clock, methods));
   builder.experimental().SetInterceptorCreators(std::move(interceptors));
 
   int port = 0;
@@ -154,11 +158,12 @@ absl::StatusOr<std::unique_ptr<RpcServer>> RpcServer::Start(
   }
   std::string address = options.address;
   if (!is_unix) address = absl::StrCat(address.substr(0, address.rfind(':')), ":", port);
-  return std::unique_ptr<RpcServer>(new RpcServer(std::move(server), std::move(address)));
+  return std::unique_ptr<RpcServer>(new RpcServer(std::move(server), methods, std::move(address)));
 }
 
-RpcServer::RpcServer(std::unique_ptr<grpc::Server> server, std::string address)
-    : server_(std::move(server)), address_(std::move(address)) {}
+RpcServer::RpcServer(std::unique_ptr<grpc::Server> server,
+                     std::shared_ptr<const ServedMethods> methods, std::string address)
+    : server_(std::move(server)), methods_(std::move(methods)), address_(std::move(address)) {}
 
 RpcServer::~RpcServer() { Shutdown(absl::ZeroDuration()); }
 

@@ -10,6 +10,7 @@
 #include "absl/time/time.h"
 #include "common/base/clock.h"
 #include "common/metrics/metrics.h"
+#include "common/rpc/served_methods.h"
 #include "grpcpp/server.h"
 #include "grpcpp/support/server_interceptor.h"
 
@@ -53,7 +54,8 @@ class RpcServer {
  public:
   // `services`, `metrics` and `clock` must outlive the server. Reflection and grpc.health.v1 are
   // served beside them. The port is never shared with another process. INVALID_ARGUMENT says which
-  // option is wrong, UNAVAILABLE that it cannot listen. `interceptors` watch every call.
+  // option is wrong, UNAVAILABLE that it cannot listen. `interceptors` watch every call of a method
+  // that the server has.
   static absl::StatusOr<std::unique_ptr<RpcServer>> Start(
       const ServerOptions& options, const std::vector<grpc::Service*>& services,
       RpcMetrics& metrics, Clock& clock, Interceptors interceptors = {});
@@ -62,15 +64,18 @@ class RpcServer {
   // As in the options, with the port that is bound: what clients on this machine connect to.
   const std::string& address() const { return address_; }
   grpc::Server& server() { return *server_; }
+  const ServedMethods& methods() const { return *methods_; }
 
   // Refuses new calls, lets those under way finish for `grace`, then cancels them. May be called
   // twice.
   void Shutdown(absl::Duration grace);
 
  private:
-  RpcServer(std::unique_ptr<grpc::Server> server, std::string address);
+  RpcServer(std::unique_ptr<grpc::Server> server, std::shared_ptr<const ServedMethods> methods,
+            std::string address);
 
   const std::unique_ptr<grpc::Server> server_;
+  const std::shared_ptr<const ServedMethods> methods_;
   const std::string address_;
 };
 

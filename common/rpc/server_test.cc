@@ -2,6 +2,7 @@
 
 #include <sys/stat.h>
 
+#include <atomic>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
@@ -15,6 +16,7 @@
 #include "common/rpc/certificate_metrics.h"
 #include "common/rpc/channel.h"
 #include "common/rpc/status.h"
+#include "grpcpp/generic/generic_stub.h"
 
 namespace anneal {
 namespace {
@@ -110,6 +112,66 @@ TEST_F(ServerTest, KnowsItsCallersAndCountsCalls) {
       HasSubstr("anneal_rpc_open_calls{method=\"anneal.v1.ArtifactService/ListArtifacts\"} 0"));
   EXPECT_THAT(scrape, HasSubstr("anneal_rpc_duration_seconds_count{method=\"anneal.v1."
                                 "ArtifactService/ListArtifacts\"} 5"));
+}
+
+// Counts the calls that it is asked about.
+class CountingFactory : public grpc::experimental::ServerInterceptorFactoryInterface {
+ public:
+  explicit CountingFactory(std::atomic<int>& calls) : calls_(calls) {}
+  grpc::experimental::Interceptor* CreateServerInterceptor(
+      grpc::experimental::ServerRpcInfo*) override {
+    ++calls_;
+    return nullptr;
+  }
+
+ private:
+  std::atomic<int>& calls_;
+};
+
+TEST_F(ServerTest, MadeUpMethodsLeaveNoTrace) {
+  std::atomic<int> seen = 0;
+  Interceptors interceptors;
+  interceptors.push_back(std::make_unique<CountingFactory>(seen));
+  ANNEAL_ASSERT_OK_AND_ASSIGN(auto server,
+                              RpcServer::Start({.address = "127.0.0.1:0"}, {&service_}, metrics_,
+                                               Clock::Real(), std::move(interceptors)));
+  EXPECT_THAT(server->methods(),
+              ::testing::IsSupersetOf({"anneal.v1.ArtifactService/ListArtifacts",
+                                       "anneal.v1.ArtifactService/DownloadArtifact",
+                                       "grpc.health.v1.Health/Check"}));
+  ANNEAL_ASSERT_OK_AND_ASSIGN(auto channel, MakeChannel({.target = server->address()}));
+  const auto call = [&](const std::string& path) {
+    grpc::GenericStub stub(channel);
+    grpc::ClientContext context;
+    PrepareCall(context, "", absl::Seconds(10));
+    grpc::CompletionQueue queue;
+    const grpc::Slice empty;
+    grpc::ByteBuffer response;
+    const auto pending = stub.PrepareUnaryCall(&context, path, grpc::ByteBuffer(&empty, 1), &queue);
+    pending->StartCall();
+    grpc::Status status;
+    pending->Finish(&response, &status, nullptr);
+    void* tag = nullptr;
+    bool ok = false;
+    EXPECT_TRUE(queue.Next(&tag, &ok));
+    return status.error_code();
+  };
+  // Also those of a service that this program has, but this server has not.
+  for (const std::string& path :
+       {std::string("/anneal.v1.ArtifactService/MadeUp"), std::string("/anneal.v1.Made/Up"),
+        std::string("/anneal.v1.FileService/GetFile"), "/made.Up/" + std::string(3000, 'x'),
+        std::string("/made.Up/\xff\xfe")}) {
+    EXPECT_EQ(call(path), grpc::StatusCode::UNIMPLEMENTED);
+  }
+  EXPECT_EQ(seen, 0);
+  EXPECT_EQ(call("/anneal.v1.ArtifactService/ListArtifacts"), grpc::StatusCode::UNAUTHENTICATED);
+  EXPECT_EQ(seen, 1);
+  server->Shutdown(absl::Seconds(5));
+  server.reset();
+  const std::string scrape = registry_.Scrape();
+  EXPECT_THAT(scrape, HasSubstr("code=\"UNIMPLEMENTED\",method=\"unknown\"} 5"));
+  EXPECT_THAT(scrape, ::testing::Not(::testing::ContainsRegex("[mM]ade")));
+  EXPECT_THAT(scrape, ::testing::Not(HasSubstr("GetFile")));
 }
 
 TEST_F(ServerTest, AUnixSocketIsForItsOwnerOnly) {
