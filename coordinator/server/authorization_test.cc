@@ -292,32 +292,6 @@ TEST_F(AuthorizationTest, TheKeyItselfIsNowhereOnDisk) {
   }
 }
 
-TEST_F(AuthorizationTest, TheAuditLogTellsWhoDidWhat) {
-  const std::string viewer = SecretOf(v1::Key::ROLE_VIEWER);
-  ANNEAL_ASSERT_OK_AND_ASSIGN(const v1::Job job, Create(NewRequest(1)));
-  ANNEAL_ASSERT_OK(Get(job.name()).status());
-  EXPECT_THAT(Create(NewRequest(1), viewer.c_str()), StatusIs(absl::StatusCode::kPermissionDenied));
-  EXPECT_THAT(Get(job.name(), "no-such-key-0123456789"),
-              StatusIs(absl::StatusCode::kUnauthenticated));
-  coordinator_.reset();
-  std::ifstream file(options_.data_dir + "/audit.log");
-  std::vector<Json> lines;
-  for (std::string line; std::getline(file, line);) lines.push_back(*ParseJson(line));
-  ASSERT_EQ(lines.size(), 4u);
-  EXPECT_EQ(lines[0]["method"], "anneal.v1.KeyService/CreateKey");
-  EXPECT_EQ(lines[0]["creator"], "local-admin");
-  EXPECT_EQ(lines[1]["method"], "anneal.v1.FineTuningService/CreateJob");
-  EXPECT_EQ(lines[1]["creator"], "ada");
-  EXPECT_EQ(lines[1]["project"], "vision");
-  EXPECT_EQ(lines[1]["resource"], job.name());
-  EXPECT_EQ(lines[1]["code"], "OK");
-  EXPECT_EQ(lines[2]["role"], "viewer");
-  EXPECT_EQ(lines[2]["code"], "PERMISSION_DENIED");
-  EXPECT_EQ(lines[3]["creator"], "");
-  EXPECT_EQ(lines[3]["code"], "UNAUTHENTICATED");
-  for (const Json& line : lines) EXPECT_THAT(DumpJson(line), Not(HasSubstr(viewer)));
-}
-
 TEST_F(AuthorizationTest, HealthNeedsNoKey) {
   // The health service has no generated classes: its messages are bytes.
   grpc::GenericStub stub(channel_);

@@ -15,6 +15,7 @@
 #include "common/config/version.h"
 #include "common/format/json.h"
 #include "common/storage/file_system.h"
+#include "coordinator/api/audit_interceptor.h"
 
 namespace anneal {
 namespace {
@@ -169,7 +170,8 @@ absl::Status Coordinator::StartServing() {
   server.tls_client_ca_file = options_.fleet_client_ca_file;
   server.tls_client_certificate_optional = false;
   ANNEAL_ASSIGN_OR_RETURN(fleet_server_,
-                          RpcServer::Start(server, {fleet_service_.get()}, rpc_metrics_, clock_));
+                          RpcServer::Start(server, {fleet_service_.get()}, rpc_metrics_, clock_,
+                                           Audited(*authenticator_)));
   if (!options_.admin_listen.empty()) {
     ANNEAL_ASSIGN_OR_RETURN(admin_, AdminServer::Start({.address = options_.admin_listen,
                                                         .live = [this] { return loop_->live(); },

@@ -59,6 +59,15 @@ TEST_F(AnnealTest, BadUseIsExitTwo) {
   EXPECT_THAT(Anneal({"--version"}).out, StartsWith("anneal "));
 }
 
+TEST_F(AnnealTest, AKeyInPlaceOfItsNameIsNotSent) {
+  const std::string secret(64, 'f');
+  for (const std::string& given : {secret, "keys/" + secret}) {
+    const Outcome revoke = Anneal({"--server", "127.0.0.1:1", "keys", "revoke", given});
+    EXPECT_EQ(revoke.code, 2) << revoke.err;
+    EXPECT_THAT(revoke.err, AllOf(HasSubstr("were not sent"), Not(HasSubstr("ffff"))));
+  }
+}
+
 TEST_F(AnnealTest, SubmitSendsTheDataAndCreatesTheJobOnce) {
   Write("job.yaml", "model: models/m\ndata: {train: [train.jsonl]}\n");
   coordinator_.LoseNextCreateAnswers(1);
