@@ -175,13 +175,17 @@ bool IsCertificateSubject(absl::string_view text) {
 
 absl::StatusOr<Caller> Authenticator::CallerOf(const grpc::ServerContextBase& context,
                                                Right right) const {
-  ANNEAL_ASSIGN_OR_RETURN(Caller caller, Identify(context));
-  if (!IsAllowed(caller.role, right)) {
+  absl::StatusOr<Caller> caller = Identify(context);
+  if (!caller.ok()) {
+    ANNEAL_RETURN_IF_ERROR(AdmitUnknown(context));
+    return caller;
+  }
+  ANNEAL_RETURN_IF_ERROR(Admit(*caller));
+  if (!IsAllowed(caller->role, right)) {
     return WithReason(absl::PermissionDeniedError(absl::StrCat(
-                          WhatNeeds(right), "; this caller's role is ", RoleName(caller.role))),
+                          WhatNeeds(right), "; this caller's role is ", RoleName(caller->role))),
                       "ROLE_TOO_WEAK");
   }
-  ANNEAL_RETURN_IF_ERROR(Admit(caller));
   return caller;
 }
 

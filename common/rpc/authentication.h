@@ -57,8 +57,9 @@ bool IsCertificateSubject(absl::string_view text);
 class Authenticator {
  public:
   virtual ~Authenticator() = default;
-  // UNAUTHENTICATED if the call carries no credential that is known, PERMISSION_DENIED (reason
-  // "ROLE_TOO_WEAK") if its role does not have the right; else what Admit says.
+  // UNAUTHENTICATED if the call carries no credential that is known; else what Admit says; else
+  // PERMISSION_DENIED (reason "ROLE_TOO_WEAK") if its role does not have the right. Refused calls
+  // count like others, so that none of them is free.
   absl::StatusOr<Caller> CallerOf(const grpc::ServerContextBase& context, Right right) const;
   // Whoever it is, whatever they may.
   virtual absl::StatusOr<Caller> Identify(const grpc::ServerContextBase& context) const = 0;
@@ -66,6 +67,10 @@ class Authenticator {
  private:
   // Whether somebody who is known may make one more call now.
   virtual absl::Status Admit(const Caller&) const { return absl::OkStatus(); }
+  // What to say in place of UNAUTHENTICATED to somebody who is not, if anything.
+  virtual absl::Status AdmitUnknown(const grpc::ServerContextBase&) const {
+    return absl::OkStatus();
+  }
 };
 
 // One line of a credentials file.

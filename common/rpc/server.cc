@@ -17,6 +17,7 @@
 #include "common/rpc/tls_library.h"
 #include "grpcpp/ext/proto_server_reflection_plugin.h"
 #include "grpcpp/health_check_service_interface.h"
+#include "grpcpp/resource_quota.h"
 #include "grpcpp/security/server_credentials.h"
 #include "grpcpp/security/tls_certificate_provider.h"
 #include "grpcpp/security/tls_credentials_options.h"
@@ -104,6 +105,15 @@ void SetLimits(grpc::ServerBuilder& builder) {
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
 }
 
+void SetQuotas(grpc::ServerBuilder& builder, const RpcQuotas& quotas) {
+  grpc::ResourceQuota resources("anneal");
+  if (quotas.memory_bytes > 0) resources.Resize(static_cast<size_t>(quotas.memory_bytes));
+  if (quotas.threads > 0) resources.SetMaxThreads(quotas.threads);
+  builder.SetResourceQuota(resources);
+  if (quotas.connection_streams > 0)
+    builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, quotas.connection_streams);
+}
+
 // Binds under a umask that lets nobody else in, so that the socket is never open to others, not
 // even for an instant.
 std::unique_ptr<grpc::Server> BuildPrivate(grpc::ServerBuilder& builder,
@@ -138,6 +148,7 @@ absl::StatusOr<std::unique_ptr<RpcServer>> RpcServer::Start(
 
   grpc::ServerBuilder builder;
   SetLimits(builder);
+  SetQuotas(builder, options.quotas);
   for (grpc::Service* service : services) builder.RegisterService(service);
   const std::shared_ptr<const ServedMethods> methods = CollectServedMethods(builder);
   for (auto& interceptor : interceptors)

@@ -2,6 +2,7 @@
 // A gRPC server as all our programs run it: credentials, limits, keepalive, reflection, health and
 // metrics in one place.
 
+#include <cstdint>
 #include <memory>
 #include <string>
 #include <vector>
@@ -28,6 +29,17 @@ struct RpcMetrics {
   Gauge open;
 };
 
+// What clients may take of a server, whoever they are. 0 = no limit.
+struct RpcQuotas {
+  // Of all connections and the messages under way.
+  int64_t memory_bytes = int64_t{1} << 30;
+  // That answer calls of the synchronous kind; those that would need more are refused with
+  // RESOURCE_EXHAUSTED.
+  int threads = 2048;
+  // Open at a time on one connection; further calls wait for their turn.
+  int connection_streams = 1000;
+};
+
 struct ServerOptions {
   // "host:port" (port 0 = any free one) or "unix:/path". A Unix socket gets mode 0600.
   std::string address;
@@ -44,6 +56,7 @@ struct ServerOptions {
   unsigned tls_reload_seconds = 60;
   // Serve without TLS on an address that is not loopback, where the network itself is trusted.
   bool insecure_allow_remote = false;
+  RpcQuotas quotas;
 };
 
 using Interceptors =

@@ -7,8 +7,11 @@
 #include <filesystem>
 #include <fstream>
 
+#include "absl/base/thread_annotations.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/synchronization/notification.h"
 #include "anneal/v1/artifact_service.grpc.pb.h"
 #include "common/base/status.h"
 #include "common/base/status_matchers.h"
@@ -34,6 +37,9 @@ std::string WriteFile(const std::string& name, const std::string& text) {
   return path;
 }
 
+// A parent that is answered when the test says so.
+constexpr char kHold[] = "hold";
+
 // Answers with the caller's project and creator, or as told.
 class EchoService : public v1::ArtifactService::CallbackService {
  public:
@@ -42,14 +48,33 @@ class EchoService : public v1::ArtifactService::CallbackService {
                                           const v1::ListArtifactsRequest* request,
                                           v1::ListArtifactsResponse* response) override {
     grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+    if (request->parent() == kHold) {
+      absl::MutexLock lock(&mu_);
+      held_ = reactor;
+      return reactor;
+    }
     const absl::StatusOr<Caller> caller = authenticator_.CallerOf(*context, Right::kWrite);
     if (caller.ok()) response->set_folder_uri(absl::StrCat(caller->project, "/", caller->creator));
     reactor->Finish(ToGrpcStatus(caller.status()));
     return reactor;
   }
 
+  // Waits until a call for kHold has come.
+  void AwaitHeld() {
+    const auto is_held = [this]() ABSL_SHARED_LOCKS_REQUIRED(mu_) { return held_ != nullptr; };
+    absl::MutexLock lock(&mu_);
+    mu_.Await(absl::Condition(&is_held));
+  }
+  // Answers it.
+  void LetGo() {
+    absl::MutexLock lock(&mu_);
+    held_->Finish(grpc::Status::OK);
+  }
+
  private:
   const Authenticator& authenticator_;
+  absl::Mutex mu_;
+  grpc::ServerUnaryReactor* held_ ABSL_GUARDED_BY(mu_) = nullptr;
 };
 
 class ServerTest : public ::testing::Test {
@@ -172,6 +197,34 @@ TEST_F(ServerTest, MadeUpMethodsLeaveNoTrace) {
   EXPECT_THAT(scrape, HasSubstr("code=\"UNIMPLEMENTED\",method=\"unknown\"} 5"));
   EXPECT_THAT(scrape, ::testing::Not(::testing::ContainsRegex("[mM]ade")));
   EXPECT_THAT(scrape, ::testing::Not(HasSubstr("GetFile")));
+}
+
+TEST_F(ServerTest, AConnectionHasSoManyCallsOpenAndNoMore) {
+  ANNEAL_ASSERT_OK_AND_ASSIGN(
+      auto server, Start({.address = "127.0.0.1:0", .quotas = {.connection_streams = 1}}));
+  ANNEAL_ASSERT_OK_AND_ASSIGN(auto channel, MakeChannel({.target = server->address()}));
+  auto stub = v1::ArtifactService::NewStub(channel);
+  grpc::ClientContext holding;
+  PrepareCall(holding, kKey, absl::Seconds(60));
+  v1::ListArtifactsRequest hold;
+  hold.set_parent(kHold);
+  v1::ListArtifactsResponse held;
+  absl::Notification answered;
+  stub->async()->ListArtifacts(&holding, &hold, &held, [&](grpc::Status status) {
+    EXPECT_TRUE(status.ok()) << status.error_message();
+    answered.Notify();
+  });
+  service_.AwaitHeld();
+  const auto call = [&](absl::Duration timeout) {
+    grpc::ClientContext context;
+    PrepareCall(context, kKey, timeout);
+    v1::ListArtifactsResponse response;
+    return FromGrpcStatus(stub->ListArtifacts(&context, v1::ListArtifactsRequest(), &response));
+  };
+  EXPECT_THAT(call(absl::Milliseconds(300)), StatusIs(absl::StatusCode::kDeadlineExceeded));
+  service_.LetGo();
+  answered.WaitForNotification();
+  ANNEAL_EXPECT_OK(call(absl::Seconds(30)));
 }
 
 TEST_F(ServerTest, AUnixSocketIsForItsOwnerOnly) {

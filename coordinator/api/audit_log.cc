@@ -41,7 +41,7 @@ void AuditLog::Append(const AuditEntry& entry) {
     EndMinute();
     minute_ = entry.time;
   }
-  if (entry.code == "UNAUTHENTICATED" && !AdmitRefusal(entry)) return;
+  if (entry.creator.empty() && !AdmitRefusal(entry)) return;
   WriteEntry(entry);
 }
 

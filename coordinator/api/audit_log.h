@@ -40,8 +40,8 @@ struct AuditEntry {
 // line that cannot be written is an error of the service's own log and stops nothing. Owner:
 // Coordinator. Thread-safe.
 //
-// Somebody without a key must not be able to write so much that older lines go: of what is refused
-// as UNAUTHENTICATED each host gets kRefusalsAMinute lines, and all hosts together
+// Somebody without a key must not be able to write so much that older lines go: of the calls that
+// nobody known has made each host gets kRefusalsAMinute lines, and all hosts together
 // kAllRefusalsAMinute. The rest of a minute becomes one line a host with their count (`count`, and
 // method, peer and time of the last), written with the first line after that minute, or at the end.
 class AuditLog {

@@ -22,6 +22,26 @@ class ClientAuthenticator : public Authenticator {
 
  private:
   absl::Status Admit(const Caller& caller) const override;
+  absl::Status AdmitUnknown(const grpc::ServerContextBase& context) const override;
+
+  const ApiKeyAuthenticator& known_;
+  ProjectLimits& limits_;
+};
+
+// The same for the fleet: workers are known by their keys alone, and those that are may call as
+// often as they must. Thread-safe.
+class WorkerAuthenticator : public Authenticator {
+ public:
+  // Both outlive it.
+  WorkerAuthenticator(const ApiKeyAuthenticator& known, ProjectLimits& limits)
+      : known_(known), limits_(limits) {}
+
+  absl::StatusOr<Caller> Identify(const grpc::ServerContextBase& context) const override {
+    return known_.Identify(context);
+  }
+
+ private:
+  absl::Status AdmitUnknown(const grpc::ServerContextBase& context) const override;
 
   const ApiKeyAuthenticator& known_;
   ProjectLimits& limits_;

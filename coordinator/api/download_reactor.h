@@ -33,7 +33,8 @@ struct DownloadSource {
 template <typename Response>
 class DownloadReactor final : public grpc::ServerWriteReactor<Response> {
  public:
-  // `open` runs on the pool and finds the file. An offset beyond its end is OUT_OF_RANGE.
+  // `open` runs on the pool, for a caller who is known already, and finds the file. An offset
+  // beyond its end is OUT_OF_RANGE.
   static DownloadReactor* Start(TransferPool& pool, int64_t offset,
                                 std::function<absl::StatusOr<DownloadSource>()> open) {
     auto* reactor = new DownloadReactor(pool, offset);

@@ -16,6 +16,7 @@
 #include "common/storage/layout.h"
 #include "coordinator/api/download_reactor.h"
 #include "coordinator/api/pooled_call.h"
+#include "coordinator/api/pumped_writer.h"
 
 namespace anneal {
 namespace {
@@ -187,11 +188,11 @@ grpc::ServerUnaryReactor* FileServiceImpl::DeleteFile(grpc::CallbackServerContex
 
 grpc::ServerWriteReactor<v1::DownloadFileResponse>* FileServiceImpl::DownloadFile(
     grpc::CallbackServerContext* context, const v1::DownloadFileRequest* request) {
+  const absl::StatusOr<Caller> caller = parts_.authenticator.CallerOf(*context, Right::kRead);
+  if (!caller.ok()) return new RefusedWriter<v1::DownloadFileResponse>(caller.status());
   return DownloadReactor<v1::DownloadFileResponse>::Start(
       parts_.pool, request->offset(),
-      [this, caller = parts_.authenticator.CallerOf(*context, Right::kRead),
-       name = request->name()]() -> absl::StatusOr<DownloadSource> {
-        ANNEAL_RETURN_IF_ERROR(caller.status());
+      [this, caller, name = request->name()]() -> absl::StatusOr<DownloadSource> {
         ANNEAL_ASSIGN_OR_RETURN(const std::string id, FileIdOf(name));
         ANNEAL_ASSIGN_OR_RETURN(const internal::FileRecord record,
                                 parts_.resources.GetFile(caller->project, id));

@@ -293,6 +293,9 @@ TEST_F(FileServiceTest, StreamsOverTheBudgetAreToldToComeBack) {
   EXPECT_THAT(third, StatusIs(absl::StatusCode::kResourceExhausted));
   EXPECT_EQ(ReasonOf(third), "TOO_MANY_TRANSFERS");
   EXPECT_EQ(RetryDelayOf(third), absl::Seconds(1));
+  // Who is not known hears that, and has taken nobody's place.
+  EXPECT_THAT(DownloadFile("files/x", 0, "no-such-key-0123456789"),
+              StatusIs(absl::StatusCode::kUnauthenticated));
   // Its upload is busy for others until the stream ends, and what came stays.
   EXPECT_EQ(GetUpload("u1")->received_bytes(), 1);
   streams.front()->WritesDone();

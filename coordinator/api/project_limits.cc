@@ -18,6 +18,7 @@ constexpr absl::string_view kProjectRequestRate = "PROJECT_REQUEST_RATE";
 constexpr absl::string_view kProjectStreams = "PROJECT_STREAMS";
 constexpr absl::string_view kProjectUploads = "PROJECT_UPLOADS";
 constexpr absl::string_view kProjectStorage = "PROJECT_STORAGE";
+constexpr absl::string_view kFailedAuthenticationRate = "FAILED_AUTHENTICATION_RATE";
 
 // Streams end when their clients say so; a second is soon enough to look again.
 constexpr absl::Duration kStreamRetryDelay = absl::Seconds(1);
@@ -42,7 +43,8 @@ LimitMetrics::LimitMetrics(MetricRegistry& registry)
                           {"limit"}}) {
   // A total that is not there before its first event cannot be alerted on.
   for (const absl::string_view reason :
-       {kKeyRequestRate, kProjectRequestRate, kProjectStreams, kProjectUploads, kProjectStorage}) {
+       {kKeyRequestRate, kProjectRequestRate, kProjectStreams, kProjectUploads, kProjectStorage,
+        kFailedAuthenticationRate}) {
     refusals.Add(0, {absl::AsciiStrToLower(reason)});
   }
 }
@@ -89,6 +91,25 @@ absl::Status ProjectLimits::AdmitRequest(const Caller& caller) {
         wait);
   }
   return absl::OkStatus();
+}
+
+absl::Status ProjectLimits::AdmitUnknown(const std::string& host) {
+  const int rate = options_.failed_authentication_rate;
+  absl::MutexLock lock(&mu_);
+  if (host_buckets_.size() >= kMostHosts && !host_buckets_.contains(host)) {
+    // What has had time to fill up is as good as new.
+    const absl::Duration now = parts_.clock.MonotonicNow();
+    absl::erase_if(host_buckets_, [now](const auto& b) { return now - b.second.filled >= kBurst; });
+  }
+  const bool is_room = host_buckets_.size() < kMostHosts || host_buckets_.contains(host);
+  const absl::Duration wait = Take(host_buckets_, is_room ? host : "others", rate);
+  if (wait == absl::ZeroDuration()) return absl::OkStatus();
+  return WithRetryDelay(
+      Refuse(kFailedAuthenticationRate,
+             absl::StrCat("more than ", rate, " calls a second come from ", host,
+                          " without a valid API key (--max-failed-authentication-rate); give it a "
+                          "valid one")),
+      wait);
 }
 
 absl::StatusOr<ProjectLimits::Stream> ProjectLimits::OpenStream(const std::string& project) {

@@ -32,6 +32,8 @@ struct LimitOptions {
   int64_t project_upload_bytes = int64_t{1} << 40;
   // Files, models, checkpoints and outputs of a project.
   int64_t project_storage_bytes = int64_t{10} << 40;
+  // Calls a second without a valid key or certificate that one host may keep up.
+  int failed_authentication_rate = 10;
 };
 
 struct LimitMetrics {
@@ -64,6 +66,10 @@ class ProjectLimits {
 
   // Counts one call. Reasons KEY_REQUEST_RATE and PROJECT_REQUEST_RATE.
   absl::Status AdmitRequest(const Caller& caller);
+  // Counts one call from this host (PeerHost) that nobody known has made. Reason
+  // FAILED_AUTHENTICATION_RATE. Valid keys from the same host, which may be a proxy, are not held
+  // up: nobody can lock others out.
+  absl::Status AdmitUnknown(const std::string& host);
 
   // The right of one stream to be open. Given back by its destructor; ProjectLimits outlives it.
   class Stream {
@@ -103,6 +109,8 @@ class ProjectLimits {
     absl::Duration filled;
   };
   using Buckets = absl::flat_hash_map<std::string, Bucket>;
+  // Hosts that are told apart; more than these share one bucket.
+  static constexpr size_t kMostHosts = 4096;
 
   // Takes a token, or says how long until there is one (zero = taken).
   absl::Duration Take(Buckets& buckets, const std::string& name, int rate)
@@ -121,6 +129,8 @@ class ProjectLimits {
   // many.
   Buckets key_buckets_ ABSL_GUARDED_BY(mu_);
   Buckets project_buckets_ ABSL_GUARDED_BY(mu_);
+  // Anybody adds to these, so they are bounded.
+  Buckets host_buckets_ ABSL_GUARDED_BY(mu_);
   absl::flat_hash_map<std::string, int> streams_ ABSL_GUARDED_BY(mu_);  // by project
 };
 

@@ -99,6 +99,7 @@ class Coordinator {
   std::unique_ptr<ResourceStore> resources_;
   std::unique_ptr<ProjectLimits> limits_;
   std::unique_ptr<ClientAuthenticator> clients_;
+  std::unique_ptr<WorkerAuthenticator> workers_;
   std::unique_ptr<KeyStore> keys_;
   std::unique_ptr<AuditLog> audit_;
   std::unique_ptr<JobHistory> history_;

@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "anneal/v1/file_service.grpc.pb.h"
+#include "anneal/v1/key_service.grpc.pb.h"
 #include "anneal/v1/model_service.grpc.pb.h"
 #include "common/base/sha256.h"
 #include "coordinator/server/testing/coordinator_fixture.h"
@@ -20,7 +21,7 @@ class LimitsTest : public testing::CoordinatorFixture {
  protected:
   void SetUp() override {
     CoordinatorFixture::SetUp();
-    options_.limits = {0, 0, 0, 0, 0};
+    options_.limits = {0, 0, 0, 0, 0, 0};
   }
 
   static void ExpectRefused(const absl::Status& status, const std::string& reason,
@@ -73,6 +74,43 @@ TEST_F(LimitsTest, RequestsBeyondTheRateAreRefusedWithATimeToComeBack) {
   EXPECT_LE(*RetryDelayOf(status), absl::Seconds(1));
   // Nobody else is held up, a worker of the same key least of all.
   EXPECT_THAT(Call(*jobs_, &Jobs::ListJobs, v1::ListJobsRequest(), testing::kOtherKey), IsOk());
+  StartWorker("w1", 1);
+}
+
+TEST_F(LimitsTest, CallsThatAreRefusedAnywayCountToo) {
+  options_.limits.key_request_rate = 1;
+  StartCoordinator();
+  // Eve is no admin.
+  const auto list_keys = [&] {
+    return Call(*v1::KeyService::NewStub(channel_), &v1::KeyService::Stub::ListKeys,
+                v1::ListKeysRequest(), testing::kOtherKey)
+        .status();
+  };
+  EXPECT_EQ(ReasonOf(list_keys()), "ROLE_TOO_WEAK");
+  absl::Status status;
+  for (int i = 0; i < 100 && ReasonOf(status) != "KEY_REQUEST_RATE"; ++i) status = list_keys();
+  ExpectRefused(status, "KEY_REQUEST_RATE", "--max-key-request-rate");
+}
+
+TEST_F(LimitsTest, CallsWithoutAValidKeyAreHeldBackByHost) {
+  options_.limits.failed_authentication_rate = 1;
+  StartCoordinator();
+  const auto list = [&](const char* key) {
+    return Call(*jobs_, &Jobs::ListJobs, v1::ListJobsRequest(), key).status();
+  };
+  EXPECT_EQ(ReasonOf(list("no-such-key-0123456789")), "API_KEY_UNKNOWN");
+  absl::Status status;
+  for (int i = 0; i < 100 && !absl::IsResourceExhausted(status); ++i) status = list("");
+  ExpectRefused(status, "FAILED_AUTHENTICATION_RATE", "--max-failed-authentication-rate");
+  EXPECT_TRUE(RetryDelayOf(status).has_value());
+  EXPECT_THAT(list(testing::kKey), IsOk()) << "whoever has a key is not locked out";
+  // The fleet's address counts with it.
+  testing::FakeWorker stranger(coordinator_->fleet_address(), "no-such-key-0123456789", "w9", 1);
+  absl::Status refused = stranger.AwaitEnd();
+  for (int i = 0; i < 100 && !absl::IsResourceExhausted(refused); ++i) {
+    refused = testing::FakeWorker(coordinator_->fleet_address(), "", "w9", 1).AwaitEnd();
+  }
+  ExpectRefused(refused, "FAILED_AUTHENTICATION_RATE", "--max-failed-authentication-rate");
   StartWorker("w1", 1);
 }
 

@@ -42,6 +42,24 @@ void AddLimits(Flags& flags, LimitOptions* limits) {
               "Files that a project may have, unfinished uploads included. 0: no limit.");
   flags.Bytes("max-project-storage", &limits->project_storage_bytes,
               "Files, models, checkpoints and outputs that a project may have. 0: no limit.");
+  flags.Integer("max-failed-authentication-rate", &limits->failed_authentication_rate,
+                "Calls a second without a valid API key or certificate that one host may keep up. "
+                "0: no limit.",
+                0, kMaxRate);
+}
+
+void AddQuotas(Flags& flags, RpcQuotas* rpc) {
+  flags.Bytes("rpc-memory", &rpc->memory_bytes,
+              "What connections and messages under way may hold in each server. With more, new "
+              "calls are refused. 0: no limit.");
+  flags.Integer("rpc-threads", &rpc->threads,
+                "Threads that answer calls in each server. With more to do, calls are refused. 0: "
+                "no limit.",
+                0, 100'000);
+  flags.Integer("rpc-connection-streams", &rpc->connection_streams,
+                "Calls that one connection may have open at a time; its further ones wait. 0: no "
+                "limit.",
+                0, 1'000'000);
 }
 
 bool IsWithin(const fs::path& path, const fs::path& folder) {
@@ -108,6 +126,7 @@ absl::StatusOr<std::optional<CoordinatorOptions>> ParseCoordinatorOptions(int ar
       "min-free", &options.min_free_bytes,
       "With less than this free on the disk of --data-dir or --storage-root no job is taken.");
   AddLimits(flags, &options.limits);
+  AddQuotas(flags, &options.rpc);
   flags.Duration("worker-lease", &options.fleet.lease,
                  "A worker not heard from for so long is lost.", absl::Seconds(1));
   flags.Duration("start-grace", &options.fleet.start_grace,

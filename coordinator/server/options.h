@@ -7,6 +7,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "common/rpc/server.h"
 #include "coordinator/api/project_limits.h"
 #include "coordinator/fleet/fleet.h"
 
@@ -42,6 +43,8 @@ struct CoordinatorOptions {
   // With less than this free on the disk of the catalog or of the storage root no job is taken.
   int64_t min_free_bytes = int64_t{256} << 20;
   LimitOptions limits;
+  // Of each server: the API's addresses, the fleet's, the admin socket.
+  RpcQuotas rpc;
   FleetOptions fleet;
   // An elastic job trains for so long before it starts again with more slots.
   absl::Duration grow_after = absl::Minutes(1);
