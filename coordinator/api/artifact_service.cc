@@ -159,7 +159,7 @@ grpc::ServerWriteReactor<v1::DownloadArtifactResponse>* ArtifactServiceImpl::Dow
   const absl::StatusOr<Caller> caller = parts_.authenticator.CallerOf(*context, Right::kRead);
   if (!caller.ok()) return new RefusedWriter<v1::DownloadArtifactResponse>(caller.status());
   return DownloadReactor<v1::DownloadArtifactResponse>::Start(
-      parts_.pool, request->offset(),
+      parts_.pool, *context, caller->project, request->offset(),
       [this, caller, name = request->name()]() -> absl::StatusOr<DownloadSource> {
         ANNEAL_ASSIGN_OR_RETURN(ProjectLimits::Stream place,
                                 parts_.limits.OpenStream(caller->project));

@@ -28,6 +28,8 @@ struct LimitOptions {
   int project_request_rate = 500;
   // Watched jobs, followed logs, uploads and downloads open at a time.
   int project_streams = 256;
+  // Up- and downloads under way at a time (TransferPool), of 32 in all.
+  int project_transfers = 8;
   // Files of a project, uploads that are not finished included.
   int64_t project_upload_bytes = int64_t{1} << 40;
   // Files, models, checkpoints and outputs of a project.

@@ -230,7 +230,7 @@ TEST_F(ProjectLimitsTest, OutputsCountUntilTheirJobIsDeleted) {
 
 TEST_F(ProjectLimitsTest, ZeroIsNoLimit) {
   PutFile(int64_t{1} << 50);
-  ProjectLimits& limits = Limit({0, 0, 0, 0, 0});
+  ProjectLimits& limits = Limit({0, 0, 0, 0, 0, 0, 0, 0});
   std::vector<ProjectLimits::Stream> open;
   for (int i = 0; i < 1000; ++i) {
     EXPECT_THAT(limits.AdmitRequest(kAda), IsOk());

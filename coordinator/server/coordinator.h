@@ -111,7 +111,7 @@ class Coordinator {
   std::unique_ptr<FleetExaminer> examiner_;
   std::unique_ptr<SpecResolver> resolver_;
   std::unique_ptr<StreamPump> pump_;
-  TransferPool transfers_{TransferPool::Options()};
+  TransferPool transfers_{{.max_project_streams = options_.limits.project_transfers}};
   // What is short: so that no upload keeps a submit waiting.
   TransferPool calls_{{.name = "call"}};
   std::unique_ptr<FileLibrary> files_;

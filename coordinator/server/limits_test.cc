@@ -21,7 +21,7 @@ class LimitsTest : public testing::CoordinatorFixture {
  protected:
   void SetUp() override {
     CoordinatorFixture::SetUp();
-    options_.limits = {0, 0, 0, 0, 0, 0};
+    options_.limits = {0, 0, 0, 0, 0, 0, 0};
   }
 
   static void ExpectRefused(const absl::Status& status, const std::string& reason,

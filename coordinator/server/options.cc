@@ -38,6 +38,10 @@ void AddLimits(Flags& flags, LimitOptions* limits) {
                 "Jobs watched, logs followed, uploads and downloads that a project may have open "
                 "at a time. 0: no limit.",
                 0, kMaxRate);
+  flags.Integer("max-project-transfers", &limits->project_transfers,
+                "Up- and downloads that a project may have under way at a time, of 32 in all. 0: "
+                "all of them.",
+                0, kMaxRate);
   flags.Bytes("max-project-uploads", &limits->project_upload_bytes,
               "Files that a project may have, unfinished uploads included. 0: no limit.");
   flags.Bytes("max-project-storage", &limits->project_storage_bytes,
