@@ -189,6 +189,14 @@ absl::StatusOr<Caller> Authenticator::CallerOf(const grpc::ServerContextBase& co
   return caller;
 }
 
+std::function<absl::Status()> Authenticator::RecheckOf(
+    const grpc::ServerContextBase& context) const {
+  return [this, caller = Identify(context)]() -> absl::Status {
+    ANNEAL_RETURN_IF_ERROR(caller.status());
+    return Recheck(*caller);
+  };
+}
+
 ApiKeyAuthenticator::ApiKeyAuthenticator(const std::vector<Credential>& credentials, Clock& clock)
     : clock_(clock) {
   for (const Credential& credential : credentials)
@@ -198,12 +206,32 @@ ApiKeyAuthenticator::ApiKeyAuthenticator(const std::vector<Credential>& credenti
 bool ApiKeyAuthenticator::Add(const std::string& proof, Caller caller, absl::Time expiry) {
   caller.proof = proof;
   absl::MutexLock lock(&mu_);
+  if (banned_.contains(proof)) return false;
   return entries_.try_emplace(proof, Entry{std::move(caller), expiry}).second;
 }
 
 void ApiKeyAuthenticator::Remove(const std::string& proof) {
   absl::MutexLock lock(&mu_);
   entries_.erase(proof);
+}
+
+void ApiKeyAuthenticator::Ban(const std::string& proof) {
+  absl::MutexLock lock(&mu_);
+  entries_.erase(proof);
+  banned_.insert(proof);
+}
+
+absl::Status ApiKeyAuthenticator::Recheck(const Caller& caller) const {
+  const std::optional<Entry> found = Find(caller.proof);
+  if (!found.has_value()) {
+    return Unauthenticated("the key or certificate of this stream has been revoked meanwhile",
+                           "CREDENTIAL_REVOKED");
+  }
+  if (clock_.TimeNow() >= found->expiry) {
+    return Unauthenticated("the key or certificate of this stream has expired meanwhile",
+                           "CREDENTIAL_EXPIRED");
+  }
+  return absl::OkStatus();
 }
 
 std::optional<ApiKeyAuthenticator::Entry> ApiKeyAuthenticator::Find(

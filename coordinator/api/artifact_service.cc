@@ -166,6 +166,7 @@ grpc::ServerWriteReactor<v1::DownloadArtifactResponse>* ArtifactServiceImpl::Dow
         ANNEAL_ASSIGN_OR_RETURN(DownloadSource source,
                                 OpenArtifact(parts_.root, parts_.catalog, *caller, name));
         source.place = std::move(place);
+        source.may_go_on = [this, caller] { return parts_.authenticator.Recheck(*caller); };
         return source;
       });
 }

@@ -19,6 +19,7 @@ class ClientAuthenticator : public Authenticator {
       : known_(known), limits_(limits) {}
 
   absl::StatusOr<Caller> Identify(const grpc::ServerContextBase& context) const override;
+  absl::Status Recheck(const Caller& caller) const override { return known_.Recheck(caller); }
 
  private:
   absl::Status Admit(const Caller& caller) const override;
@@ -39,6 +40,7 @@ class WorkerAuthenticator : public Authenticator {
   absl::StatusOr<Caller> Identify(const grpc::ServerContextBase& context) const override {
     return known_.Identify(context);
   }
+  absl::Status Recheck(const Caller& caller) const override { return known_.Recheck(caller); }
 
  private:
   absl::Status AdmitUnknown(const grpc::ServerContextBase& context) const override;

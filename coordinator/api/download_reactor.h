@@ -27,6 +27,8 @@ struct DownloadSource {
   int64_t size_bytes = 0;
   // The project's right to this stream.
   ProjectLimits::Stream place;
+  // Asked before each chunk; an error ends the download.
+  std::function<absl::Status()> may_go_on;
 };
 
 // One download. `Response` has `offset` and `data`. A chunk is read, on the pool, when gRPC has
@@ -85,6 +87,7 @@ class DownloadReactor final : public grpc::ServerWriteReactor<Response>, public 
   }
 
   absl::Status SendNext() {
+    ANNEAL_RETURN_IF_ERROR(source_.may_go_on());
     if (offset_ == source_.size_bytes) {
       End(absl::OkStatus());
       return absl::OkStatus();

@@ -79,15 +79,16 @@ class UploadReactor final : public grpc::ServerReadReactor<v1::UploadFileRequest
       : parts_(parts), response_(response) {}
 
   absl::Status Begin(absl::StatusOr<Caller> caller) {
-    ANNEAL_ASSIGN_OR_RETURN(const Caller who, std::move(caller));
-    project_ = who.project;
+    ANNEAL_ASSIGN_OR_RETURN(caller_, std::move(caller));
+    project_ = caller_.project;
     ANNEAL_ASSIGN_OR_RETURN(place_, parts_.limits.OpenStream(project_));
     ANNEAL_ASSIGN_OR_RETURN(lease_, parts_.pool.Acquire(project_));
     return absl::OkStatus();
   }
 
   void Handle(bool ok) {
-    const absl::Status status = ok ? Take(request_) : Complete();
+    absl::Status status = parts_.authenticator.Recheck(caller_);
+    if (status.ok()) status = ok ? Take(request_) : Complete();
     if (ok && status.ok() && !answered_) return Read();
     End(status);
   }
@@ -141,6 +142,7 @@ class UploadReactor final : public grpc::ServerReadReactor<v1::UploadFileRequest
   v1::File* const response_;
   // Written before the first callback and in OnDone, the last.
   std::shared_ptr<UploadReactor> self_;
+  Caller caller_;
   std::string project_;
   ProjectLimits::Stream place_;
   TransferPool::Lease lease_;
@@ -241,7 +243,8 @@ grpc::ServerWriteReactor<v1::DownloadFileResponse>* FileServiceImpl::DownloadFil
                                 parts_.limits.OpenStream(caller->project));
         ANNEAL_ASSIGN_OR_RETURN(std::unique_ptr<ReadableFile> file,
                                 parts_.library.OpenContent(record));
-        return DownloadSource{std::move(file), record.size_bytes(), std::move(place)};
+        return DownloadSource{std::move(file), record.size_bytes(), std::move(place),
+                              [this, caller] { return parts_.authenticator.Recheck(*caller); }};
       });
 }
 

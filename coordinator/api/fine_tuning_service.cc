@@ -404,13 +404,15 @@ grpc::ServerWriteReactor<v1::WatchJobResponse>* FineTuningServiceImpl::WatchJob(
     grpc::CallbackServerContext* context, const v1::WatchJobRequest* request) {
   auto stream = Watch(*context, *request);
   if (!stream.ok()) return new RefusedWriter<v1::WatchJobResponse>(stream.status());
-  return PumpedWriter<v1::WatchJobResponse>::Start(*std::move(stream));
+  return PumpedWriter<v1::WatchJobResponse>::Start(*std::move(stream),
+                                                   parts_.authenticator.RecheckOf(*context));
 }
 grpc::ServerWriteReactor<v1::LogChunk>* FineTuningServiceImpl::ReadJobLog(
     grpc::CallbackServerContext* context, const v1::ReadJobLogRequest* request) {
   auto stream = ReadLog(*context, *request);
   if (!stream.ok()) return new RefusedWriter<v1::LogChunk>(stream.status());
-  return PumpedWriter<v1::LogChunk>::Start(*std::move(stream));
+  return PumpedWriter<v1::LogChunk>::Start(*std::move(stream),
+                                           parts_.authenticator.RecheckOf(*context));
 }
 
 }  // namespace anneal

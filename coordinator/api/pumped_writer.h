@@ -1,6 +1,7 @@
 #pragma once
 // A server-streaming call on gRPC's callback API that is fed by a StreamPump.
 
+#include <functional>
 #include <memory>
 #include <utility>
 
@@ -22,10 +23,13 @@ class PumpedWriter : public grpc::ServerWriteReactor<Response>, public PumpedStr
  public:
   enum class Due { kNothing, kMessage, kEnd };
 
-  // Hands the call to gRPC and the pump.
-  static grpc::ServerWriteReactor<Response>* Start(std::shared_ptr<PumpedWriter> writer) {
+  // Hands the call to gRPC and the pump. An error of `may_go_on`, asked before each message, ends
+  // the call.
+  static grpc::ServerWriteReactor<Response>* Start(std::shared_ptr<PumpedWriter> writer,
+                                                   std::function<absl::Status()> may_go_on) {
     PumpedWriter* raw = writer.get();
     raw->self_ = writer;
+    raw->may_go_on_ = std::move(may_go_on);
     raw->pump_.Add(std::move(writer));
     raw->Pump();
     return raw;
@@ -34,6 +38,7 @@ class PumpedWriter : public grpc::ServerWriteReactor<Response>, public PumpedStr
   void Pump() override {
     absl::MutexLock lock(&mu_);
     if (writing_ || finished_) return;
+    if (const absl::Status status = may_go_on_(); !status.ok()) return End(status);
     absl::StatusOr<Due> due = Next(&message_);
     if (!due.ok()) {
       End(due.status());
@@ -84,6 +89,7 @@ class PumpedWriter : public grpc::ServerWriteReactor<Response>, public PumpedStr
   StreamPump& pump_;
   // Written before the first callback and in OnDone, the last.
   std::shared_ptr<PumpedWriter> self_;
+  std::function<absl::Status()> may_go_on_;
   absl::Mutex mu_;
   ProjectLimits::Stream place_ ABSL_GUARDED_BY(mu_);
   Response message_ ABSL_GUARDED_BY(mu_);
