@@ -5,13 +5,13 @@
 
 #include <utility>
 
-#include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
 #include "common/base/log.h"
 #include "common/base/status.h"
 #include "common/rpc/metrics_interceptor.h"
+#include "common/rpc/peer_address.h"
 #include "common/rpc/pem_file.h"
 #include "common/rpc/served_methods.h"
 #include "common/rpc/tls_library.h"
@@ -27,10 +27,6 @@ namespace anneal {
 namespace {
 
 constexpr absl::string_view kUnixPrefix = "unix:";
-
-bool IsLoopback(absl::string_view host) {
-  return host == "localhost" || host == "[::1]" || absl::StartsWith(host, "127.");
-}
 
 absl::Status CheckAddress(const ServerOptions& options) {
   absl::string_view address = options.address;
@@ -54,7 +50,7 @@ absl::Status CheckAddress(const ServerOptions& options) {
     return absl::InvalidArgumentError(absl::StrCat(
         "address '", address, "' is neither host:port nor unix:/path, for example 127.0.0.1:7443"));
   }
-  if (tls || IsLoopback(address.substr(0, colon))) return absl::OkStatus();
+  if (tls || IsLoopbackHost(address.substr(0, colon))) return absl::OkStatus();
   if (!options.insecure_allow_remote) {
     return absl::InvalidArgumentError(absl::StrCat(
         "address ", address,

@@ -298,6 +298,57 @@ TEST_F(ServerTest, TakesNewCertificatesWithoutARestart) {
   EXPECT_THAT(call_with("first"), StatusIs(absl::StatusCode::kUnavailable));
 }
 
+TEST_F(ServerTest, AsksClientsForTheirCertificateAndReadsItsAuthorityAgainAlone) {
+  const auto in = [](const std::string& name) { return ::testing::TempDir() + "mutual_" + name; };
+  for (const std::string name : {"server", "first", "second"})
+    MakeCertificate(in(name + ".pem"), in(name + ".key"));
+  const auto trust = [&](const std::string& name) {
+    std::filesystem::copy_file(in(name + ".pem"), in("ca.new"),
+                               std::filesystem::copy_options::overwrite_existing);
+    std::filesystem::rename(in("ca.new"), in("ca.pem"));
+  };
+  trust("first");
+  ANNEAL_ASSERT_OK_AND_ASSIGN(auto server, Start({.address = "127.0.0.1:0",
+                                                  .tls_certificate_file = in("server.pem"),
+                                                  .tls_key_file = in("server.key"),
+                                                  .tls_client_ca_file = in("ca.pem"),
+                                                  .tls_reload_seconds = 1}));
+  const auto call_as = [&](const std::string& name) {
+    ChannelOptions options{
+        .target = server->address(), .tls = true, .tls_ca_file = in("server.pem")};
+    if (!name.empty()) {
+      options.tls_certificate_file = in(name + ".pem");
+      options.tls_key_file = in(name + ".key");
+    }
+    return Call(options, kKey);
+  };
+  EXPECT_THAT(call_as(""), StatusIs(absl::StatusCode::kUnavailable))
+      << "its key alone is no way in";
+  EXPECT_THAT(call_as("first"), ::anneal::testing::IsOk());
+  EXPECT_THAT(call_as("second"), StatusIs(absl::StatusCode::kUnavailable));
+  trust("second");
+  absl::StatusOr<std::string> renewed = call_as("second");
+  for (const absl::Time patience = absl::Now() + absl::Seconds(30);
+       !renewed.ok() && absl::Now() < patience;) {
+    renewed = call_as("second");
+  }
+  EXPECT_THAT(renewed, ::anneal::testing::IsOk());
+  EXPECT_THAT(call_as("first"), StatusIs(absl::StatusCode::kUnavailable));
+}
+
+TEST_F(ServerTest, ServesRemotelyWithoutTlsOnlyWhenToldToAndWarns) {
+  EXPECT_THAT(Start({.address = "0.0.0.0:0"}), StatusIs(absl::StatusCode::kInvalidArgument));
+  ::testing::internal::CaptureStderr();
+  ANNEAL_ASSERT_OK_AND_ASSIGN(auto server,
+                              Start({.address = "0.0.0.0:0", .insecure_allow_remote = true}));
+  EXPECT_THAT(::testing::internal::GetCapturedStderr(), HasSubstr("serving without TLS"));
+  const std::string port = server->address().substr(server->address().rfind(':'));
+  EXPECT_THAT(Call({.target = "127.0.0.1" + port}, kKey), ::anneal::testing::IsOk());
+  // A name that only looks like an address of this machine is remote.
+  EXPECT_THAT(Start({.address = "127.example.com:0"}),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("TLS")));
+}
+
 TEST(CertificateMetricsTest, TellsWhenACertificateEndsAndCountsABadFileAsExpired) {
   const std::string file = ::testing::TempDir() + "ends.pem";
   ASSERT_EQ(std::system(absl::StrCat("openssl req -x509 -newkey ec -pkeyopt "

@@ -4,9 +4,11 @@
 #include <filesystem>
 #include <system_error>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "common/base/status.h"
 #include "common/config/flags.h"
+#include "common/rpc/peer_address.h"
 
 namespace anneal {
 namespace {
@@ -71,6 +73,12 @@ bool IsWithin(const fs::path& path, const fs::path& folder) {
          folder.end();
 }
 
+// Whether other machines reach "host:port" or "unix:/path".
+bool IsRemote(absl::string_view address) {
+  return !absl::StartsWith(address, "unix:") &&
+         !IsLoopbackHost(address.substr(0, address.rfind(':')));
+}
+
 }  // namespace
 
 absl::Status CoordinatorOptions::Complete() {
@@ -89,6 +97,14 @@ absl::Status CoordinatorOptions::Complete() {
         "nobody could ever call: give a --credentials-file, or an --admin-socket to make API keys");
   }
   if (listen.empty()) return absl::InvalidArgumentError("--listen is required");
+  if (!tls_certificate_file.empty() && fleet_client_ca_file.empty() && IsRemote(fleet_listen) &&
+      !insecure_allow_remote) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "--fleet-listen ", fleet_listen,
+        " can be reached from other machines, and no certificate is asked of workers: give "
+        "--fleet-client-ca-file, the authority of theirs (or --insecure-allow-remote, where the "
+        "network itself is trusted and a worker's key is enough)"));
+  }
   return absl::OkStatus();
 }
 
@@ -123,7 +139,8 @@ absl::StatusOr<std::optional<CoordinatorOptions>> ParseCoordinatorOptions(int ar
              "PEM authority whose certificates API clients may show instead of a key (`anneal keys "
              "create --certificate-subject`). Empty: keys only.");
   flags.Switch("insecure-allow-remote", &options.insecure_allow_remote,
-               "Serve without TLS on addresses that are not loopback.");
+               "Serve without TLS on addresses that are not loopback, and let workers in from "
+               "there without a certificate.");
   flags.Text("address-file", &options.address_file,
              "Gets the bound addresses as JSON once all of them listen.");
   flags.Bytes(

@@ -31,11 +31,13 @@ struct CoordinatorOptions {
   std::string admin_socket;
   std::string tls_certificate_file;
   std::string tls_key_file;
-  // Workers must show a certificate of this authority. Empty = their API key is enough.
+  // Workers must show a certificate of this authority. Empty = their API key is enough; with TLS
+  // that is refused where other machines reach the fleet's address.
   std::string fleet_client_ca_file;
   // API clients may show a certificate of this authority instead of a key. Empty = they may not.
   std::string client_ca_file;
-  // Serve without TLS also where other machines reach it.
+  // Serve without TLS also where other machines reach it, and with TLS workers without
+  // certificates.
   bool insecure_allow_remote = false;
   // Gets the bound addresses as JSON: {"api": "host:port", "fleet": ..., "admin": ...}, the first
   // of the API's. Empty = not written.
