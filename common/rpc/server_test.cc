@@ -349,6 +349,27 @@ TEST_F(ServerTest, ServesRemotelyWithoutTlsOnlyWhenToldToAndWarns) {
               StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("TLS")));
 }
 
+TEST(ChannelTest, SendsNoKeyInTheClearToOtherMachines) {
+  for (const char* local : {"127.0.0.1:1", "[::1]:1", "localhost:1", "unix:/nowhere",
+                            "dns:///localhost:1", "ipv4:127.0.0.1:1"}) {
+    EXPECT_THAT(MakeChannel({.target = local, .sends_key = true}), ::anneal::testing::IsOk())
+        << local;
+  }
+  for (const char* remote : {"10.0.0.7:1", "coordinator:7443", "127.example.com:1",
+                             "dns:///anneal.example:1", "ipv4:127.0.0.1:1,10.0.0.7:1"}) {
+    EXPECT_THAT(MakeChannel({.target = remote, .sends_key = true}),
+                StatusIs(absl::StatusCode::kInvalidArgument,
+                         ::testing::AllOf(HasSubstr(remote), HasSubstr("--tls"),
+                                          HasSubstr("--insecure-allow-remote"))))
+        << remote;
+    EXPECT_THAT(MakeChannel({.target = remote}), ::anneal::testing::IsOk());
+    EXPECT_THAT(MakeChannel({.target = remote, .tls = true, .sends_key = true}),
+                ::anneal::testing::IsOk());
+    EXPECT_THAT(MakeChannel({.target = remote, .sends_key = true, .insecure_allow_remote = true}),
+                ::anneal::testing::IsOk());
+  }
+}
+
 TEST(CertificateMetricsTest, TellsWhenACertificateEndsAndCountsABadFileAsExpired) {
   const std::string file = ::testing::TempDir() + "ends.pem";
   ASSERT_EQ(std::system(absl::StrCat("openssl req -x509 -newkey ec -pkeyopt "

@@ -68,6 +68,16 @@ TEST_F(AnnealTest, AKeyInPlaceOfItsNameIsNotSent) {
   }
 }
 
+TEST_F(AnnealTest, AKeyIsNotSentInTheClearToOtherMachines) {
+  // An address of documentation: nobody has it.
+  const std::string server = "192.0.2.1:7443";
+  const std::string key = (folder_ / ".anneal/credentials").string();
+  const Outcome refused = Anneal({"--server", server, "--api-key-file", key, "jobs"});
+  EXPECT_EQ(refused.code, 2);
+  EXPECT_THAT(refused.err, AllOf(HasSubstr(server), HasSubstr("--tls"),
+                                 HasSubstr("--insecure-allow-remote"), Not(HasSubstr(kFakeKey))));
+}
+
 TEST_F(AnnealTest, SubmitSendsTheDataAndCreatesTheJobOnce) {
   Write("job.yaml", "model: models/m\ndata: {train: [train.jsonl]}\n");
   coordinator_.LoseNextCreateAnswers(1);

@@ -45,6 +45,8 @@ struct WorkerOptions {
   std::string credentials_file;
   bool tls = false;
   std::string tls_ca_file, tls_certificate_file, tls_key_file;
+  // Send the key without TLS to another machine, too.
+  bool insecure_allow_remote = false;
 
   // "text" or "json"; see common/base/log_format.h. Of the keeper and the daemon.
   std::string log_format = "text";
