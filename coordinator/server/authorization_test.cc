@@ -66,7 +66,7 @@ const std::map<std::string, Need>& Needs() {
       {"ClusterService.ListWorkers", {Right::kRead}},
       {"ClusterService.DrainWorker", {Right::kOperate}},
       {"ClusterService.UndrainWorker", {Right::kOperate}},
-      {"ClusterService.GetStorage", {Right::kRead}},
+      {"ClusterService.GetStorage", {Right::kOperate}},
       {"ClusterService.GetCoordinator", {Right::kRead}},
       {"ClusterService.CheckFleet", {Right::kOperate}},
       {"KeyService.CreateKey", {Right::kOperate}},

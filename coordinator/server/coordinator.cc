@@ -47,7 +47,7 @@ Coordinator::Coordinator(CoordinatorOptions options, Clock& clock, Random& rando
       host_metrics_(registry_),
       certificate_metrics_(registry_),
       limit_metrics_(registry_),
-      allowed_roots_(options_.allowed_roots),
+      allowed_roots_(options_.allowed_roots, {options_.storage_root, options_.data_dir}),
       hashes_(clock),
       catalog_(clock) {}
 
