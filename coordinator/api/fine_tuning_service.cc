@@ -115,6 +115,7 @@ absl::StatusOr<std::unique_ptr<internal::JobRecord>> FineTuningServiceImpl::Make
   }
   ANNEAL_RETURN_IF_ERROR(CheckRoom());
   ANNEAL_RETURN_IF_ERROR(parts_.limits.AdmitStorage(caller.project, 0));
+  ANNEAL_RETURN_IF_ERROR(parts_.limits.AdmitJob(caller.project));
   const absl::Time now = parts_.clock.TimeNow();
   ANNEAL_ASSIGN_OR_RETURN(SpecResolver::Result result,
                           parts_.resolver.Resolve(caller.project, request.spec(), now));

@@ -18,6 +18,7 @@ constexpr absl::string_view kProjectRequestRate = "PROJECT_REQUEST_RATE";
 constexpr absl::string_view kProjectStreams = "PROJECT_STREAMS";
 constexpr absl::string_view kProjectUploads = "PROJECT_UPLOADS";
 constexpr absl::string_view kProjectStorage = "PROJECT_STORAGE";
+constexpr absl::string_view kProjectJobs = "PROJECT_JOBS";
 constexpr absl::string_view kFailedAuthenticationRate = "FAILED_AUTHENTICATION_RATE";
 
 // Streams end when their clients say so; a second is soon enough to look again.
@@ -44,7 +45,7 @@ LimitMetrics::LimitMetrics(MetricRegistry& registry)
   // A total that is not there before its first event cannot be alerted on.
   for (const absl::string_view reason :
        {kKeyRequestRate, kProjectRequestRate, kProjectStreams, kProjectUploads, kProjectStorage,
-        kFailedAuthenticationRate}) {
+        kProjectJobs, kFailedAuthenticationRate}) {
     refusals.Add(0, {absl::AsciiStrToLower(reason)});
   }
 }
@@ -149,6 +150,16 @@ absl::Status ProjectLimits::CheckStorage(const std::string& project,
           " that it may (--max-project-storage)",
           more_bytes > 0 ? absl::StrCat(", and this needs ", FormatBytes(more_bytes), " more") : "",
           "; delete jobs, files or models"));
+}
+
+absl::Status ProjectLimits::AdmitJob(const std::string& project) {
+  if (options_.project_jobs == 0) return absl::OkStatus();
+  const int64_t live = parts_.catalog.CountLiveJobs(project);
+  if (live < options_.project_jobs) return absl::OkStatus();
+  return Refuse(kProjectJobs,
+                absl::StrCat("project ", project, " has ", live,
+                             " jobs that have not ended, as many as it may (--max-project-jobs); "
+                             "let some end, or cancel those that nobody needs"));
 }
 
 absl::Status ProjectLimits::AdmitStorage(const std::string& project, int64_t more_bytes) {

@@ -36,6 +36,8 @@ struct LimitOptions {
   int64_t project_storage_bytes = int64_t{10} << 40;
   // Calls a second without a valid key or certificate that one host may keep up.
   int failed_authentication_rate = 10;
+  // Jobs of a project that have not ended; each of them is held in memory.
+  int project_jobs = 10'000;
 };
 
 struct LimitMetrics {
@@ -97,6 +99,10 @@ class ProjectLimits {
   };
   // Reason PROJECT_STREAMS.
   absl::StatusOr<Stream> OpenStream(const std::string& project);
+
+  // Whether the project may have one more job that has not ended. Reason PROJECT_JOBS. Requests
+  // that are under way at the same time may go beyond the limit by as many as they are.
+  absl::Status AdmitJob(const std::string& project);
 
   // Whether the project may store so much more, or begin to store what nobody knows yet (0). Reads
   // the catalog. Reason PROJECT_STORAGE.

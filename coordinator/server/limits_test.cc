@@ -21,7 +21,7 @@ class LimitsTest : public testing::CoordinatorFixture {
  protected:
   void SetUp() override {
     CoordinatorFixture::SetUp();
-    options_.limits = {0, 0, 0, 0, 0, 0, 0};
+    options_.limits = {0, 0, 0, 0, 0, 0, 0, 0};
   }
 
   static void ExpectRefused(const absl::Status& status, const std::string& reason,
@@ -141,6 +141,36 @@ TEST_F(LimitsTest, AProjectHasSoManyStreamsOpenAndNoMore) {
   while (stream->Read(&first)) continue;
   EXPECT_TRUE(stream->Finish().ok());
   EXPECT_THAT(Upload("hello"), IsOk());
+}
+
+TEST_F(LimitsTest, AProjectHasSoManyUnfinishedJobsAndNoMore) {
+  options_.limits.project_jobs = 2;
+  StartCoordinator();
+  ANNEAL_ASSERT_OK_AND_ASSIGN(const v1::Job first, Create(NewRequest(1, "r1")));
+  ANNEAL_ASSERT_OK(Create(NewRequest(1, "r2")).status());
+  ExpectRefused(Create(NewRequest(1, "r3")).status(), "PROJECT_JOBS", "--max-project-jobs");
+  EXPECT_THAT(Create(NewRequest(1, "r1")), IsOk()) << "a repetition makes nothing new";
+  EXPECT_THAT(Create(NewRequest(1), testing::kOtherKey), IsOk());
+  // Also after a restart, and until one has ended.
+  StartCoordinator();
+  ExpectRefused(Create(NewRequest(1, "r3")).status(), "PROJECT_JOBS", "--max-project-jobs");
+  ANNEAL_ASSERT_OK(Act(&Jobs::CancelJob, first.name()).status());
+  AwaitState(first.name(), v1::JOB_STATE_CANCELLED);
+  EXPECT_THAT(Create(NewRequest(1, "r3")), IsOk());
+  ExpectRefused(Create(NewRequest(1, "r4")).status(), "PROJECT_JOBS", "--max-project-jobs");
+}
+
+TEST_F(LimitsTest, ASpecIsSoLargeAndNoLarger) {
+  v1::CreateJobRequest request = NewRequest(1);
+  for (int i = 0; i < 4000; ++i) {
+    request.mutable_spec()->mutable_data()->add_train(
+        absl::StrCat("file:///", std::string(100, 'x'), i));
+  }
+  EXPECT_THAT(Create(request), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("262144")));
+  v1::CheckJobRequest check;
+  *check.mutable_spec() = request.spec();
+  EXPECT_THAT(Call(*jobs_, &Jobs::CheckJob, check),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("262144")));
 }
 
 TEST_F(LimitsTest, AProjectUploadsSoMuchAndNoMore) {

@@ -48,6 +48,8 @@ void AddLimits(Flags& flags, LimitOptions* limits) {
               "Files that a project may have, unfinished uploads included. 0: no limit.");
   flags.Bytes("max-project-storage", &limits->project_storage_bytes,
               "Files, models, checkpoints and outputs that a project may have. 0: no limit.");
+  flags.Integer("max-project-jobs", &limits->project_jobs,
+                "Jobs of a project that have not ended. 0: no limit.", 0, 10'000'000);
   flags.Integer("max-failed-authentication-rate", &limits->failed_authentication_rate,
                 "Calls a second without a valid API key or certificate that one host may keep up. "
                 "0: no limit.",
