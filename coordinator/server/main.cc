@@ -11,6 +11,7 @@
 
 #include "absl/synchronization/mutex.h"
 #include "common/base/clock.h"
+#include "common/base/file_mode.h"
 #include "common/base/log.h"
 #include "common/base/log_format.h"
 #include "common/base/random.h"
@@ -35,6 +36,7 @@ int main(int argc, char** argv) {
 
   if (absl::Status status = anneal::SetLogFormat((*options)->log_format); !status.ok())
     return Fail(status);
+  anneal::KeepOthersOut();
 #ifdef NDEBUG
   // Debian's Abseil looks for deadlocks at each lock; the builds with sanitizers keep that.
   absl::SetMutexDeadlockDetectionMode(absl::OnDeadlockCycle::kIgnore);
