@@ -214,6 +214,13 @@ std::vector<std::string> Coordinator::api_addresses() const {
   return addresses;
 }
 
+ServedMethods Coordinator::methods() const {
+  ServedMethods methods = fleet_server_->methods();
+  for (const std::unique_ptr<RpcServer>& server : api_servers_)
+    methods.insert(server->methods().begin(), server->methods().end());
+  return methods;
+}
+
 absl::Status Coordinator::WriteAddressFile() const {
   if (options_.address_file.empty()) return absl::OkStatus();
   Json addresses;

@@ -15,6 +15,7 @@
 #include "common/metrics/sampler.h"
 #include "common/rpc/authentication.h"
 #include "common/rpc/certificate_metrics.h"
+#include "common/rpc/served_methods.h"
 #include "common/rpc/server.h"
 #include "common/storage/storage_root.h"
 #include "coordinator/api/allowed_roots.h"
@@ -62,6 +63,8 @@ class Coordinator {
 
   std::vector<std::string> api_addresses() const;
   const std::string& fleet_address() const { return fleet_server_->address(); }
+  // What the API's and the fleet's addresses serve.
+  ServedMethods methods() const;
   // Empty if there is no admin endpoint.
   std::string admin_address() const { return admin_ == nullptr ? "" : admin_->address(); }
 

@@ -62,7 +62,8 @@ TEST_F(UpTest, RunsOneServicePerFolderUntilDown) {
   EXPECT_EQ(fs::status(folder_ / ".anneal/credentials").permissions(),
             fs::perms::owner_read | fs::perms::owner_write);
 
-  // What the service makes is closed to other accounts, whatever umask `anneal up` was started with.
+  // What the service makes is closed to other accounts, whatever umask `anneal up` was started
+  // with.
   int files = 0;
   for (const char* made : {".anneal/data", ".anneal/storage"}) {
     for (const fs::directory_entry& entry : fs::recursive_directory_iterator(folder_ / made)) {
