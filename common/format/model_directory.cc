@@ -212,6 +212,8 @@ absl::StatusOr<ModelDirectory> ReadModelDirectory(const std::string& path, const
   return model;
 }
 
+FileHashCache::FileHashCache(Clock& clock) : FileHashCache(clock, &Sha256OfOpenFile) {}
+
 absl::StatusOr<std::string> FileHashCache::Sha256Of(const std::string& path,
                                                     const FileOpener& open) {
   // Opened even if the hash is known: whoever asks must be allowed to read it.
@@ -222,15 +224,19 @@ absl::StatusOr<std::string> FileHashCache::Sha256Of(const std::string& path,
   const Identity identity(info.st_dev, info.st_ino, info.st_size, info.st_ctim.tv_sec,
                           info.st_ctim.tv_nsec);
   {
+    const auto is_free = [&]()
+                             ABSL_SHARED_LOCKS_REQUIRED(mu_) { return reading_.count(path) == 0; };
     absl::MutexLock lock(&mu_);
+    mu_.Await(absl::Condition(&is_free));
     const auto found = hashes_.find(path);
     if (found != hashes_.end() && found->second.first == identity) return found->second.second;
+    reading_.insert(path);
   }
-  ANNEAL_ASSIGN_OR_RETURN(std::string hash, Sha256OfOpenFile(file.get(), path));
-  if (clock_.TimeNow() - absl::TimeFromTimespec(info.st_ctim) > absl::Seconds(2)) {
-    absl::MutexLock lock(&mu_);
-    hashes_[path] = {identity, hash};
-  }
+  absl::StatusOr<std::string> hash = hasher_(file.get(), path);
+  absl::MutexLock lock(&mu_);
+  reading_.erase(path);
+  if (hash.ok() && clock_.TimeNow() - absl::TimeFromTimespec(info.st_ctim) > absl::Seconds(2))
+    hashes_[path] = {identity, *hash};
   return hash;
 }
 

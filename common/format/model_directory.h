@@ -3,7 +3,9 @@
 // its content. Without torch and without reading the weights' bytes, but for the hash.
 
 #include <cstdint>
+#include <functional>
 #include <map>
+#include <set>
 #include <string>
 #include <tuple>
 #include <utility>
@@ -46,10 +48,15 @@ absl::StatusOr<ModelDirectory> ReadModelDirectory(const std::string& path,
                                                   const FileOpener& open = OpenRegularFile);
 
 // SHA-256 of files, remembered while size, time of change and inode stay the same. What changed
-// less than two seconds ago is read again, since file systems keep times coarsely. Thread-safe.
+// less than two seconds ago is read again, since file systems keep times coarsely. Thread-safe: of
+// those who ask for one file at the same time one reads it, and the others wait for that.
 class FileHashCache {
  public:
-  explicit FileHashCache(Clock& clock) : clock_(clock) {}
+  using Hasher = std::function<absl::StatusOr<std::string>(int fd, const std::string& path)>;
+
+  explicit FileHashCache(Clock& clock);
+  // With another way to read an open file: for tests.
+  FileHashCache(Clock& clock, Hasher hasher) : clock_(clock), hasher_(std::move(hasher)) {}
   absl::StatusOr<std::string> Sha256Of(const std::string& path,
                                        const FileOpener& open = OpenRegularFile);
 
@@ -57,7 +64,10 @@ class FileHashCache {
   // Device, inode, size, seconds and nanoseconds of the last change.
   using Identity = std::tuple<uint64_t, uint64_t, int64_t, int64_t, int64_t>;
   Clock& clock_;
+  const Hasher hasher_;
   absl::Mutex mu_;
+  // Being read.
+  std::set<std::string> reading_ ABSL_GUARDED_BY(mu_);
   std::map<std::string, std::pair<Identity, std::string>> hashes_ ABSL_GUARDED_BY(mu_);
 };
 

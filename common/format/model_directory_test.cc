@@ -3,15 +3,19 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
 
 #include "absl/strings/str_cat.h"
+#include "absl/synchronization/notification.h"
+#include "common/base/clock.h"
 #include "common/base/sha256.h"
 #include "common/base/status.h"
 #include "common/base/status_matchers.h"
 #include "common/base/temp_dir.h"
+#include "common/base/thread.h"
 #include "common/format/model_tensors.h"
 #include "common/format/safetensors.h"
 
@@ -175,6 +179,31 @@ TEST_F(ModelDirectoryTest, ReadsShardsAndLinksAsHubDownloadsHaveThem) {
   Write("model.safetensors.index.json", R"({"weight_map": {"x": "../../secret.safetensors"}})");
   EXPECT_THAT(ReadModelDirectory(folder_),
               StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("same directory")));
+}
+
+TEST_F(ModelDirectoryTest, OneReadsAFileForAllWhoAskAtTheSameTime) {
+  SimulatedClock clock(Clock::Real().TimeNow() +
+                       absl::Hours(1));  // the file is old enough to be remembered
+  std::atomic<int> reads = 0;
+  absl::Notification second_asks;
+  FileHashCache cache(clock, [&](int fd, const std::string& path) {
+    ++reads;
+    second_asks.WaitForNotification();
+    return Sha256OfOpenFile(fd, path);
+  });
+  const std::string path = folder_ + "/config.json";
+  absl::StatusOr<std::string> first, second;
+  {
+    const Thread one("one", [&] { first = cache.Sha256Of(path); });
+    const Thread two("two", [&] {
+      while (reads == 0) continue;
+      second_asks.Notify();
+      second = cache.Sha256Of(path);
+    });
+  }
+  ANNEAL_ASSERT_OK(first.status());
+  EXPECT_EQ(*first, *second);
+  EXPECT_EQ(reads, 1);
 }
 
 TEST_F(ModelDirectoryTest, SaysAllThatIsMissingAndWhatToDo) {

@@ -175,14 +175,26 @@ bool IsCertificateSubject(absl::string_view text) {
 
 absl::StatusOr<Caller> Authenticator::CallerOf(const grpc::ServerContextBase& context,
                                                Right right) const {
-  ANNEAL_ASSIGN_OR_RETURN(Caller caller, Identify(context));
-  if (!IsAllowed(caller.role, right)) {
+  absl::StatusOr<Caller> caller = Identify(context);
+  if (!caller.ok()) {
+    ANNEAL_RETURN_IF_ERROR(AdmitUnknown(context));
+    return caller;
+  }
+  ANNEAL_RETURN_IF_ERROR(Admit(*caller));
+  if (!IsAllowed(caller->role, right)) {
     return WithReason(absl::PermissionDeniedError(absl::StrCat(
-                          WhatNeeds(right), "; this caller's role is ", RoleName(caller.role))),
+                          WhatNeeds(right), "; this caller's role is ", RoleName(caller->role))),
                       "ROLE_TOO_WEAK");
   }
-  ANNEAL_RETURN_IF_ERROR(Admit(caller));
   return caller;
+}
+
+std::function<absl::Status()> Authenticator::RecheckOf(
+    const grpc::ServerContextBase& context) const {
+  return [this, caller = Identify(context)]() -> absl::Status {
+    ANNEAL_RETURN_IF_ERROR(caller.status());
+    return Recheck(*caller);
+  };
 }
 
 ApiKeyAuthenticator::ApiKeyAuthenticator(const std::vector<Credential>& credentials, Clock& clock)
@@ -194,12 +206,32 @@ ApiKeyAuthenticator::ApiKeyAuthenticator(const std::vector<Credential>& credenti
 bool ApiKeyAuthenticator::Add(const std::string& proof, Caller caller, absl::Time expiry) {
   caller.proof = proof;
   absl::MutexLock lock(&mu_);
+  if (banned_.contains(proof)) return false;
   return entries_.try_emplace(proof, Entry{std::move(caller), expiry}).second;
 }
 
 void ApiKeyAuthenticator::Remove(const std::string& proof) {
   absl::MutexLock lock(&mu_);
   entries_.erase(proof);
+}
+
+void ApiKeyAuthenticator::Ban(const std::string& proof) {
+  absl::MutexLock lock(&mu_);
+  entries_.erase(proof);
+  banned_.insert(proof);
+}
+
+absl::Status ApiKeyAuthenticator::Recheck(const Caller& caller) const {
+  const std::optional<Entry> found = Find(caller.proof);
+  if (!found.has_value()) {
+    return Unauthenticated("the key or certificate of this stream has been revoked meanwhile",
+                           "CREDENTIAL_REVOKED");
+  }
+  if (clock_.TimeNow() >= found->expiry) {
+    return Unauthenticated("the key or certificate of this stream has expired meanwhile",
+                           "CREDENTIAL_EXPIRED");
+  }
+  return absl::OkStatus();
 }
 
 std::optional<ApiKeyAuthenticator::Entry> ApiKeyAuthenticator::Find(

@@ -2,12 +2,14 @@
 // Who calls, and what they may do: API keys in the `authorization: Bearer KEY` metadata, or client
 // certificates, mapped to project, creator and role.
 
+#include <functional>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/container/flat_hash_map.h"
+#include "absl/container/flat_hash_set.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/synchronization/mutex.h"
@@ -57,15 +59,25 @@ bool IsCertificateSubject(absl::string_view text);
 class Authenticator {
  public:
   virtual ~Authenticator() = default;
-  // UNAUTHENTICATED if the call carries no credential that is known, PERMISSION_DENIED (reason
-  // "ROLE_TOO_WEAK") if its role does not have the right; else what Admit says.
+  // UNAUTHENTICATED if the call carries no credential that is known; else what Admit says; else
+  // PERMISSION_DENIED (reason "ROLE_TOO_WEAK") if its role does not have the right. Refused calls
+  // count like others, so that none of them is free.
   absl::StatusOr<Caller> CallerOf(const grpc::ServerContextBase& context, Right right) const;
   // Whoever it is, whatever they may.
   virtual absl::StatusOr<Caller> Identify(const grpc::ServerContextBase& context) const = 0;
+  // Whether a caller whom we have let in is still known: a stream asks before it goes on, so that
+  // it does not outlive its key. UNAUTHENTICATED if not.
+  virtual absl::Status Recheck(const Caller& caller) const = 0;
+  // Recheck of whoever makes this call, for as long as `this` lives.
+  std::function<absl::Status()> RecheckOf(const grpc::ServerContextBase& context) const;
 
  private:
   // Whether somebody who is known may make one more call now.
   virtual absl::Status Admit(const Caller&) const { return absl::OkStatus(); }
+  // What to say in place of UNAUTHENTICATED to somebody who is not, if anything.
+  virtual absl::Status AdmitUnknown(const grpc::ServerContextBase&) const {
+    return absl::OkStatus();
+  }
 };
 
 // One line of a credentials file.
@@ -97,16 +109,19 @@ class ApiKeyAuthenticator : public Authenticator {
 
   // From the next call on whoever shows `proof` is known as `caller` (whose own proof is ignored),
   // until `expiry` (infinite = for ever). False, and nothing changes, if the proof is known
-  // already.
+  // already, or banned.
   bool Add(const std::string& proof, Caller caller, absl::Time expiry);
   // From the next call on it is not.
   void Remove(const std::string& proof);
+  // The same, and Add never lets it in again.
+  void Ban(const std::string& proof);
 
   // By the key alone. UNAUTHENTICATED with reason "API_KEY_EXPIRED" for one that has been known.
   absl::StatusOr<Caller> Identify(const grpc::ServerContextBase& context) const override;
   // Whom a certificate stands for that has been verified. UNAUTHENTICATED with reason
   // "CERTIFICATE_UNKNOWN" or "CERTIFICATE_EXPIRED", the latter for what was agreed on with Add.
   absl::StatusOr<Caller> IdentifyCertificate(absl::string_view subject) const;
+  absl::Status Recheck(const Caller& caller) const override;
   // Whether the call carries anything that is meant as a key.
   static bool CarriesKey(const grpc::ServerContextBase& context);
 
@@ -122,6 +137,7 @@ class ApiKeyAuthenticator : public Authenticator {
   Clock& clock_;
   mutable absl::Mutex mu_;
   absl::flat_hash_map<std::string, Entry> entries_ ABSL_GUARDED_BY(mu_);  // by proof
+  absl::flat_hash_set<std::string> banned_ ABSL_GUARDED_BY(mu_);
 };
 
 }  // namespace anneal

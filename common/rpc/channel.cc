@@ -1,8 +1,11 @@
 #include "common/rpc/channel.h"
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
 #include "common/base/status.h"
 #include "common/rpc/grpc_log.h"
+#include "common/rpc/peer_address.h"
 #include "common/rpc/pem_file.h"
 #include "common/rpc/server.h"
 #include "common/rpc/tls_library.h"
@@ -39,10 +42,26 @@ absl::StatusOr<std::shared_ptr<grpc::ChannelCredentials>> MakeCredentials(
   return grpc::experimental::TlsCredentials(tls);
 }
 
+// Whether gRPC's target stays on this machine for sure.
+bool IsLocal(absl::string_view target) {
+  if (absl::StartsWith(target, "unix:") || absl::StartsWith(target, "unix-abstract:")) return true;
+  for (const absl::string_view scheme : {"dns:///", "dns:", "ipv4:", "ipv6:"}) {
+    if (absl::ConsumePrefix(&target, scheme)) break;
+  }
+  return IsLoopbackHost(target.substr(0, target.rfind(':')));
+}
+
 }  // namespace
 
 absl::StatusOr<std::shared_ptr<grpc::Channel>> MakeChannel(const ChannelOptions& options) {
   TakeGrpcLogs();
+  if (options.sends_key && !options.tls && !options.insecure_allow_remote &&
+      !IsLocal(options.target)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("the API key would travel in the clear to ", options.target,
+                     ": use TLS (--tls, or --tls-ca-file for an authority of your own), or say "
+                     "--insecure-allow-remote where the network itself is trusted"));
+  }
   ANNEAL_ASSIGN_OR_RETURN(auto credentials, MakeCredentials(options));
   grpc::ChannelArguments arguments;
   arguments.SetMaxReceiveMessageSize(kMaxMessageBytes);

@@ -20,10 +20,10 @@ bool IsOurs(absl::StatusCode code) {
 // Lives as long as its call.
 class MetricsInterceptor : public grpc::experimental::Interceptor {
  public:
-  MetricsInterceptor(RpcMetrics& metrics, Clock& clock, const ServerRpcInfo& info)
+  MetricsInterceptor(RpcMetrics& metrics, Clock& clock, const ServerRpcInfo& info, bool is_served)
       : metrics_(metrics),
         clock_(clock),
-        method_(absl::StripPrefix(info.method(), "/")),
+        method_(is_served ? absl::StripPrefix(info.method(), "/") : "unknown"),
         unary_(info.type() == ServerRpcInfo::Type::UNARY),
         start_(clock.MonotonicNow()) {
     metrics_.open.Add(1, {method_});
@@ -58,7 +58,7 @@ class MetricsInterceptor : public grpc::experimental::Interceptor {
 
 grpc::experimental::Interceptor* MetricsInterceptorFactory::CreateServerInterceptor(
     ServerRpcInfo* info) {
-  return new MetricsInterceptor(metrics_, clock_, *info);
+  return new MetricsInterceptor(metrics_, clock_, *info, IsServed(*methods_, info->method()));
 }
 
 }  // namespace anneal

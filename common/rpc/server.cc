@@ -5,7 +5,6 @@
 
 #include <utility>
 
-#include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
@@ -13,10 +12,13 @@
 #include "common/base/status.h"
 #include "common/rpc/grpc_log.h"
 #include "common/rpc/metrics_interceptor.h"
+#include "common/rpc/peer_address.h"
 #include "common/rpc/pem_file.h"
+#include "common/rpc/served_methods.h"
 #include "common/rpc/tls_library.h"
 #include "grpcpp/ext/proto_server_reflection_plugin.h"
 #include "grpcpp/health_check_service_interface.h"
+#include "grpcpp/resource_quota.h"
 #include "grpcpp/security/server_credentials.h"
 #include "grpcpp/security/tls_certificate_provider.h"
 #include "grpcpp/security/tls_credentials_options.h"
@@ -26,10 +28,6 @@ namespace anneal {
 namespace {
 
 constexpr absl::string_view kUnixPrefix = "unix:";
-
-bool IsLoopback(absl::string_view host) {
-  return host == "localhost" || host == "[::1]" || absl::StartsWith(host, "127.");
-}
 
 absl::Status CheckAddress(const ServerOptions& options) {
   absl::string_view address = options.address;
@@ -53,7 +51,7 @@ absl::Status CheckAddress(const ServerOptions& options) {
     return absl::InvalidArgumentError(absl::StrCat(
         "address '", address, "' is neither host:port nor unix:/path, for example 127.0.0.1:7443"));
   }
-  if (tls || IsLoopback(address.substr(0, colon))) return absl::OkStatus();
+  if (tls || IsLoopbackHost(address.substr(0, colon))) return absl::OkStatus();
   if (!options.insecure_allow_remote) {
     return absl::InvalidArgumentError(absl::StrCat(
         "address ", address,
@@ -104,6 +102,15 @@ void SetLimits(grpc::ServerBuilder& builder) {
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
 }
 
+void SetQuotas(grpc::ServerBuilder& builder, const RpcQuotas& quotas) {
+  grpc::ResourceQuota resources("anneal");
+  if (quotas.memory_bytes > 0) resources.Resize(static_cast<size_t>(quotas.memory_bytes));
+  if (quotas.threads > 0) resources.SetMaxThreads(quotas.threads);
+  builder.SetResourceQuota(resources);
+  if (quotas.connection_streams > 0)
+    builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, quotas.connection_streams);
+}
+
 // Binds under a umask that lets nobody else in, so that the socket is never open to others, not
 // even for an instant.
 std::unique_ptr<grpc::Server> BuildPrivate(grpc::ServerBuilder& builder,
@@ -146,8 +153,12 @@ absl::StatusOr<std::unique_ptr<RpcServer>> RpcServer::Start(
 
   grpc::ServerBuilder builder;
   SetLimits(builder);
+  SetQuotas(builder, options.quotas);
   for (grpc::Service* service : services) builder.RegisterService(service);
-  interceptors.push_back(std::make_unique<MetricsInterceptorFactory>(metrics, clock));
+  const std::shared_ptr<const ServedMethods> methods = CollectServedMethods(builder);
+  for (auto& interceptor : interceptors)
+    interceptor = ForServedMethods(std::move(interceptor), methods);
+  interceptors.push_back(std::make_unique<MetricsInterceptorFactory>(metrics, clock, methods));
   builder.experimental().SetInterceptorCreators(std::move(interceptors));
 
   int port = 0;
@@ -163,11 +174,12 @@ absl::StatusOr<std::unique_ptr<RpcServer>> RpcServer::Start(
   }
   std::string address = options.address;
   if (!is_unix) address = absl::StrCat(address.substr(0, address.rfind(':')), ":", port);
-  return std::unique_ptr<RpcServer>(new RpcServer(std::move(server), std::move(address)));
+  return std::unique_ptr<RpcServer>(new RpcServer(std::move(server), methods, std::move(address)));
 }
 
-RpcServer::RpcServer(std::unique_ptr<grpc::Server> server, std::string address)
-    : server_(std::move(server)), address_(std::move(address)) {}
+RpcServer::RpcServer(std::unique_ptr<grpc::Server> server,
+                     std::shared_ptr<const ServedMethods> methods, std::string address)
+    : server_(std::move(server)), methods_(std::move(methods)), address_(std::move(address)) {}
 
 RpcServer::~RpcServer() { Shutdown(absl::ZeroDuration()); }
 

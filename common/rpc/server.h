@@ -2,6 +2,7 @@
 // A gRPC server as all our programs run it: credentials, limits, keepalive, reflection, health and
 // metrics in one place.
 
+#include <cstdint>
 #include <memory>
 #include <string>
 #include <vector>
@@ -10,6 +11,7 @@
 #include "absl/time/time.h"
 #include "common/base/clock.h"
 #include "common/metrics/metrics.h"
+#include "common/rpc/served_methods.h"
 #include "grpcpp/server.h"
 #include "grpcpp/support/server_interceptor.h"
 
@@ -28,6 +30,17 @@ struct RpcMetrics {
   Gauge open;
 };
 
+// What clients may take of a server, whoever they are. 0 = no limit.
+struct RpcQuotas {
+  // Of all connections and the messages under way.
+  int64_t memory_bytes = int64_t{1} << 30;
+  // That answer calls of the synchronous kind; those that would need more are refused with
+  // RESOURCE_EXHAUSTED.
+  int threads = 2048;
+  // Open at a time on one connection; further calls wait for their turn.
+  int connection_streams = 1000;
+};
+
 struct ServerOptions {
   // "host:port" (port 0 = any free one) or "unix:/path". A Unix socket gets mode 0600.
   std::string address;
@@ -44,6 +57,7 @@ struct ServerOptions {
   unsigned tls_reload_seconds = 60;
   // Serve without TLS on an address that is not loopback, where the network itself is trusted.
   bool insecure_allow_remote = false;
+  RpcQuotas quotas;
 };
 
 using Interceptors =
@@ -54,7 +68,8 @@ class RpcServer {
  public:
   // `services`, `metrics` and `clock` must outlive the server. Reflection and grpc.health.v1 are
   // served beside them. The port is never shared with another process. INVALID_ARGUMENT says which
-  // option is wrong, UNAVAILABLE that it cannot listen. `interceptors` watch every call.
+  // option is wrong, UNAVAILABLE that it cannot listen. `interceptors` watch every call of a method
+  // that the server has.
   static absl::StatusOr<std::unique_ptr<RpcServer>> Start(
       const ServerOptions& options, const std::vector<grpc::Service*>& services,
       RpcMetrics& metrics, Clock& clock, Interceptors interceptors = {});
@@ -63,15 +78,18 @@ class RpcServer {
   // As in the options, with the port that is bound: what clients on this machine connect to.
   const std::string& address() const { return address_; }
   grpc::Server& server() { return *server_; }
+  const ServedMethods& methods() const { return *methods_; }
 
   // Refuses new calls, lets those under way finish for `grace`, then cancels them. May be called
   // twice.
   void Shutdown(absl::Duration grace);
 
  private:
-  RpcServer(std::unique_ptr<grpc::Server> server, std::string address);
+  RpcServer(std::unique_ptr<grpc::Server> server, std::shared_ptr<const ServedMethods> methods,
+            std::string address);
 
   const std::unique_ptr<grpc::Server> server_;
+  const std::shared_ptr<const ServedMethods> methods_;
   const std::string address_;
 };
 

@@ -2,12 +2,16 @@
 
 #include <sys/stat.h>
 
+#include <atomic>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
 
+#include "absl/base/thread_annotations.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/synchronization/notification.h"
 #include "anneal/v1/artifact_service.grpc.pb.h"
 #include "common/base/status.h"
 #include "common/base/status_matchers.h"
@@ -15,6 +19,7 @@
 #include "common/rpc/certificate_metrics.h"
 #include "common/rpc/channel.h"
 #include "common/rpc/status.h"
+#include "grpcpp/generic/generic_stub.h"
 
 namespace anneal {
 namespace {
@@ -34,6 +39,9 @@ std::string WriteFile(const std::string& name, const std::string& text) {
   return path;
 }
 
+// A parent that is answered when the test says so.
+constexpr char kHold[] = "hold";
+
 // Answers with the caller's project and creator, or as told.
 class EchoService : public v1::ArtifactService::CallbackService {
  public:
@@ -46,14 +54,33 @@ class EchoService : public v1::ArtifactService::CallbackService {
       reactor->Finish({grpc::StatusCode::UNAVAILABLE, "broken"});
       return reactor;
     }
+    if (request->parent() == kHold) {
+      absl::MutexLock lock(&mu_);
+      held_ = reactor;
+      return reactor;
+    }
     const absl::StatusOr<Caller> caller = authenticator_.CallerOf(*context, Right::kWrite);
     if (caller.ok()) response->set_folder_uri(absl::StrCat(caller->project, "/", caller->creator));
     reactor->Finish(ToGrpcStatus(caller.status()));
     return reactor;
   }
 
+  // Waits until a call for kHold has come.
+  void AwaitHeld() {
+    const auto is_held = [this]() ABSL_SHARED_LOCKS_REQUIRED(mu_) { return held_ != nullptr; };
+    absl::MutexLock lock(&mu_);
+    mu_.Await(absl::Condition(&is_held));
+  }
+  // Answers it.
+  void LetGo() {
+    absl::MutexLock lock(&mu_);
+    held_->Finish(grpc::Status::OK);
+  }
+
  private:
   const Authenticator& authenticator_;
+  absl::Mutex mu_;
+  grpc::ServerUnaryReactor* held_ ABSL_GUARDED_BY(mu_) = nullptr;
 };
 
 class ServerTest : public ::testing::Test {
@@ -130,6 +157,94 @@ TEST_F(ServerTest, FailuresOfItsOwnAreCountedFromZeroOn) {
   EXPECT_THAT(registry_.Scrape(), HasSubstr("anneal_rpc_failures_total 1\n"));
 }
 
+// Counts the calls that it is asked about.
+class CountingFactory : public grpc::experimental::ServerInterceptorFactoryInterface {
+ public:
+  explicit CountingFactory(std::atomic<int>& calls) : calls_(calls) {}
+  grpc::experimental::Interceptor* CreateServerInterceptor(
+      grpc::experimental::ServerRpcInfo*) override {
+    ++calls_;
+    return nullptr;
+  }
+
+ private:
+  std::atomic<int>& calls_;
+};
+
+TEST_F(ServerTest, MadeUpMethodsLeaveNoTrace) {
+  std::atomic<int> seen = 0;
+  Interceptors interceptors;
+  interceptors.push_back(std::make_unique<CountingFactory>(seen));
+  ANNEAL_ASSERT_OK_AND_ASSIGN(auto server,
+                              RpcServer::Start({.address = "127.0.0.1:0"}, {&service_}, metrics_,
+                                               Clock::Real(), std::move(interceptors)));
+  EXPECT_THAT(server->methods(),
+              ::testing::IsSupersetOf({"anneal.v1.ArtifactService/ListArtifacts",
+                                       "anneal.v1.ArtifactService/DownloadArtifact",
+                                       "grpc.health.v1.Health/Check"}));
+  ANNEAL_ASSERT_OK_AND_ASSIGN(auto channel, MakeChannel({.target = server->address()}));
+  const auto call = [&](const std::string& path) {
+    grpc::GenericStub stub(channel);
+    grpc::ClientContext context;
+    PrepareCall(context, "", absl::Seconds(10));
+    grpc::CompletionQueue queue;
+    const grpc::Slice empty;
+    grpc::ByteBuffer response;
+    const auto pending = stub.PrepareUnaryCall(&context, path, grpc::ByteBuffer(&empty, 1), &queue);
+    pending->StartCall();
+    grpc::Status status;
+    pending->Finish(&response, &status, nullptr);
+    void* tag = nullptr;
+    bool ok = false;
+    EXPECT_TRUE(queue.Next(&tag, &ok));
+    return status.error_code();
+  };
+  // Also those of a service that this program has, but this server has not.
+  for (const std::string& path :
+       {std::string("/anneal.v1.ArtifactService/MadeUp"), std::string("/anneal.v1.Made/Up"),
+        std::string("/anneal.v1.FileService/GetFile"), "/made.Up/" + std::string(3000, 'x'),
+        std::string("/made.Up/\xff\xfe")}) {
+    EXPECT_EQ(call(path), grpc::StatusCode::UNIMPLEMENTED);
+  }
+  EXPECT_EQ(seen, 0);
+  EXPECT_EQ(call("/anneal.v1.ArtifactService/ListArtifacts"), grpc::StatusCode::UNAUTHENTICATED);
+  EXPECT_EQ(seen, 1);
+  server->Shutdown(absl::Seconds(5));
+  server.reset();
+  const std::string scrape = registry_.Scrape();
+  EXPECT_THAT(scrape, HasSubstr("code=\"UNIMPLEMENTED\",method=\"unknown\"} 5"));
+  EXPECT_THAT(scrape, ::testing::Not(::testing::ContainsRegex("[mM]ade")));
+  EXPECT_THAT(scrape, ::testing::Not(HasSubstr("GetFile")));
+}
+
+TEST_F(ServerTest, AConnectionHasSoManyCallsOpenAndNoMore) {
+  ANNEAL_ASSERT_OK_AND_ASSIGN(
+      auto server, Start({.address = "127.0.0.1:0", .quotas = {.connection_streams = 1}}));
+  ANNEAL_ASSERT_OK_AND_ASSIGN(auto channel, MakeChannel({.target = server->address()}));
+  auto stub = v1::ArtifactService::NewStub(channel);
+  grpc::ClientContext holding;
+  PrepareCall(holding, kKey, absl::Seconds(60));
+  v1::ListArtifactsRequest hold;
+  hold.set_parent(kHold);
+  v1::ListArtifactsResponse held;
+  absl::Notification answered;
+  stub->async()->ListArtifacts(&holding, &hold, &held, [&](grpc::Status status) {
+    EXPECT_TRUE(status.ok()) << status.error_message();
+    answered.Notify();
+  });
+  service_.AwaitHeld();
+  const auto call = [&](absl::Duration timeout) {
+    grpc::ClientContext context;
+    PrepareCall(context, kKey, timeout);
+    v1::ListArtifactsResponse response;
+    return FromGrpcStatus(stub->ListArtifacts(&context, v1::ListArtifactsRequest(), &response));
+  };
+  EXPECT_THAT(call(absl::Milliseconds(300)), StatusIs(absl::StatusCode::kDeadlineExceeded));
+  service_.LetGo();
+  answered.WaitForNotification();
+  ANNEAL_EXPECT_OK(call(absl::Seconds(30)));
+}
+
 TEST_F(ServerTest, AUnixSocketIsForItsOwnerOnly) {
   const std::string path = ::testing::TempDir() + "server_test.sock";
   ANNEAL_ASSERT_OK_AND_ASSIGN(auto server, Start({.address = "unix:" + path}));
@@ -199,6 +314,78 @@ TEST_F(ServerTest, TakesNewCertificatesWithoutARestart) {
   }
   EXPECT_THAT(renewed, ::anneal::testing::IsOk());
   EXPECT_THAT(call_with("first"), StatusIs(absl::StatusCode::kUnavailable));
+}
+
+TEST_F(ServerTest, AsksClientsForTheirCertificateAndReadsItsAuthorityAgainAlone) {
+  const auto in = [](const std::string& name) { return ::testing::TempDir() + "mutual_" + name; };
+  for (const std::string name : {"server", "first", "second"})
+    MakeCertificate(in(name + ".pem"), in(name + ".key"));
+  const auto trust = [&](const std::string& name) {
+    std::filesystem::copy_file(in(name + ".pem"), in("ca.new"),
+                               std::filesystem::copy_options::overwrite_existing);
+    std::filesystem::rename(in("ca.new"), in("ca.pem"));
+  };
+  trust("first");
+  ANNEAL_ASSERT_OK_AND_ASSIGN(auto server, Start({.address = "127.0.0.1:0",
+                                                  .tls_certificate_file = in("server.pem"),
+                                                  .tls_key_file = in("server.key"),
+                                                  .tls_client_ca_file = in("ca.pem"),
+                                                  .tls_reload_seconds = 1}));
+  const auto call_as = [&](const std::string& name) {
+    ChannelOptions options{
+        .target = server->address(), .tls = true, .tls_ca_file = in("server.pem")};
+    if (!name.empty()) {
+      options.tls_certificate_file = in(name + ".pem");
+      options.tls_key_file = in(name + ".key");
+    }
+    return Call(options, kKey);
+  };
+  EXPECT_THAT(call_as(""), StatusIs(absl::StatusCode::kUnavailable))
+      << "its key alone is no way in";
+  EXPECT_THAT(call_as("first"), ::anneal::testing::IsOk());
+  EXPECT_THAT(call_as("second"), StatusIs(absl::StatusCode::kUnavailable));
+  trust("second");
+  absl::StatusOr<std::string> renewed = call_as("second");
+  for (const absl::Time patience = absl::Now() + absl::Seconds(30);
+       !renewed.ok() && absl::Now() < patience;) {
+    renewed = call_as("second");
+  }
+  EXPECT_THAT(renewed, ::anneal::testing::IsOk());
+  EXPECT_THAT(call_as("first"), StatusIs(absl::StatusCode::kUnavailable));
+}
+
+TEST_F(ServerTest, ServesRemotelyWithoutTlsOnlyWhenToldToAndWarns) {
+  EXPECT_THAT(Start({.address = "0.0.0.0:0"}), StatusIs(absl::StatusCode::kInvalidArgument));
+  ::testing::internal::CaptureStderr();
+  ANNEAL_ASSERT_OK_AND_ASSIGN(auto server,
+                              Start({.address = "0.0.0.0:0", .insecure_allow_remote = true}));
+  EXPECT_THAT(::testing::internal::GetCapturedStderr(), HasSubstr("serving without TLS"));
+  const std::string port = server->address().substr(server->address().rfind(':'));
+  EXPECT_THAT(Call({.target = "127.0.0.1" + port}, kKey), ::anneal::testing::IsOk());
+  // A name that only looks like an address of this machine is remote.
+  EXPECT_THAT(Start({.address = "127.example.com:0"}),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("TLS")));
+}
+
+TEST(ChannelTest, SendsNoKeyInTheClearToOtherMachines) {
+  for (const char* local : {"127.0.0.1:1", "[::1]:1", "localhost:1", "unix:/nowhere",
+                            "dns:///localhost:1", "ipv4:127.0.0.1:1"}) {
+    EXPECT_THAT(MakeChannel({.target = local, .sends_key = true}), ::anneal::testing::IsOk())
+        << local;
+  }
+  for (const char* remote : {"10.0.0.7:1", "coordinator:7443", "127.example.com:1",
+                             "dns:///anneal.example:1", "ipv4:127.0.0.1:1,10.0.0.7:1"}) {
+    EXPECT_THAT(MakeChannel({.target = remote, .sends_key = true}),
+                StatusIs(absl::StatusCode::kInvalidArgument,
+                         ::testing::AllOf(HasSubstr(remote), HasSubstr("--tls"),
+                                          HasSubstr("--insecure-allow-remote"))))
+        << remote;
+    EXPECT_THAT(MakeChannel({.target = remote}), ::anneal::testing::IsOk());
+    EXPECT_THAT(MakeChannel({.target = remote, .tls = true, .sends_key = true}),
+                ::anneal::testing::IsOk());
+    EXPECT_THAT(MakeChannel({.target = remote, .sends_key = true, .insecure_allow_remote = true}),
+                ::anneal::testing::IsOk());
+  }
 }
 
 TEST(CertificateMetricsTest, TellsWhenACertificateEndsAndCountsABadFileAsExpired) {

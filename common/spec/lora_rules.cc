@@ -15,6 +15,8 @@ constexpr char kTooMany[] = "TOO_MANY";
 constexpr char kUnknownModule[] = "UNKNOWN_MODULE";
 constexpr int kMaxNames = 1000;
 constexpr int kMaxRank = 1024;
+// The longest of a known family has some 40.
+constexpr size_t kMaxNameBytes = 200;
 
 class LoraModules {
  public:
@@ -46,6 +48,14 @@ class LoraModules {
     return true;
   }
 
+  bool TooLong(const std::string& path, const std::string& name) {
+    if (name.size() <= kMaxNameBytes) return false;
+    issues_.AddError(
+        kTooLong, path,
+        absl::StrCat("has ", name.size(), " bytes; a module's name has at most ", kMaxNameBytes));
+    return true;
+  }
+
   bool NamesAny(const std::string& name) const {
     return absl::c_any_of(modules_,
                           [&](const std::string& module) { return NamesModule(module, name); });
@@ -66,6 +76,7 @@ class LoraModules {
     if (TooMany(kField, targets.size())) return;
     for (int i = 0; i < targets.size(); ++i) {
       const std::string path = absl::StrCat(kField, "[", i, "]");
+      if (TooLong(path, targets[i])) continue;
       if (targets[i].empty()) {
         issues_.AddError(kMissing, path, "is empty");
       } else if (targets[i] == kAllLinear) {
@@ -84,7 +95,9 @@ class LoraModules {
     if (TooMany(field, static_cast<int>(pattern.size()))) return;
     // A protobuf map has no order; issues have.
     for (const auto& [name, value] : std::map(pattern.begin(), pattern.end())) {
-      const std::string path = absl::StrCat(field, ".", name);
+      // Part of the field's path, so cut.
+      const std::string path = absl::StrCat(field, ".", name.substr(0, kMaxNameBytes));
+      if (TooLong(path, name)) continue;
       check_value(path, value);
       if (modules_.empty()) continue;
       if (!NamesAny(name)) {
@@ -103,6 +116,7 @@ class LoraModules {
     if (TooMany(kField, lora_.modules_to_save_size())) return;
     for (int i = 0; i < lora_.modules_to_save_size(); ++i) {
       const std::string& name = lora_.modules_to_save(i);
+      if (TooLong(absl::StrCat(kField, "[", i, "]"), name)) continue;
       if (NamesModule(kEmbeddingModule, name) || NamesModule(kHeadModule, name)) continue;
       issues_.AddError(kUnknownModule, absl::StrCat(kField, "[", i, "]"),
                        absl::StrCat("'", name, "' cannot be trained whole beside an adapter"),

@@ -323,6 +323,19 @@ TEST(ReferencesTest, FormsOfModelsAndFiles) {
   EXPECT_NE(FileReferenceProblem("file:///" + std::string(5000, 'a')), "");
 }
 
+TEST(ResolveTest, LoraModulesHaveNamesOfSomeLength) {
+  v1::JobSpec spec = Spec("method: {lora: {target_modules: [q_proj]}}");
+  const std::string longest(200, 'x'), longer(201, 'x');
+  v1::LoraMethod& lora = *spec.mutable_method()->mutable_lora();
+  lora.add_target_modules(longer);
+  lora.add_modules_to_save(longer);
+  (*lora.mutable_rank_pattern())[longer] = 4;
+  EXPECT_THAT(Codes(Resolve(spec)),
+              ElementsAre("TOO_LONG method.lora.target_modules[1]",
+                          absl::StrCat("TOO_LONG method.lora.rank_pattern.", longest),
+                          "TOO_LONG method.lora.modules_to_save[0]"));
+}
+
 TEST(IssuesTest, SuggestsTheNearestName) {
   EXPECT_EQ(ClosestMatch("epoch", {"batch_size", "epochs"}), "epochs");
   EXPECT_EQ(ClosestMatch("leanring_rate", {"learning_rate", "lora"}), "learning_rate");

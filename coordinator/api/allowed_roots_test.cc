@@ -76,5 +76,25 @@ TEST_F(AllowedRootsTest, OpensWhatItFindsAndNothingThatTakesItsPlace) {
   EXPECT_THAT(read(folder_ + "/shared/deep"), StatusIs(absl::StatusCode::kInvalidArgument));
 }
 
+TEST_F(AllowedRootsTest, TheServicesOwnFoldersAreNotAmongThem) {
+  fs::create_directories(folder_ + "/storage/blobs");
+  std::ofstream(folder_ + "/storage/blobs/x") << "of another project";
+  const AllowedRoots roots({folder_, folder_ + "/storage/blobs"}, {folder_ + "/storage"});
+  fs::create_symlink(folder_ + "/storage", folder_ + "/shared/way");
+  for (const std::string& path : {folder_ + "/storage", folder_ + "/storage/blobs/x",
+                                  folder_ + "/storage/none", folder_ + "/shared/../storage/blobs/x",
+                                  folder_ + "/shared/way/blobs/x", folder_ + "/shared/way/none"}) {
+    EXPECT_THAT(roots.Resolve(path), StatusIs(absl::StatusCode::kPermissionDenied)) << path;
+  }
+  EXPECT_THAT(roots.Resolve(folder_ + "/shared/deep/a.jsonl"),
+              IsOkAndHolds(folder_ + "/shared/deep/a.jsonl"));
+  std::ofstream(folder_ + "/storage-of-mine") << "";
+  EXPECT_THAT(roots.Resolve(folder_ + "/storage-of-mine"),
+              IsOkAndHolds(folder_ + "/storage-of-mine"));
+  // As `anneal up` has it.
+  EXPECT_THAT(AllowedRoots({"/"}, {folder_ + "/storage"}).Resolve(folder_ + "/storage/blobs/x"),
+              StatusIs(absl::StatusCode::kPermissionDenied));
+}
+
 }  // namespace
 }  // namespace anneal

@@ -16,6 +16,7 @@
 #include "common/storage/layout.h"
 #include "coordinator/api/download_reactor.h"
 #include "coordinator/api/pooled_call.h"
+#include "coordinator/api/pumped_writer.h"
 
 namespace anneal {
 namespace {
@@ -155,16 +156,17 @@ grpc::ServerUnaryReactor* ArtifactServiceImpl::ListArtifacts(
 
 grpc::ServerWriteReactor<v1::DownloadArtifactResponse>* ArtifactServiceImpl::DownloadArtifact(
     grpc::CallbackServerContext* context, const v1::DownloadArtifactRequest* request) {
+  const absl::StatusOr<Caller> caller = parts_.authenticator.CallerOf(*context, Right::kRead);
+  if (!caller.ok()) return new RefusedWriter<v1::DownloadArtifactResponse>(caller.status());
   return DownloadReactor<v1::DownloadArtifactResponse>::Start(
-      parts_.pool, request->offset(),
-      [this, caller = parts_.authenticator.CallerOf(*context, Right::kRead),
-       name = request->name()]() -> absl::StatusOr<DownloadSource> {
-        ANNEAL_RETURN_IF_ERROR(caller.status());
+      parts_.pool, *context, caller->project, request->offset(),
+      [this, caller, name = request->name()]() -> absl::StatusOr<DownloadSource> {
         ANNEAL_ASSIGN_OR_RETURN(ProjectLimits::Stream place,
                                 parts_.limits.OpenStream(caller->project));
         ANNEAL_ASSIGN_OR_RETURN(DownloadSource source,
                                 OpenArtifact(parts_.root, parts_.catalog, *caller, name));
         source.place = std::move(place);
+        source.may_go_on = [this, caller] { return parts_.authenticator.Recheck(*caller); };
         return source;
       });
 }

@@ -1,100 +1,27 @@
 #include "coordinator/api/audit_log.h"
 
-#include <utility>
-
-#include "absl/status/status.h"
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/strip.h"
 #include "common/base/log.h"
 #include "common/base/status.h"
 #include "common/format/json.h"
-#include "common/rpc/request_id.h"
-#include "google/protobuf/message.h"
-#include "grpcpp/server_context.h"
+#include "common/rpc/peer_address.h"
 
 namespace anneal {
 namespace {
 
-using ::grpc::experimental::InterceptionHookPoints;
-using ::grpc::experimental::ServerRpcInfo;
+constexpr absl::Duration kMinute = absl::Minutes(1);
+// A caller may send anything.
+constexpr size_t kMaxFieldBytes = 200;
 
-// Calls that change nothing. Everything else is written down, so that a new method is, too.
-bool OnlyReads(absl::string_view method) {
-  const absl::string_view name = method.substr(method.rfind('/') + 1);
-  for (const absl::string_view verb : {"Get", "List", "Watch", "Read", "Check", "Download"}) {
-    if (absl::StartsWith(name, verb)) return true;
-  }
-  return false;
+std::string OlderFile(const std::string& path, int age) {
+  return age == 0 ? path : absl::StrCat(path, ".", age);
 }
-
-// The text field `name`, or `parent`, of a message; empty if it has neither.
-std::string ResourceIn(const google::protobuf::Message& message) {
-  for (const char* name : {"name", "parent"}) {
-    const google::protobuf::FieldDescriptor* field = message.GetDescriptor()->FindFieldByName(name);
-    if (field != nullptr && field->cpp_type() == google::protobuf::FieldDescriptor::CPPTYPE_STRING)
-      return message.GetReflection()->GetString(message, field);
-  }
-  return "";
-}
-
-// Lives as long as its call.
-class AuditInterceptor : public grpc::experimental::Interceptor {
- public:
-  AuditInterceptor(AuditLog& log, const Authenticator& authenticator, Clock& clock,
-                   ServerRpcInfo& info)
-      : log_(log), authenticator_(authenticator), clock_(clock), context_(*info.server_context()) {
-    entry_.method = std::string(absl::StripPrefix(info.method(), "/"));
-  }
-
-  void Intercept(grpc::experimental::InterceptorBatchMethods* methods) override {
-    if (methods->QueryInterceptionHookPoint(InterceptionHookPoints::POST_RECV_MESSAGE) &&
-        methods->GetRecvMessage() != nullptr) {
-      Name(*static_cast<const google::protobuf::Message*>(methods->GetRecvMessage()));
-    }
-    if (methods->QueryInterceptionHookPoint(InterceptionHookPoints::PRE_SEND_MESSAGE) &&
-        methods->GetSendMessage() != nullptr) {
-      Name(*static_cast<const google::protobuf::Message*>(methods->GetSendMessage()));
-    }
-    if (methods->QueryInterceptionHookPoint(InterceptionHookPoints::PRE_SEND_STATUS)) {
-      Finish(static_cast<absl::StatusCode>(methods->GetSendStatus().error_code()));
-    }
-    methods->Proceed();
-  }
-
- private:
-  void Name(const google::protobuf::Message& message) {
-    if (entry_.resource.empty()) entry_.resource = ResourceIn(message);
-  }
-
-  void Finish(absl::StatusCode code) {
-    const bool refused =
-        code == absl::StatusCode::kUnauthenticated || code == absl::StatusCode::kPermissionDenied;
-    if (OnlyReads(entry_.method) && !refused) return;
-    if (const absl::StatusOr<Caller> caller = authenticator_.Identify(context_); caller.ok()) {
-      entry_.creator = caller->creator;
-      entry_.project = caller->project;
-      entry_.role = std::string(RoleName(caller->role));
-    }
-    entry_.time = clock_.TimeNow();
-    entry_.peer = context_.peer();
-    entry_.request_id = std::string(RequestIdOf(context_));
-    entry_.code = absl::StatusCodeToString(code);
-    log_.Append(entry_);
-  }
-
-  AuditLog& log_;
-  const Authenticator& authenticator_;
-  Clock& clock_;
-  const grpc::ServerContextBase& context_;
-  AuditEntry entry_;
-};
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<AuditLog>> AuditLog::Open(const std::string& path,
-                                                         FileSystem& files) {
-  std::unique_ptr<AuditLog> log(new AuditLog(path, files));
+absl::StatusOr<std::unique_ptr<AuditLog>> AuditLog::Open(const std::string& path, FileSystem& files,
+                                                         int64_t max_bytes) {
+  std::unique_ptr<AuditLog> log(new AuditLog(path, files, max_bytes));
   absl::MutexLock lock(&log->mu_);
   if (const absl::StatusOr<FileInfo> info = files.Stat(path); info.ok())
     log->bytes_ = info->size_bytes;
@@ -102,43 +29,80 @@ absl::StatusOr<std::unique_ptr<AuditLog>> AuditLog::Open(const std::string& path
   return log;
 }
 
-void AuditLog::Append(const AuditEntry& entry) {
-  const std::string line = absl::StrCat(
-      DumpJson({{"time", absl::FormatTime(absl::RFC3339_full, entry.time, absl::UTCTimeZone())},
-                {"creator", entry.creator},
-                {"project", entry.project},
-                {"role", entry.role},
-                {"peer", entry.peer},
-                {"method", entry.method},
-                // A caller may send anything.
-                {"resource", entry.resource.substr(0, 200)},
-                {"code", entry.code},
-                {"request_id", entry.request_id}}),
-      "\n");
+AuditLog::~AuditLog() {
   absl::MutexLock lock(&mu_);
-  if (absl::Status status = Write(line); !status.ok())
+  EndMinute();
+}
+
+void AuditLog::Append(const AuditEntry& entry) {
+  absl::MutexLock lock(&mu_);
+  // Also when the clock was set back: the count must not wait for it to come here again.
+  if (entry.time >= minute_ + kMinute || entry.time < minute_ - kMinute) {
+    EndMinute();
+    minute_ = entry.time;
+  }
+  if (entry.creator.empty() && !AdmitRefusal(entry)) return;
+  WriteEntry(entry);
+}
+
+bool AuditLog::AdmitRefusal(const AuditEntry& entry) {
+  std::string host = PeerHost(entry.peer);
+  if (refusals_.size() >= kMostHosts && refusals_.count(host) == 0) host = "others";
+  Refusals& refusals = refusals_[host];
+  if (refusals.written < kRefusalsAMinute && refusals_written_ < kAllRefusalsAMinute) {
+    ++refusals.written;
+    ++refusals_written_;
+    return true;
+  }
+  ++refusals.held_back;
+  refusals.last = entry;
+  return false;
+}
+
+void AuditLog::EndMinute() {
+  for (auto& [host, refusals] : refusals_) {
+    if (refusals.held_back == 0) continue;
+    refusals.last.count = refusals.held_back;
+    WriteEntry(refusals.last);
+  }
+  refusals_.clear();
+  refusals_written_ = 0;
+}
+
+void AuditLog::WriteEntry(const AuditEntry& entry) {
+  Json json = {{"time", absl::FormatTime(absl::RFC3339_full, entry.time, absl::UTCTimeZone())},
+               {"creator", entry.creator},
+               {"project", entry.project},
+               {"role", entry.role},
+               {"peer", entry.peer},
+               {"method", entry.method.substr(0, kMaxFieldBytes)},
+               {"resource", entry.resource.substr(0, kMaxFieldBytes)},
+               {"code", entry.code}};
+  if (!entry.request_id.empty()) json["request_id"] = entry.request_id;
+  if (!entry.detail.empty()) json["detail"] = entry.detail.substr(0, kMaxFieldBytes);
+  if (entry.count > 1) json["count"] = entry.count;
+  if (absl::Status status = Write(absl::StrCat(DumpJson(json), "\n")); !status.ok())
     ANNEAL_LOG(ERROR) << "the audit log cannot be written" << Field("why", status.message());
 }
 
-absl::Status AuditLog::Write(absl::string_view line) {
-  if (bytes_ + static_cast<int64_t>(line.size()) > kMaxBytes) {
-    file_.reset();
-    ANNEAL_RETURN_IF_ERROR(files_.Rename(path_, absl::StrCat(path_, ".1")));
-    bytes_ = 0;
+absl::Status AuditLog::TurnOver() {
+  file_.reset();
+  for (int age = kOlderFiles; age > 0; --age) {
+    const std::string younger = OlderFile(path_, age - 1);
+    if (!files_.Stat(younger).ok()) continue;
+    ANNEAL_RETURN_IF_ERROR(files_.Rename(younger, OlderFile(path_, age)));
   }
+  bytes_ = 0;
+  return absl::OkStatus();
+}
+
+absl::Status AuditLog::Write(absl::string_view line) {
+  if (bytes_ + static_cast<int64_t>(line.size()) > max_bytes_) ANNEAL_RETURN_IF_ERROR(TurnOver());
   if (file_ == nullptr) {
     ANNEAL_ASSIGN_OR_RETURN(file_, files_.OpenForAppend(path_, bytes_));
   }
   bytes_ += static_cast<int64_t>(line.size());
   return file_->Append(line);
-}
-
-grpc::experimental::Interceptor* AuditInterceptorFactory::CreateServerInterceptor(
-    ServerRpcInfo* info) {
-  // Health and reflection need no key; and not all of their messages are generated classes, as all
-  // of ours are.
-  if (!absl::StartsWith(info->method(), "/anneal.v1.")) return nullptr;
-  return new AuditInterceptor(log_, authenticator_, clock_, *info);
 }
 
 }  // namespace anneal

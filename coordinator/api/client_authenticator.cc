@@ -3,6 +3,7 @@
 #include <vector>
 
 #include "absl/strings/string_view.h"
+#include "common/rpc/peer_address.h"
 #include "grpc/grpc_security_constants.h"
 #include "grpcpp/security/auth_context.h"
 
@@ -19,6 +20,14 @@ absl::StatusOr<Caller> ClientAuthenticator::Identify(const grpc::ServerContextBa
 
 absl::Status ClientAuthenticator::Admit(const Caller& caller) const {
   return limits_.AdmitRequest(caller);
+}
+
+absl::Status ClientAuthenticator::AdmitUnknown(const grpc::ServerContextBase& context) const {
+  return limits_.AdmitUnknown(PeerHost(context.peer()));
+}
+
+absl::Status WorkerAuthenticator::AdmitUnknown(const grpc::ServerContextBase& context) const {
+  return limits_.AdmitUnknown(PeerHost(context.peer()));
 }
 
 }  // namespace anneal

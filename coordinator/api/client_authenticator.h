@@ -19,9 +19,31 @@ class ClientAuthenticator : public Authenticator {
       : known_(known), limits_(limits) {}
 
   absl::StatusOr<Caller> Identify(const grpc::ServerContextBase& context) const override;
+  absl::Status Recheck(const Caller& caller) const override { return known_.Recheck(caller); }
 
  private:
   absl::Status Admit(const Caller& caller) const override;
+  absl::Status AdmitUnknown(const grpc::ServerContextBase& context) const override;
+
+  const ApiKeyAuthenticator& known_;
+  ProjectLimits& limits_;
+};
+
+// The same for the fleet: workers are known by their keys alone, and those that are may call as
+// often as they must. Thread-safe.
+class WorkerAuthenticator : public Authenticator {
+ public:
+  // Both outlive it.
+  WorkerAuthenticator(const ApiKeyAuthenticator& known, ProjectLimits& limits)
+      : known_(known), limits_(limits) {}
+
+  absl::StatusOr<Caller> Identify(const grpc::ServerContextBase& context) const override {
+    return known_.Identify(context);
+  }
+  absl::Status Recheck(const Caller& caller) const override { return known_.Recheck(caller); }
+
+ private:
+  absl::Status AdmitUnknown(const grpc::ServerContextBase& context) const override;
 
   const ApiKeyAuthenticator& known_;
   ProjectLimits& limits_;

@@ -69,7 +69,8 @@ grpc::Status ClusterServiceImpl::UndrainWorker(grpc::ServerContext* context,
 grpc::Status ClusterServiceImpl::GetStorage(grpc::ServerContext* context,
                                             const v1::GetStorageRequest*, v1::Storage* response) {
   const auto measure = [&]() -> absl::Status {
-    ANNEAL_RETURN_IF_ERROR(parts_.authenticator.CallerOf(*context, Right::kRead).status());
+    // It walks the whole root, and counts what all projects have.
+    ANNEAL_RETURN_IF_ERROR(parts_.authenticator.CallerOf(*context, Right::kOperate).status());
     ANNEAL_ASSIGN_OR_RETURN(*response, parts_.collector.Measure());
     return absl::OkStatus();
   };

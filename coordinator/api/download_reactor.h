@@ -7,9 +7,11 @@
 #include <string>
 #include <utility>
 
+#include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
+#include "absl/synchronization/mutex.h"
 #include "common/base/status.h"
 #include "common/rpc/server.h"
 #include "common/rpc/status.h"
@@ -25,33 +27,57 @@ struct DownloadSource {
   int64_t size_bytes = 0;
   // The project's right to this stream.
   ProjectLimits::Stream place;
+  // Asked before each chunk; an error ends the download.
+  std::function<absl::Status()> may_go_on;
 };
 
 // One download. `Response` has `offset` and `data`. A chunk is read, on the pool, when gRPC has
-// taken the one before, so a slow reader costs one chunk of memory and no thread. Deletes itself
-// when the call is over.
+// taken the one before, so a slow reader costs one chunk of memory and no thread; one that reads
+// nothing for the pool's idle timeout is cancelled. gRPC holds a raw pointer from the start to
+// OnDone; until then the call keeps itself alive.
 template <typename Response>
-class DownloadReactor final : public grpc::ServerWriteReactor<Response> {
+class DownloadReactor final : public grpc::ServerWriteReactor<Response>, public TransferStream {
  public:
-  // `open` runs on the pool and finds the file. An offset beyond its end is OUT_OF_RANGE.
-  static DownloadReactor* Start(TransferPool& pool, int64_t offset,
+  // `open` runs on the pool, for a caller of `project` who is known already, and finds the file. An
+  // offset beyond its end is OUT_OF_RANGE.
+  static DownloadReactor* Start(TransferPool& pool, grpc::CallbackServerContext& context,
+                                const std::string& project, int64_t offset,
                                 std::function<absl::StatusOr<DownloadSource>()> open) {
-    auto* reactor = new DownloadReactor(pool, offset);
-    pool.Post([reactor, open = std::move(open)] { reactor->EndIfNotOk(reactor->Begin(open)); });
-    return reactor;
+    std::shared_ptr<DownloadReactor> reactor(new DownloadReactor(pool, context, offset));
+    DownloadReactor* raw = reactor.get();
+    raw->self_ = reactor;
+    pool.Watch(std::move(reactor));
+    pool.Post(
+        [raw, project, open = std::move(open)] { raw->EndIfNotOk(raw->Begin(project, open)); });
+    return raw;
   }
 
   void OnWriteDone(bool ok) override {
-    if (!ok) return End(absl::CancelledError("the client has left"));
+    SetWriting(false);
+    if (!ok) return End(absl::CancelledError("the client has left, or has not read for too long"));
     pool_.Post([this] { EndIfNotOk(SendNext()); });
   }
-  void OnDone() override { delete this; }
+  void EndIfIdle(absl::Duration since) override {
+    absl::MutexLock lock(&mu_);
+    // A status would have to wait for the chunk that is not read.
+    if (!done_ && writing_ && writing_since_ < since) context_.TryCancel();
+  }
+  void OnDone() override {
+    const std::shared_ptr<DownloadReactor> self = std::move(self_);
+    {
+      absl::MutexLock lock(&mu_);
+      done_ = true;
+    }
+    pool_.Unwatch(this);
+  }
 
  private:
-  DownloadReactor(TransferPool& pool, int64_t offset) : pool_(pool), offset_(offset) {}
+  DownloadReactor(TransferPool& pool, grpc::CallbackServerContext& context, int64_t offset)
+      : pool_(pool), context_(context), offset_(offset) {}
 
-  absl::Status Begin(const std::function<absl::StatusOr<DownloadSource>()>& open) {
-    ANNEAL_ASSIGN_OR_RETURN(lease_, pool_.Acquire());
+  absl::Status Begin(const std::string& project,
+                     const std::function<absl::StatusOr<DownloadSource>()>& open) {
+    ANNEAL_ASSIGN_OR_RETURN(lease_, pool_.Acquire(project));
     ANNEAL_ASSIGN_OR_RETURN(source_, open());
     if (offset_ < 0 || offset_ > source_.size_bytes) {
       return absl::OutOfRangeError(absl::StrCat("offset ", offset_, " is not within the file's ",
@@ -61,6 +87,7 @@ class DownloadReactor final : public grpc::ServerWriteReactor<Response> {
   }
 
   absl::Status SendNext() {
+    ANNEAL_RETURN_IF_ERROR(source_.may_go_on());
     if (offset_ == source_.size_bytes) {
       End(absl::OkStatus());
       return absl::OkStatus();
@@ -72,6 +99,7 @@ class DownloadReactor final : public grpc::ServerWriteReactor<Response> {
       return absl::DataLossError(absl::StrCat("the file ends at ", offset_ + bytes, ", too early"));
     response_.set_offset(offset_);
     offset_ += bytes;
+    SetWriting(true);
     this->StartWrite(&response_);
     return absl::OkStatus();
   }
@@ -87,11 +115,24 @@ class DownloadReactor final : public grpc::ServerWriteReactor<Response> {
     this->Finish(ToGrpcStatus(status));
   }
 
+  void SetWriting(bool writing) {
+    absl::MutexLock lock(&mu_);
+    writing_ = writing;
+    writing_since_ = pool_.clock().MonotonicNow();
+  }
+
   TransferPool& pool_;
+  grpc::CallbackServerContext& context_;
+  // Written before the first callback and in OnDone, the last.
+  std::shared_ptr<DownloadReactor> self_;
   int64_t offset_;
   TransferPool::Lease lease_;
   DownloadSource source_;
   Response response_;
+  absl::Mutex mu_;
+  bool writing_ ABSL_GUARDED_BY(mu_) = false;
+  absl::Duration writing_since_ ABSL_GUARDED_BY(mu_);
+  bool done_ ABSL_GUARDED_BY(mu_) = false;
 };
 
 }  // namespace anneal

@@ -6,8 +6,11 @@
 #include <utility>
 #include <vector>
 
+#include "absl/base/thread_annotations.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
 #include "common/base/random.h"
 #include "common/base/status.h"
 #include "common/rpc/paging.h"
@@ -16,6 +19,7 @@
 #include "common/storage/layout.h"
 #include "coordinator/api/download_reactor.h"
 #include "coordinator/api/pooled_call.h"
+#include "coordinator/api/pumped_writer.h"
 
 namespace anneal {
 namespace {
@@ -29,44 +33,76 @@ absl::StatusOr<std::string> FileIdOf(absl::string_view name) {
   return InvalidField("name", "is not files/{file}");
 }
 
-// One upload stream. Deletes itself when the call is over.
-class UploadReactor final : public grpc::ServerReadReactor<v1::UploadFileRequest> {
+// One upload stream. gRPC holds a raw pointer from the start to OnDone; until then the call keeps
+// itself alive.
+class UploadReactor final : public grpc::ServerReadReactor<v1::UploadFileRequest>,
+                            public TransferStream {
  public:
   static UploadReactor* Start(const FileServiceImpl::Parts& parts, absl::StatusOr<Caller> caller,
                               v1::File* response) {
-    auto* reactor = new UploadReactor(parts, response);
-    const absl::Status status = reactor->Begin(std::move(caller));
+    std::shared_ptr<UploadReactor> reactor(new UploadReactor(parts, response));
+    UploadReactor* raw = reactor.get();
+    raw->self_ = reactor;
+    const absl::Status status = raw->Begin(std::move(caller));
     if (status.ok()) {
-      reactor->StartRead(&reactor->request_);
+      parts.pool.Watch(std::move(reactor));
+      raw->Read();
     } else {
-      reactor->Finish(ToGrpcStatus(status));
+      raw->Finish(ToGrpcStatus(status));
     }
-    return reactor;
+    return raw;
   }
 
   void OnReadDone(bool ok) override {
+    {
+      absl::MutexLock lock(&mu_);
+      if (!std::exchange(reading_, false)) return;  // ended as idle
+    }
     parts_.pool.Post([this, ok] { Handle(ok); });
   }
-  void OnDone() override { delete this; }
+  void EndIfIdle(absl::Duration since) override {
+    absl::MutexLock lock(&mu_);
+    if (!reading_ || reading_since_ >= since) return;
+    reading_ = false;
+    End(WithReason(absl::DeadlineExceededError(
+                       "nothing has come of this upload for too long; what has come is kept: go "
+                       "on where GetUpload says"),
+                   "UPLOAD_IDLE"));
+  }
+  void OnDone() override {
+    const std::shared_ptr<UploadReactor> self = std::move(self_);
+    parts_.pool.Unwatch(this);
+  }
 
  private:
   UploadReactor(const FileServiceImpl::Parts& parts, v1::File* response)
       : parts_(parts), response_(response) {}
 
   absl::Status Begin(absl::StatusOr<Caller> caller) {
-    ANNEAL_ASSIGN_OR_RETURN(const Caller who, std::move(caller));
-    project_ = who.project;
+    ANNEAL_ASSIGN_OR_RETURN(caller_, std::move(caller));
+    project_ = caller_.project;
     ANNEAL_ASSIGN_OR_RETURN(place_, parts_.limits.OpenStream(project_));
-    ANNEAL_ASSIGN_OR_RETURN(lease_, parts_.pool.Acquire());
+    ANNEAL_ASSIGN_OR_RETURN(lease_, parts_.pool.Acquire(project_));
     return absl::OkStatus();
   }
 
   void Handle(bool ok) {
-    const absl::Status status = ok ? Take(request_) : Complete();
-    if (ok && status.ok() && !answered_) {
-      StartRead(&request_);
-      return;
+    absl::Status status = parts_.authenticator.Recheck(caller_);
+    if (status.ok()) status = ok ? Take(request_) : Complete();
+    if (ok && status.ok() && !answered_) return Read();
+    End(status);
+  }
+
+  void Read() {
+    {
+      absl::MutexLock lock(&mu_);
+      reading_ = true;
+      reading_since_ = parts_.pool.clock().MonotonicNow();
     }
+    StartRead(&request_);
+  }
+
+  void End(const absl::Status& status) {
     // A client that hears of the end may come again at once; it must not find its own old stream in
     // the way.
     upload_.reset();
@@ -104,6 +140,9 @@ class UploadReactor final : public grpc::ServerReadReactor<v1::UploadFileRequest
 
   const FileServiceImpl::Parts& parts_;  // the service's own
   v1::File* const response_;
+  // Written before the first callback and in OnDone, the last.
+  std::shared_ptr<UploadReactor> self_;
+  Caller caller_;
   std::string project_;
   ProjectLimits::Stream place_;
   TransferPool::Lease lease_;
@@ -111,6 +150,11 @@ class UploadReactor final : public grpc::ServerReadReactor<v1::UploadFileRequest
   std::unique_ptr<FileLibrary::Upload> upload_;
   // The file was there already; nothing more need be sent.
   bool answered_ = false;
+
+  absl::Mutex mu_;
+  // Waiting for the client: nobody else touches the stream meanwhile.
+  bool reading_ ABSL_GUARDED_BY(mu_) = false;
+  absl::Duration reading_since_ ABSL_GUARDED_BY(mu_);
 };
 
 }  // namespace
@@ -187,11 +231,11 @@ grpc::ServerUnaryReactor* FileServiceImpl::DeleteFile(grpc::CallbackServerContex
 
 grpc::ServerWriteReactor<v1::DownloadFileResponse>* FileServiceImpl::DownloadFile(
     grpc::CallbackServerContext* context, const v1::DownloadFileRequest* request) {
+  const absl::StatusOr<Caller> caller = parts_.authenticator.CallerOf(*context, Right::kRead);
+  if (!caller.ok()) return new RefusedWriter<v1::DownloadFileResponse>(caller.status());
   return DownloadReactor<v1::DownloadFileResponse>::Start(
-      parts_.pool, request->offset(),
-      [this, caller = parts_.authenticator.CallerOf(*context, Right::kRead),
-       name = request->name()]() -> absl::StatusOr<DownloadSource> {
-        ANNEAL_RETURN_IF_ERROR(caller.status());
+      parts_.pool, *context, caller->project, request->offset(),
+      [this, caller, name = request->name()]() -> absl::StatusOr<DownloadSource> {
         ANNEAL_ASSIGN_OR_RETURN(const std::string id, FileIdOf(name));
         ANNEAL_ASSIGN_OR_RETURN(const internal::FileRecord record,
                                 parts_.resources.GetFile(caller->project, id));
@@ -199,7 +243,8 @@ grpc::ServerWriteReactor<v1::DownloadFileResponse>* FileServiceImpl::DownloadFil
                                 parts_.limits.OpenStream(caller->project));
         ANNEAL_ASSIGN_OR_RETURN(std::unique_ptr<ReadableFile> file,
                                 parts_.library.OpenContent(record));
-        return DownloadSource{std::move(file), record.size_bytes(), std::move(place)};
+        return DownloadSource{std::move(file), record.size_bytes(), std::move(place),
+                              [this, caller] { return parts_.authenticator.Recheck(*caller); }};
       });
 }
 

@@ -291,8 +291,18 @@ TEST_F(FileServiceTest, StreamsOverTheBudgetAreToldToComeBack) {
   }
   const absl::Status third = Upload(HeaderFor("c", "u3"), "c").status();
   EXPECT_THAT(third, StatusIs(absl::StatusCode::kResourceExhausted));
-  EXPECT_EQ(ReasonOf(third), "TOO_MANY_TRANSFERS");
+  EXPECT_EQ(ReasonOf(third), "PROJECT_TRANSFERS");
   EXPECT_EQ(RetryDelayOf(third), absl::Seconds(1));
+  // The other project finds the place that is left; then there is none for anybody.
+  EXPECT_THAT(Upload(HeaderFor("d", "u4"), "d", 1000, std::string::npos, testing::kEveKey), IsOk());
+  ANNEAL_ASSERT_OK_AND_ASSIGN(const TransferPool::Lease last, pool_.Acquire("third"));
+  const absl::Status none =
+      Upload(HeaderFor("e", "u5"), "e", 1000, std::string::npos, testing::kEveKey).status();
+  EXPECT_EQ(ReasonOf(none), "TOO_MANY_TRANSFERS");
+  EXPECT_EQ(RetryDelayOf(none), absl::Seconds(1));
+  // Who is not known hears that, and has taken nobody's place.
+  EXPECT_THAT(DownloadFile("files/x", 0, "no-such-key-0123456789"),
+              StatusIs(absl::StatusCode::kUnauthenticated));
   // Its upload is busy for others until the stream ends, and what came stays.
   EXPECT_EQ(GetUpload("u1")->received_bytes(), 1);
   streams.front()->WritesDone();
@@ -300,6 +310,59 @@ TEST_F(FileServiceTest, StreamsOverTheBudgetAreToldToComeBack) {
   contexts.back()->TryCancel();
   EXPECT_THAT(FromGrpcStatus(streams.back()->Finish()), StatusIs(absl::StatusCode::kCancelled));
   EXPECT_EQ(GetUpload("u1")->received_bytes(), 1);
+}
+
+// Clients that do nothing lose their places soon.
+class IdleTransferTest : public FileServiceTest {
+ protected:
+  void SetUp() override {
+    Serve(impatient_service_);
+    stub_ = v1::FileService::NewStub(channel_);
+  }
+  ~IdleTransferTest() override { server_.reset(); }
+  TransferPool impatient_{
+      {.threads = 1, .max_streams = 1, .idle_timeout = absl::Milliseconds(200)}};
+  FileServiceImpl impatient_service_{{authenticator_, *limits_, *resources_, library_, impatient_}};
+};
+
+TEST_F(IdleTransferTest, AnUploadThatSendsNothingEndsAndKeepsWhatHasCome) {
+  grpc::ClientContext context;
+  PrepareCall(context, testing::kAdaKey, absl::Seconds(30));
+  v1::File file;
+  const auto stream = stub_->UploadFile(&context, &file);
+  v1::UploadFileRequest header, chunk;
+  *header.mutable_header() = HeaderFor("hello", "u1");
+  chunk.set_chunk("he");
+  ASSERT_TRUE(stream->Write(header));
+  ASSERT_TRUE(stream->Write(chunk));
+  const absl::Status status = FromGrpcStatus(stream->Finish());
+  EXPECT_THAT(status, StatusIs(absl::StatusCode::kDeadlineExceeded, HasSubstr("GetUpload")));
+  EXPECT_EQ(ReasonOf(status), "UPLOAD_IDLE");
+  EXPECT_EQ(GetUpload("u1")->received_bytes(), 2);
+  v1::UploadHeader rest = HeaderFor("hello", "u1");
+  rest.set_offset(2);
+  EXPECT_THAT(Upload(rest, "hello"), IsOk());
+}
+
+TEST_F(IdleTransferTest, ADownloadThatNobodyReadsMakesRoom) {
+  const std::string content(20 << 20, 'x');  // more than lies on the way unread
+  ANNEAL_ASSERT_OK_AND_ASSIGN(const v1::File file,
+                              Upload(HeaderFor(content, "u1"), content, kMaxChunkBytes));
+  grpc::ClientContext context;
+  PrepareCall(context, testing::kAdaKey, absl::Seconds(60));
+  v1::DownloadFileRequest request;
+  request.set_name(file.name());
+  const auto stream = stub_->DownloadFile(&context, request);
+  v1::DownloadFileResponse response;
+  ASSERT_TRUE(stream->Read(&response)) << "it has the only place";
+  absl::StatusOr<v1::File> next = Upload(HeaderFor("hello", "u2"), "hello");
+  for (const absl::Time patience = absl::Now() + absl::Seconds(30);
+       !next.ok() && absl::Now() < patience;) {
+    next = Upload(HeaderFor("hello", "u2"), "hello");
+  }
+  EXPECT_THAT(next, IsOk());
+  while (stream->Read(&response)) continue;
+  EXPECT_THAT(FromGrpcStatus(stream->Finish()), StatusIs(absl::StatusCode::kCancelled));
 }
 
 }  // namespace

@@ -115,6 +115,7 @@ absl::StatusOr<std::unique_ptr<internal::JobRecord>> FineTuningServiceImpl::Make
   }
   ANNEAL_RETURN_IF_ERROR(CheckRoom());
   ANNEAL_RETURN_IF_ERROR(parts_.limits.AdmitStorage(caller.project, 0));
+  ANNEAL_RETURN_IF_ERROR(parts_.limits.AdmitJob(caller.project));
   const absl::Time now = parts_.clock.TimeNow();
   ANNEAL_ASSIGN_OR_RETURN(SpecResolver::Result result,
                           parts_.resolver.Resolve(caller.project, request.spec(), now));
@@ -409,13 +410,15 @@ grpc::ServerWriteReactor<v1::WatchJobResponse>* FineTuningServiceImpl::WatchJob(
     grpc::CallbackServerContext* context, const v1::WatchJobRequest* request) {
   auto stream = Watch(*context, *request);
   if (!stream.ok()) return new RefusedWriter<v1::WatchJobResponse>(stream.status());
-  return PumpedWriter<v1::WatchJobResponse>::Start(*std::move(stream));
+  return PumpedWriter<v1::WatchJobResponse>::Start(*std::move(stream),
+                                                   parts_.authenticator.RecheckOf(*context));
 }
 grpc::ServerWriteReactor<v1::LogChunk>* FineTuningServiceImpl::ReadJobLog(
     grpc::CallbackServerContext* context, const v1::ReadJobLogRequest* request) {
   auto stream = ReadLog(*context, *request);
   if (!stream.ok()) return new RefusedWriter<v1::LogChunk>(stream.status());
-  return PumpedWriter<v1::LogChunk>::Start(*std::move(stream));
+  return PumpedWriter<v1::LogChunk>::Start(*std::move(stream),
+                                           parts_.authenticator.RecheckOf(*context));
 }
 
 }  // namespace anneal

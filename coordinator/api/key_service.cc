@@ -188,7 +188,13 @@ absl::Status LoadKeys(KeyStore& store, ApiKeyAuthenticator& known) {
     ANNEAL_ASSIGN_OR_RETURN(const std::vector<internal::KeyRecord> records,
                             store.List(before, kAtOnce));
     for (const internal::KeyRecord& record : records) {
-      if (!record.has_revoke_time()) LetIn(record, known);
+      if (!record.has_revoke_time()) {
+        known.Remove(ProofOf(record));
+        LetIn(record, known);
+      } else if (record.certificate_subject().empty()) {
+        // What a subject stands for may be agreed on anew; a secret that was taken back never is.
+        known.Ban(record.key_sha256());
+      }
     }
     if (records.size() < kAtOnce) return absl::OkStatus();
     before = records.back().id();

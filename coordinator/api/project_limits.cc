@@ -18,6 +18,8 @@ constexpr absl::string_view kProjectRequestRate = "PROJECT_REQUEST_RATE";
 constexpr absl::string_view kProjectStreams = "PROJECT_STREAMS";
 constexpr absl::string_view kProjectUploads = "PROJECT_UPLOADS";
 constexpr absl::string_view kProjectStorage = "PROJECT_STORAGE";
+constexpr absl::string_view kProjectJobs = "PROJECT_JOBS";
+constexpr absl::string_view kFailedAuthenticationRate = "FAILED_AUTHENTICATION_RATE";
 
 // Streams end when their clients say so; a second is soon enough to look again.
 constexpr absl::Duration kStreamRetryDelay = absl::Seconds(1);
@@ -42,7 +44,8 @@ LimitMetrics::LimitMetrics(MetricRegistry& registry)
                           {"limit"}}) {
   // A total that is not there before its first event cannot be alerted on.
   for (const absl::string_view reason :
-       {kKeyRequestRate, kProjectRequestRate, kProjectStreams, kProjectUploads, kProjectStorage}) {
+       {kKeyRequestRate, kProjectRequestRate, kProjectStreams, kProjectUploads, kProjectStorage,
+        kProjectJobs, kFailedAuthenticationRate}) {
     refusals.Add(0, {absl::AsciiStrToLower(reason)});
   }
 }
@@ -91,6 +94,25 @@ absl::Status ProjectLimits::AdmitRequest(const Caller& caller) {
   return absl::OkStatus();
 }
 
+absl::Status ProjectLimits::AdmitUnknown(const std::string& host) {
+  const int rate = options_.failed_authentication_rate;
+  absl::MutexLock lock(&mu_);
+  if (host_buckets_.size() >= kMostHosts && !host_buckets_.contains(host)) {
+    // What has had time to fill up is as good as new.
+    const absl::Duration now = parts_.clock.MonotonicNow();
+    absl::erase_if(host_buckets_, [now](const auto& b) { return now - b.second.filled >= kBurst; });
+  }
+  const bool is_room = host_buckets_.size() < kMostHosts || host_buckets_.contains(host);
+  const absl::Duration wait = Take(host_buckets_, is_room ? host : "others", rate);
+  if (wait == absl::ZeroDuration()) return absl::OkStatus();
+  return WithRetryDelay(
+      Refuse(kFailedAuthenticationRate,
+             absl::StrCat("more than ", rate, " calls a second come from ", host,
+                          " without a valid API key (--max-failed-authentication-rate); give it a "
+                          "valid one")),
+      wait);
+}
+
 absl::StatusOr<ProjectLimits::Stream> ProjectLimits::OpenStream(const std::string& project) {
   absl::MutexLock lock(&mu_);
   int& open = streams_[project];
@@ -128,6 +150,16 @@ absl::Status ProjectLimits::CheckStorage(const std::string& project,
           " that it may (--max-project-storage)",
           more_bytes > 0 ? absl::StrCat(", and this needs ", FormatBytes(more_bytes), " more") : "",
           "; delete jobs, files or models"));
+}
+
+absl::Status ProjectLimits::AdmitJob(const std::string& project) {
+  if (options_.project_jobs == 0) return absl::OkStatus();
+  const int64_t live = parts_.catalog.CountLiveJobs(project);
+  if (live < options_.project_jobs) return absl::OkStatus();
+  return Refuse(kProjectJobs,
+                absl::StrCat("project ", project, " has ", live,
+                             " jobs that have not ended, as many as it may (--max-project-jobs); "
+                             "let some end, or cancel those that nobody needs"));
 }
 
 absl::Status ProjectLimits::AdmitStorage(const std::string& project, int64_t more_bytes) {

@@ -28,10 +28,16 @@ struct LimitOptions {
   int project_request_rate = 500;
   // Watched jobs, followed logs, uploads and downloads open at a time.
   int project_streams = 256;
+  // Up- and downloads under way at a time (TransferPool), of 32 in all.
+  int project_transfers = 8;
   // Files of a project, uploads that are not finished included.
   int64_t project_upload_bytes = int64_t{1} << 40;
   // Files, models, checkpoints and outputs of a project.
   int64_t project_storage_bytes = int64_t{10} << 40;
+  // Calls a second without a valid key or certificate that one host may keep up.
+  int failed_authentication_rate = 10;
+  // Jobs of a project that have not ended; each of them is held in memory.
+  int project_jobs = 10'000;
 };
 
 struct LimitMetrics {
@@ -64,6 +70,10 @@ class ProjectLimits {
 
   // Counts one call. Reasons KEY_REQUEST_RATE and PROJECT_REQUEST_RATE.
   absl::Status AdmitRequest(const Caller& caller);
+  // Counts one call from this host (PeerHost) that nobody known has made. Reason
+  // FAILED_AUTHENTICATION_RATE. Valid keys from the same host, which may be a proxy, are not held
+  // up: nobody can lock others out.
+  absl::Status AdmitUnknown(const std::string& host);
 
   // The right of one stream to be open. Given back by its destructor; ProjectLimits outlives it.
   class Stream {
@@ -90,6 +100,10 @@ class ProjectLimits {
   // Reason PROJECT_STREAMS.
   absl::StatusOr<Stream> OpenStream(const std::string& project);
 
+  // Whether the project may have one more job that has not ended. Reason PROJECT_JOBS. Requests
+  // that are under way at the same time may go beyond the limit by as many as they are.
+  absl::Status AdmitJob(const std::string& project);
+
   // Whether the project may store so much more, or begin to store what nobody knows yet (0). Reads
   // the catalog. Reason PROJECT_STORAGE.
   absl::Status AdmitStorage(const std::string& project, int64_t more_bytes);
@@ -103,6 +117,8 @@ class ProjectLimits {
     absl::Duration filled;
   };
   using Buckets = absl::flat_hash_map<std::string, Bucket>;
+  // Hosts that are told apart; more than these share one bucket.
+  static constexpr size_t kMostHosts = 4096;
 
   // Takes a token, or says how long until there is one (zero = taken).
   absl::Duration Take(Buckets& buckets, const std::string& name, int rate)
@@ -121,6 +137,8 @@ class ProjectLimits {
   // many.
   Buckets key_buckets_ ABSL_GUARDED_BY(mu_);
   Buckets project_buckets_ ABSL_GUARDED_BY(mu_);
+  // Anybody adds to these, so they are bounded.
+  Buckets host_buckets_ ABSL_GUARDED_BY(mu_);
   absl::flat_hash_map<std::string, int> streams_ ABSL_GUARDED_BY(mu_);  // by project
 };
 

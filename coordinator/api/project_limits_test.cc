@@ -100,6 +100,24 @@ class ProjectLimitsTest : public ::testing::Test {
   std::unique_ptr<ProjectLimits> limits_;
 };
 
+TEST_F(ProjectLimitsTest, HostsWithoutAKeyKeepUpTheirRateAndManyOfThemTakeNoMemory) {
+  ProjectLimits& limits = Limit({.key_request_rate = 1, .failed_authentication_rate = 2});
+  for (int i = 0; i < 10; ++i) EXPECT_THAT(limits.AdmitUnknown("10.0.0.7"), IsOk()) << i;
+  const absl::Status refused = limits.AdmitUnknown("10.0.0.7");
+  ExpectRefused(refused, "FAILED_AUTHENTICATION_RATE", "--max-failed-authentication-rate");
+  EXPECT_EQ(RetryDelayOf(refused), absl::Milliseconds(500));
+  EXPECT_THAT(limits.AdmitUnknown("10.0.0.8"), IsOk());
+  EXPECT_THAT(limits.AdmitRequest(kAda), IsOk()) << "who has a key is not held up";
+
+  // A flood of addresses shares what one may.
+  int admitted = 0;
+  for (int i = 0; i < 10'000; ++i) admitted += limits.AdmitUnknown(absl::StrCat("h", i)).ok();
+  EXPECT_LT(admitted, 4096 + 20);
+  EXPECT_FALSE(limits.AdmitUnknown("10.0.0.7").ok()) << "and nobody is forgotten for it";
+  clock_.AdvanceTime(ProjectLimits::kBurst);
+  EXPECT_THAT(limits.AdmitUnknown("another"), IsOk());
+}
+
 TEST_F(ProjectLimitsTest, AKeyKeepsUpItsRateAndMaySaveUpABurst) {
   ProjectLimits& limits = Limit({.key_request_rate = 2, .project_request_rate = 0});
   for (int i = 0; i < 10; ++i) EXPECT_THAT(limits.AdmitRequest(kAda), IsOk()) << i;
@@ -212,7 +230,7 @@ TEST_F(ProjectLimitsTest, OutputsCountUntilTheirJobIsDeleted) {
 
 TEST_F(ProjectLimitsTest, ZeroIsNoLimit) {
   PutFile(int64_t{1} << 50);
-  ProjectLimits& limits = Limit({0, 0, 0, 0, 0});
+  ProjectLimits& limits = Limit({0, 0, 0, 0, 0, 0, 0, 0});
   std::vector<ProjectLimits::Stream> open;
   for (int i = 0; i < 1000; ++i) {
     EXPECT_THAT(limits.AdmitRequest(kAda), IsOk());

@@ -1,6 +1,7 @@
 #pragma once
 // A server-streaming call on gRPC's callback API that is fed by a StreamPump.
 
+#include <functional>
 #include <memory>
 #include <utility>
 
@@ -25,10 +26,13 @@ class PumpedWriter : public grpc::ServerWriteReactor<Response>,
  public:
   enum class Due { kNothing, kMessage, kEnd };
 
-  // Hands the call to gRPC and the pump.
-  static grpc::ServerWriteReactor<Response>* Start(std::shared_ptr<PumpedWriter> writer) {
+  // Hands the call to gRPC and the pump. An error of `may_go_on`, asked before each message, ends
+  // the call.
+  static grpc::ServerWriteReactor<Response>* Start(std::shared_ptr<PumpedWriter> writer,
+                                                   std::function<absl::Status()> may_go_on) {
     PumpedWriter* raw = writer.get();
     raw->self_ = writer;
+    raw->may_go_on_ = std::move(may_go_on);
     raw->pump_.Add(std::move(writer));
     raw->Pump();
     return raw;
@@ -80,7 +84,8 @@ class PumpedWriter : public grpc::ServerWriteReactor<Response>,
   // By the one that has set busy_.
   void Look() {
     while (true) {
-      const absl::StatusOr<Due> due = Next(&message_);
+      const absl::Status may_go_on = may_go_on_();
+      const absl::StatusOr<Due> due = may_go_on.ok() ? Next(&message_) : may_go_on;
       absl::MutexLock lock(&mu_);
       if (finished_) return;
       if (due.ok() && *due == Due::kMessage) {
@@ -107,6 +112,7 @@ class PumpedWriter : public grpc::ServerWriteReactor<Response>,
   TransferPool* const pool_;
   // Written before the first callback and in OnDone, the last.
   std::shared_ptr<PumpedWriter> self_;
+  std::function<absl::Status()> may_go_on_;
   absl::Mutex mu_;
   ProjectLimits::Stream place_ ABSL_GUARDED_BY(mu_);
   // Somebody looks for what is due, or writes it, and has message_ to itself.

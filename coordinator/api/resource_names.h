@@ -13,5 +13,8 @@ absl::StatusOr<std::string> JobIdOf(absl::string_view name);
 absl::StatusOr<std::string> WorkerNameOf(absl::string_view name);
 // "keys/{ulid}" -> the ulid.
 absl::StatusOr<std::string> KeyIdOf(absl::string_view name);
+// Whether `text` is the name of a resource, as the API has them: "jobs/{ulid}", also with
+// "/artifacts/{path}", "files/{ulid}", "keys/{ulid}", "models/{model}", "workers/{worker}".
+bool IsResourceName(absl::string_view text);
 
 }  // namespace anneal

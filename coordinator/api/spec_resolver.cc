@@ -9,6 +9,7 @@
 #include "common/base/status.h"
 #include "common/format/model_config.h"
 #include "common/format/model_tensors.h"
+#include "common/rpc/status.h"
 #include "common/spec/references.h"
 #include "common/storage/layout.h"
 #include "coordinator/api/model_source.h"
@@ -18,6 +19,8 @@ namespace {
 
 // So many imported models are remembered: a few kilobytes each.
 constexpr size_t kMostRemembered = 256;
+// Specs are kept in memory and in the catalog as long as their jobs.
+constexpr size_t kMaxSpecBytes = 256 << 10;
 
 // Errors that say something about the spec, not about the coordinator.
 bool IsAboutTheSpec(const absl::Status& status) {
@@ -175,6 +178,10 @@ spec::ClusterFacts SpecResolver::FactsOf(const FleetRoster::Workers& workers) {
 absl::StatusOr<SpecResolver::Result> SpecResolver::Resolve(const std::string& project,
                                                            const v1::JobSpec& spec,
                                                            absl::Time now) {
+  if (const size_t bytes = spec.ByteSizeLong(); bytes > kMaxSpecBytes) {
+    return InvalidField("spec", absl::StrCat("has ", bytes, " bytes; at most ", kMaxSpecBytes,
+                                             ": name fewer files, or put them together"));
+  }
   Result result;
   spec::IssueList lookups;
   spec::ResolveInputs inputs;

@@ -2,6 +2,8 @@
 
 #include <utility>
 
+#include "coordinator/lifecycle/states.h"
+
 namespace anneal {
 
 namespace {
@@ -9,6 +11,8 @@ namespace {
 bool HoldsBytes(const internal::JobRecord& record) {
   return record.checkpoints_size() > 0 || record.job().result().output_bytes() > 0;
 }
+
+int IsLive(const internal::JobRecord& record) { return IsTerminal(record.job().state()) ? 0 : 1; }
 
 }  // namespace
 
@@ -41,9 +45,17 @@ std::vector<Catalog::Record> Catalog::JobsWithBytes(const std::string& project) 
   return jobs;
 }
 
+int64_t Catalog::CountLiveJobs(const std::string& project) const {
+  absl::MutexLock lock(&mu_);
+  const auto found = live_.find(project);
+  return found == live_.end() ? 0 : found->second;
+}
+
 void Catalog::Put(const Record& record) {
-  (*jobs_)[record->id()] = record;
   const std::string& project = record->job().project();
+  Record& place = (*jobs_)[record->id()];
+  live_[project] += IsLive(*record) - (place == nullptr ? 0 : IsLive(*place));
+  place = record;
   if (!record->request_id().empty()) requests_[{project, record->request_id()}] = record->id();
   if (HoldsBytes(*record)) {
     with_bytes_[project][record->id()] = record;
@@ -56,6 +68,7 @@ void Catalog::Remove(const std::string& id) {
   const auto found = jobs_->find(id);
   if (found == jobs_->end()) return;
   const internal::JobRecord& record = *found->second;
+  live_[record.job().project()] -= IsLive(record);
   requests_.erase({record.job().project(), record.request_id()});
   if (const auto held = with_bytes_.find(record.job().project()); held != with_bytes_.end())
     held->second.erase(id);

@@ -38,6 +38,9 @@ class Catalog {
   // The project's jobs that hold bytes in the storage root: checkpoints or outputs.
   std::vector<Record> JobsWithBytes(const std::string& project) const;
 
+  // How many of the project's jobs have not ended.
+  int64_t CountLiveJobs(const std::string& project) const;
+
   // Called by the loop thread: new and changed jobs, and ids of deleted ones.
   void Publish(const std::vector<Record>& changed, const std::vector<std::string>& deleted = {});
 
@@ -58,6 +61,7 @@ class Catalog {
   // Ids by project and request id, and by project.
   std::map<std::pair<std::string, std::string>, std::string> requests_ ABSL_GUARDED_BY(mu_);
   std::map<std::string, JobTable> with_bytes_ ABSL_GUARDED_BY(mu_);
+  std::map<std::string, int64_t> live_ ABSL_GUARDED_BY(mu_);
   uint64_t version_ ABSL_GUARDED_BY(mu_) = 0;
 };
 

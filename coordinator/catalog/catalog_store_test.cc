@@ -196,6 +196,21 @@ TEST_F(CatalogStoreTest, ATakenTableStaysAsItWas) {
   EXPECT_EQ(catalog.version(), 3u);
 }
 
+TEST_F(CatalogStoreTest, JobsThatHaveNotEndedAreCounted) {
+  SimulatedClock clock;
+  Catalog catalog(clock);
+  EXPECT_EQ(catalog.CountLiveJobs("p"), 0);
+  catalog.Publish({Job("a"), Job("b"), Job("c", v1::JOB_STATE_SUCCEEDED)});
+  EXPECT_EQ(catalog.CountLiveJobs("p"), 2);
+  EXPECT_EQ(catalog.CountLiveJobs("other"), 0);
+  catalog.Publish({Job("a", v1::JOB_STATE_RUNNING), Job("b", v1::JOB_STATE_PAUSED), Job("d")});
+  EXPECT_EQ(catalog.CountLiveJobs("p"), 3);
+  catalog.Publish({Job("a", v1::JOB_STATE_FAILED)}, {"c"});
+  EXPECT_EQ(catalog.CountLiveJobs("p"), 2);
+  catalog.Publish({Job("a", v1::JOB_STATE_FAILED)}, {"d"});
+  EXPECT_EQ(catalog.CountLiveJobs("p"), 1);
+}
+
 TEST_F(CatalogStoreTest, ReadersFindJobsByRequestAndByBytes) {
   SimulatedClock clock;
   Catalog catalog(clock);

@@ -22,11 +22,12 @@ absl::StatusOr<std::unique_ptr<ResourceStore>> ResourceStore::Open(const std::st
   return std::unique_ptr<ResourceStore>(new ResourceStore(std::move(database)));
 }
 
-absl::Status ResourceStore::CheckUnused(absl::string_view resource) {
+absl::Status ResourceStore::CheckUnused(absl::string_view project, absl::string_view resource) {
   ANNEAL_ASSIGN_OR_RETURN(
       Statement statement,
-      database_.Prepare("SELECT job FROM job_resources WHERE resource = ? LIMIT 1"));
-  ANNEAL_ASSIGN_OR_RETURN(const bool used, statement.Bind(resource).Step());
+      database_.Prepare("SELECT job FROM job_resources JOIN jobs ON jobs.id = job "
+                        "WHERE resource = ? AND project = ? LIMIT 1"));
+  ANNEAL_ASSIGN_OR_RETURN(const bool used, statement.Bind(resource).Bind(project).Step());
   if (!used) return absl::OkStatus();
   return WithReason(
       absl::FailedPreconditionError(absl::StrCat(resource, " is used by jobs/", statement.Text(0),
@@ -85,12 +86,12 @@ absl::Status ResourceStore::DeleteFile(absl::string_view project, absl::string_v
   absl::MutexLock lock(&mu_);
   ANNEAL_ASSIGN_OR_RETURN(Transaction transaction, Transaction::Begin(database_));
   const std::string name = absl::StrCat("files/", id);
-  ANNEAL_RETURN_IF_ERROR(CheckUnused(name));
   ANNEAL_ASSIGN_OR_RETURN(Statement statement,
                           database_.Prepare("DELETE FROM files WHERE id = ? AND project = ?"));
   ANNEAL_RETURN_IF_ERROR(statement.Bind(id).Bind(project).Run());
   if (database_.changes() == 0)
     return WithReason(absl::NotFoundError(absl::StrCat("no ", name)), "NOT_FOUND");
+  ANNEAL_RETURN_IF_ERROR(CheckUnused(project, name));
   return transaction.Commit();
 }
 
@@ -126,12 +127,12 @@ absl::Status ResourceStore::DeleteModel(absl::string_view project, absl::string_
   absl::MutexLock lock(&mu_);
   ANNEAL_ASSIGN_OR_RETURN(Transaction transaction, Transaction::Begin(database_));
   const std::string name = absl::StrCat("models/", id);
-  ANNEAL_RETURN_IF_ERROR(CheckUnused(name));
   ANNEAL_ASSIGN_OR_RETURN(Statement statement,
                           database_.Prepare("DELETE FROM models WHERE project = ? AND id = ?"));
   ANNEAL_RETURN_IF_ERROR(statement.Bind(project).Bind(id).Run());
   if (database_.changes() == 0)
     return WithReason(absl::NotFoundError(absl::StrCat("no ", name)), "NOT_FOUND");
+  ANNEAL_RETURN_IF_ERROR(CheckUnused(project, name));
   return transaction.Commit();
 }
 

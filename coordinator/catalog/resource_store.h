@@ -79,8 +79,9 @@ class ResourceStore {
  private:
   explicit ResourceStore(Database database) : database_(std::move(database)) {}
 
-  // Fails if a live job uses `resource` ("files/..." or "models/...").
-  absl::Status CheckUnused(absl::string_view resource) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // Fails if a live job of the project uses `resource` ("files/..." or "models/...").
+  absl::Status CheckUnused(absl::string_view project, absl::string_view resource)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
   // What CountBytes has found.
   struct Count {

@@ -107,6 +107,30 @@ TEST_F(ResourceStoreTest, WhatALiveJobUsesCannotBeDeleted) {
   EXPECT_THAT(store_->GetFile("p", "01a"), StatusIs(absl::StatusCode::kNotFound));
 }
 
+TEST_F(ResourceStoreTest, JobsOfOtherProjectsHoldNothingHereAndAreNotTold) {
+  ANNEAL_ASSERT_OK(store_->PutFile(File("01a", "p", "aa")));
+  for (const char* project : {"p", "other"}) {
+    internal::ModelRecord model;
+    model.set_project(project);
+    model.set_id("tiny");
+    ANNEAL_ASSERT_OK(store_->PutModel(model));
+  }
+  ANNEAL_ASSERT_OK_AND_ASSIGN(Database database, OpenCatalogDatabase(dir_));
+  ANNEAL_ASSERT_OK(database.Execute(
+      "INSERT INTO jobs VALUES ('j', 'p', NULL, x''); "
+      "INSERT INTO job_resources VALUES ('j', 'files/01a'), ('j', 'models/tiny')"));
+
+  const absl::Status foreign = store_->DeleteFile("other", "01a");
+  EXPECT_THAT(foreign, StatusIs(absl::StatusCode::kNotFound));
+  EXPECT_THAT(foreign.message(), ::testing::Not(HasSubstr("jobs/")));
+  EXPECT_THAT(store_->DeleteModel("third", "tiny"), StatusIs(absl::StatusCode::kNotFound));
+  EXPECT_THAT(store_->DeleteModel("p", "tiny"), StatusIs(absl::StatusCode::kFailedPrecondition));
+  ANNEAL_EXPECT_OK(store_->DeleteModel("other", "tiny"));
+  // A refusal has changed nothing.
+  ANNEAL_EXPECT_OK(store_->GetModel("p", "tiny").status());
+  ANNEAL_EXPECT_OK(store_->GetFile("p", "01a").status());
+}
+
 TEST_F(ResourceStoreTest, ANewerSchemaIsRefused) {
   ANNEAL_ASSERT_OK_AND_ASSIGN(Database database, OpenCatalogDatabase(dir_));
   ANNEAL_ASSERT_OK(database.Execute("PRAGMA user_version=99"));

@@ -22,13 +22,6 @@ constexpr int kMaxTasks = 1024;
 // A message with so many reports may leave more for the next one (fleet_service.proto).
 constexpr int kReportsPerMessage = 256;
 
-bool IsWorkerName(absl::string_view name) {
-  if (name.empty() || name.size() > 63 || name[0] == '-' || name[0] == '.') return false;
-  return std::all_of(name.begin(), name.end(), [](char c) {
-    return absl::ascii_islower(c) || absl::ascii_isdigit(c) || c == '.' || c == '-';
-  });
-}
-
 TaskKey KeyOf(const internal::TaskId& id) {
   return {
       id.job(),
@@ -82,6 +75,13 @@ std::string MakeTaskJson(const internal::JobRecord& record, const TaskKey& key,
 }
 
 }  // namespace
+
+bool IsWorkerName(absl::string_view name) {
+  if (name.empty() || name.size() > 63 || name[0] == '-' || name[0] == '.') return false;
+  return std::all_of(name.begin(), name.end(), [](char c) {
+    return absl::ascii_islower(c) || absl::ascii_isdigit(c) || c == '.' || c == '-';
+  });
+}
 
 Fleet::Fleet(FleetOptions options, int64_t epoch, absl::Duration now)
     : options_(options), epoch_(epoch), start_(now) {}

@@ -59,6 +59,9 @@ struct FleetNews {
   std::vector<std::variant<Fact, StepNews, PhaseNews>> items;
 };
 
+// Whether a worker may have this name: [a-z0-9][a-z0-9.-]{0,62}.
+bool IsWorkerName(absl::string_view name);
+
 // Purpose: translates streams into facts about tasks, and job records into desired state. It
 // decides nothing about jobs. Owner: Coordinator. Loop thread only.
 //

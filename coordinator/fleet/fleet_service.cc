@@ -1,5 +1,6 @@
 #include "coordinator/fleet/fleet_service.h"
 
+#include <functional>
 #include <memory>
 #include <optional>
 #include <utility>
@@ -16,8 +17,9 @@ namespace {
 class SyncReactor : public grpc::ServerBidiReactor<internal::Observed, internal::Desired>,
                     public FleetSession {
  public:
-  static SyncReactor* Start(FleetInbox& inbox) {
-    std::shared_ptr<SyncReactor> reactor(new SyncReactor(inbox));
+  // An error of `may_go_on`, asked at each message, ends the stream.
+  static SyncReactor* Start(FleetInbox& inbox, std::function<absl::Status()> may_go_on) {
+    std::shared_ptr<SyncReactor> reactor(new SyncReactor(inbox, std::move(may_go_on)));
     SyncReactor* raw = reactor.get();
     raw->self_ = std::move(reactor);
     raw->StartRead(&raw->incoming_);
@@ -49,6 +51,7 @@ class SyncReactor : public grpc::ServerBidiReactor<internal::Observed, internal:
       Close(absl::OkStatus());
       return;
     }
+    if (const absl::Status status = may_go_on_(); !status.ok()) return Close(status);
     inbox_.WorkerSynced(self_, std::move(incoming_));
   }
 
@@ -66,7 +69,8 @@ class SyncReactor : public grpc::ServerBidiReactor<internal::Observed, internal:
   }
 
  private:
-  explicit SyncReactor(FleetInbox& inbox) : inbox_(inbox) {}
+  SyncReactor(FleetInbox& inbox, std::function<absl::Status()> may_go_on)
+      : inbox_(inbox), may_go_on_(std::move(may_go_on)) {}
 
   void WriteNext() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
     if (writing_ || !waiting_.has_value()) return;
@@ -77,6 +81,7 @@ class SyncReactor : public grpc::ServerBidiReactor<internal::Observed, internal:
   }
 
   FleetInbox& inbox_;
+  const std::function<absl::Status()> may_go_on_;
   // Written before the first callback and in OnDone, the last.
   std::shared_ptr<SyncReactor> self_;
   // Written by gRPC between StartRead and OnReadDone.
@@ -101,7 +106,7 @@ grpc::ServerBidiReactor<internal::Observed, internal::Desired>* FleetServiceImpl
     grpc::CallbackServerContext* context) {
   if (absl::Status known = authenticator_.CallerOf(*context, Right::kWork).status(); !known.ok())
     return new RefusedReactor(known);
-  return SyncReactor::Start(inbox_);
+  return SyncReactor::Start(inbox_, authenticator_.RecheckOf(*context));
 }
 
 }  // namespace anneal

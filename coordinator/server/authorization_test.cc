@@ -1,253 +1,247 @@
-// Every RPC of the public API against every role, every kind of bad key or certificate, and every
-// other project.
-
-#include <google/protobuf/descriptor.h>
-#include <grpcpp/generic/generic_stub.h>
-#include <grpcpp/support/proto_buffer_reader.h>
+// Every method that a coordinator serves: by every role, with every kind of credential, for what is
+// the caller's own and what is another project's. certificate_authorization_test.cc is the same for
+// certificates.
 
 #include <filesystem>
 #include <fstream>
 #include <map>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "anneal/v1/artifact_service.grpc.pb.h"
-#include "anneal/v1/file_service.grpc.pb.h"
-#include "anneal/v1/model_service.grpc.pb.h"
-#include "coordinator/server/testing/tls_coordinator_fixture.h"
-#include "google/protobuf/dynamic_message.h"
+#include "coordinator/server/testing/keys_fixture.h"
+#include "coordinator/server/testing/method_table.h"
+#include "coordinator/server/testing/owned_resources.h"
 
 namespace anneal {
 namespace {
 
-using ::testing::Contains;
 using ::testing::HasSubstr;
+using testing::IsFleetMethod;
 using testing::IsOk;
+using testing::MethodCaller;
+using testing::Need;
+using testing::NeedOf;
 using ::testing::Not;
+using testing::OwnedResources;
+using testing::ServedMethodsOf;
 using testing::StatusIs;
+using Method = google::protobuf::MethodDescriptor;
 
-// What a method needs, and the field that names a resource of the caller's project.
-struct Need {
-  Right right;
-  const char* resource = "";
-};
-
-// A method that is missing here fails the test: decide what it needs.
-const std::map<std::string, Need>& Needs() {
-  static const auto* const needs = new std::map<std::string, Need>{
-      {"FineTuningService.CheckJob", {Right::kRead}},
-      {"FineTuningService.CreateJob", {Right::kWrite}},
-      {"FineTuningService.GetJob", {Right::kRead, "job"}},
-      {"FineTuningService.ListJobs", {Right::kRead}},
-      {"FineTuningService.DeleteJob", {Right::kWrite, "job"}},
-      {"FineTuningService.CancelJob", {Right::kWrite, "job"}},
-      {"FineTuningService.PauseJob", {Right::kWrite, "job"}},
-      {"FineTuningService.ResumeJob", {Right::kWrite, "job"}},
-      {"FineTuningService.FinishJob", {Right::kWrite, "job"}},
-      {"FineTuningService.RequestStacks", {Right::kWrite, "job"}},
-      {"FineTuningService.ListJobEvents", {Right::kRead, "job"}},
-      {"FineTuningService.ListStepMetrics", {Right::kRead, "job"}},
-      {"FineTuningService.ListCheckpoints", {Right::kRead, "job"}},
-      {"FineTuningService.WatchJob", {Right::kRead, "job"}},
-      {"FineTuningService.ReadJobLog", {Right::kRead, "job"}},
-      {"FileService.UploadFile", {Right::kWrite}},
-      {"FileService.GetUpload", {Right::kRead}},
-      {"FileService.GetFile", {Right::kRead, "file"}},
-      {"FileService.ListFiles", {Right::kRead}},
-      {"FileService.DeleteFile", {Right::kWrite, "file"}},
-      {"FileService.DownloadFile", {Right::kRead, "file"}},
-      {"ArtifactService.ListArtifacts", {Right::kRead, "job"}},
-      {"ArtifactService.DownloadArtifact", {Right::kRead, "artifact"}},
-      {"ModelService.ImportModel", {Right::kWrite}},
-      {"ModelService.GetModel", {Right::kRead, "model"}},
-      {"ModelService.ListModels", {Right::kRead}},
-      {"ModelService.DeleteModel", {Right::kWrite, "model"}},
-      {"ClusterService.ListWorkers", {Right::kRead}},
-      {"ClusterService.DrainWorker", {Right::kOperate}},
-      {"ClusterService.UndrainWorker", {Right::kOperate}},
-      {"ClusterService.GetStorage", {Right::kRead}},
-      {"ClusterService.GetCoordinator", {Right::kRead}},
-      {"ClusterService.CheckFleet", {Right::kOperate}},
-      {"KeyService.CreateKey", {Right::kOperate}},
-      {"KeyService.ListKeys", {Right::kOperate}},
-      {"KeyService.RevokeKey", {Right::kOperate}},
-  };
-  return *needs;
-}
-
-std::vector<const google::protobuf::MethodDescriptor*> AllMethods() {
-  std::vector<const google::protobuf::MethodDescriptor*> methods;
-  for (const google::protobuf::Descriptor* message :
-       {v1::CheckJobRequest::descriptor(), v1::GetFileRequest::descriptor(),
-        v1::ListArtifactsRequest::descriptor(), v1::GetModelRequest::descriptor(),
-        v1::ListWorkersRequest::descriptor(), v1::ListKeysRequest::descriptor()}) {
-    for (int s = 0; s < message->file()->service_count(); ++s) {
-      const google::protobuf::ServiceDescriptor* service = message->file()->service(s);
-      for (int m = 0; m < service->method_count(); ++m) methods.push_back(service->method(m));
-    }
-  }
-  return methods;
-}
-
-std::string ShortName(const google::protobuf::MethodDescriptor& method) {
-  return absl::StrCat(method.service()->name(), ".", method.name());
-}
-
-// Calls any method. Both fixtures below are one.
-class MethodCaller {
+class AuthorizationTest : public testing::KeysFixture {
  protected:
-  // One call of any method, with one request; the status it ends with.
-  static absl::Status CallMethod(const std::shared_ptr<grpc::Channel>& channel,
-                                 const google::protobuf::MethodDescriptor& method,
-                                 const google::protobuf::Message& request, const std::string& key) {
-    grpc::GenericStub stub(channel);
-    grpc::ClientContext context;
-    PrepareCall(context, key, absl::Seconds(30));
-    grpc::CompletionQueue queue;
-    const auto step = [&queue] {
-      void* tag = nullptr;
-      bool ok = false;
-      EXPECT_TRUE(queue.Next(&tag, &ok));
-      return ok;
-    };
-    const auto stream = stub.PrepareCall(
-        &context, absl::StrCat("/", method.service()->full_name(), "/", method.name()), &queue);
-    stream->StartCall(&queue);
-    bool alive = step();
-    if (alive) {
-      grpc::ByteBuffer bytes;
-      bool own = false;
-      EXPECT_TRUE(
-          grpc::SerializationTraits<google::protobuf::Message>::Serialize(request, &bytes, &own)
-              .ok());
-      stream->WriteLast(bytes, grpc::WriteOptions(), &queue);
-      step();
-    }
-    // A watched job never ends: its first answer is enough.
-    grpc::ByteBuffer answer;
-    stream->Read(&answer, &queue);
-    if (step() && method.server_streaming()) {
-      context.TryCancel();
-      return absl::OkStatus();
-    }
-    grpc::Status status;
-    stream->Finish(&status, &queue);
-    step();
-    return FromGrpcStatus(status);
+  absl::Status CallMethod(const Method& method, const google::protobuf::Message& request,
+                          const std::string& key) {
+    const std::shared_ptr<grpc::Channel> channel =
+        IsFleetMethod(method) ? *MakeChannel({.target = coordinator_->fleet_address()}) : channel_;
+    return MethodCaller::Call(channel, method, request, key);
+  }
+  absl::Status CallMethod(const Method& method, const std::string& key,
+                          const std::string& resource = "") {
+    return CallMethod(method, *caller_.NewRequest(method, resource), key);
+  }
+  // One of each role, in a project.
+  std::map<Role, std::string> SecretsOfAllRoles(const std::string& project) {
+    return {{Role::kViewer, SecretOf(v1::Key::ROLE_VIEWER, project)},
+            {Role::kUser, SecretOf(v1::Key::ROLE_USER, project)},
+            {Role::kAdmin, SecretOf(v1::Key::ROLE_ADMIN, project)},
+            {Role::kWorker, SecretOf(v1::Key::ROLE_WORKER, project)}};
   }
 
-  std::unique_ptr<google::protobuf::Message> NewRequestOf(
-      const google::protobuf::MethodDescriptor& method, const std::string& resource = "") {
-    std::unique_ptr<google::protobuf::Message> request(
-        messages_.GetPrototype(method.input_type())->New());
-    if (resource.empty()) return request;
-    for (const char* name : {"name", "parent"}) {
-      if (const auto* field = method.input_type()->FindFieldByName(name)) {
-        request->GetReflection()->SetString(request.get(), field, resource);
-        return request;
-      }
-    }
-    ADD_FAILURE() << method.full_name() << " names no resource";
-    return request;
-  }
-
- private:
-  google::protobuf::DynamicMessageFactory messages_;
-};
-
-// A resource of each kind, by the kind's name in Needs().
-std::map<std::string, std::string> ResourcesOf(const std::string& job) {
-  SeededRandom random(2);
-  return {{"job", job},
-          {"artifact", job + "/artifacts/adapter/adapter_config.json"},
-          {"file", absl::StrCat("files/", NewUlid(absl::Now(), random))},
-          {"model", "models/tiny"}};
-}
-
-class AuthorizationTest : public testing::CoordinatorFixture, protected MethodCaller {
- protected:
-  absl::Status CallMethod(const google::protobuf::MethodDescriptor& method,
-                          const google::protobuf::Message& request, const std::string& key) {
-    return MethodCaller::CallMethod(channel_, method, request, key);
-  }
-
-  absl::StatusOr<v1::CreateKeyResponse> MakeKey(v1::Key::Role role, const std::string& project) {
-    v1::CreateKeyRequest request;
-    request.set_role(role);
-    request.set_project(project);
-    request.set_creator("someone");
-    return Call(*LocalKeys(), &v1::KeyService::Stub::CreateKey, request, "");
-  }
-  std::string SecretOf(v1::Key::Role role, const std::string& project = "vision") {
-    absl::StatusOr<v1::CreateKeyResponse> made = MakeKey(role, project);
-    EXPECT_THAT(made, IsOk());
-    return made->secret();
-  }
-  std::unique_ptr<v1::KeyService::Stub> LocalKeys() {
-    return v1::KeyService::NewStub(*MakeChannel({.target = "unix:" + options_.admin_socket}));
-  }
+  MethodCaller caller_;
 };
 
 TEST_F(AuthorizationTest, EveryMethodNeedsItsRight) {
-  const std::map<std::string, std::pair<Role, std::string>> keys = {
-      {"viewer", {Role::kViewer, SecretOf(v1::Key::ROLE_VIEWER)}},
-      {"user", {Role::kUser, SecretOf(v1::Key::ROLE_USER)}},
-      {"admin", {Role::kAdmin, SecretOf(v1::Key::ROLE_ADMIN)}},
-      {"worker", {Role::kWorker, SecretOf(v1::Key::ROLE_WORKER)}}};
-  for (const google::protobuf::MethodDescriptor* method : AllMethods()) {
-    SCOPED_TRACE(method->full_name());
-    const auto need = Needs().find(ShortName(*method));
-    ASSERT_NE(need, Needs().end()) << "say in Needs() what it needs";
-    for (const auto& [name, key] : keys) {
-      const absl::Status status = CallMethod(*method, *NewRequestOf(*method), key.second);
-      EXPECT_EQ(ReasonOf(status) == "ROLE_TOO_WEAK", !IsAllowed(key.first, need->second.right))
-          << name << ": " << status;
-      EXPECT_NE(status.code(), absl::StatusCode::kUnauthenticated) << name;
-      EXPECT_NE(status.code(), absl::StatusCode::kInternal) << name << ": " << status;
+  const std::map<Role, std::string> keys = SecretsOfAllRoles("vision");
+  for (const Method* method : ServedMethodsOf(*coordinator_)) {
+    for (const auto& [role, key] : keys) {
+      SCOPED_TRACE(absl::StrCat(method->full_name(), " by ", RoleName(role)));
+      const absl::Status status = CallMethod(*method, key);
+      EXPECT_EQ(ReasonOf(status) == "ROLE_TOO_WEAK", !IsAllowed(role, NeedOf(*method).right))
+          << status;
+      EXPECT_NE(status.code(), absl::StatusCode::kUnauthenticated) << status;
+      EXPECT_NE(status.code(), absl::StatusCode::kInternal) << status;
     }
   }
 }
 
 TEST_F(AuthorizationTest, NoMethodAnswersWithoutAValidKey) {
-  absl::StatusOr<v1::CreateKeyResponse> revoked = MakeKey(v1::Key::ROLE_ADMIN, "vision");
-  ASSERT_THAT(revoked, IsOk());
-  v1::RevokeKeyRequest revoke;
-  revoke.set_name(revoked->key().name());
-  for (int i = 0; i < 2; ++i) {
-    ANNEAL_ASSERT_OK_AND_ASSIGN(const v1::Key now,
-                                Call(*LocalKeys(), &v1::KeyService::Stub::RevokeKey, revoke, ""));
-    EXPECT_TRUE(now.has_revoke_time());
+  // Of every role: what the key was good for plays no part.
+  std::vector<std::pair<std::string, std::string>> keys = {
+      {"API_KEY_MISSING", ""},
+      {"API_KEY_UNKNOWN", "no-such-key-0123456789"},
+      {"API_KEY_MALFORMED", std::string(300, 'k')}};
+  for (const v1::Key::Role role :
+       {v1::Key::ROLE_VIEWER, v1::Key::ROLE_USER, v1::Key::ROLE_ADMIN, v1::Key::ROLE_WORKER}) {
+    keys.emplace_back("API_KEY_UNKNOWN", RevokedSecret(role));
+    keys.emplace_back("API_KEY_EXPIRED", ExpiredSecret(role));
   }
-  const std::map<std::string, std::string> keys = {{"API_KEY_MISSING", ""},
-                                                   {"API_KEY_UNKNOWN", revoked->secret()},
-                                                   {"API_KEY_MALFORMED", std::string(300, 'k')}};
-  for (const google::protobuf::MethodDescriptor* method : AllMethods()) {
+  for (const Method* method : ServedMethodsOf(*coordinator_)) {
     for (const auto& [reason, key] : keys) {
-      const absl::Status status = CallMethod(*method, *NewRequestOf(*method), key);
+      const absl::Status status = CallMethod(*method, key);
       EXPECT_THAT(status, StatusIs(absl::StatusCode::kUnauthenticated)) << method->full_name();
       EXPECT_EQ(ReasonOf(status), reason) << method->full_name();
     }
   }
 }
 
-TEST_F(AuthorizationTest, WhatIsForeignIsNotFound) {
-  ANNEAL_ASSERT_OK_AND_ASSIGN(const v1::Job job, Create(NewRequest(1)));
-  v1::ImportModelRequest import;
-  import.set_model_id("tiny");
-  import.set_source_uri(absl::StrCat("file://", folder_, "/shared/tiny"));
-  auto models = v1::ModelService::NewStub(channel_);
-  ANNEAL_ASSERT_OK(Call(*models, &v1::ModelService::Stub::ImportModel, import).status());
-  const std::map<std::string, std::string> resources = ResourcesOf(job.name());
-  const std::string stranger = SecretOf(v1::Key::ROLE_ADMIN, "other");
-  for (const google::protobuf::MethodDescriptor* method : AllMethods()) {
-    const std::string kind = Needs().at(ShortName(*method)).resource;
-    if (kind.empty()) continue;
-    EXPECT_THAT(CallMethod(*method, *NewRequestOf(*method, resources.at(kind)), stranger),
-                StatusIs(absl::StatusCode::kNotFound))
-        << method->full_name();
+// One project with all there can be in it, and callers of two.
+class ProjectsTest : public AuthorizationTest {
+ protected:
+  void SetUp() override {
+    options_.fleet.lease = absl::Seconds(2);
+    AuthorizationTest::SetUp();
+    owned_ = std::make_unique<OwnedResources>(
+        OwnedResources::Parts{.channel = channel_,
+                              .key = testing::kKey,
+                              .job = NewRequest(1),
+                              .model_uri = absl::StrCat("file://", folder_, "/shared/tiny"),
+                              .storage_root = options_.storage_root,
+                              .admin_socket = options_.admin_socket});
+    owned_->SetJobWithOutputs(FinishAJob());
+    owned_->SetWorker("workers/w1");
   }
-  EXPECT_THAT(Get(job.name()), IsOk()) << "and nothing has happened to it";
+  // With one artifact that can be downloaded. Its worker is gone afterwards: what is made later
+  // stays as it is.
+  std::string FinishAJob() {
+    auto worker = StartWorker("w1", 1);
+    const v1::Job job = StartTraining(*worker, 1);
+    internal::TaskObservation& task = *worker->observed().mutable_tasks(0);
+    const std::string folder = StagedOutputs(task.id());
+    std::filesystem::create_directories(folder + "/adapter");
+    std::ofstream(folder + "/adapter/weights") << std::string(100, 'w');
+    const std::string manifest =
+        absl::StrCat(R"({"generation": )", task.id().generation(),
+                     R"(, "files": [{"path": "adapter/weights", "bytes": 100, "sha256": "ab"}]})");
+    std::ofstream(folder + "/manifest.json") << manifest;
+    protocol::Report report;
+    report.result = protocol::ResultReport{.primary = "adapter",
+                                           .manifest_sha256 = Sha256Hex(manifest),
+                                           .first_loss = 2,
+                                           .last_loss = 1};
+    testing::FakeWorker::Report(task, report, 1);
+    worker->Sync();
+    AwaitState(job.name(), v1::JOB_STATE_SUCCEEDED);
+    worker->Disappear();
+    const auto is_lost = [&] {
+      const absl::StatusOr<v1::ListWorkersResponse> workers =
+          Call(*cluster_, &v1::ClusterService::Stub::ListWorkers, v1::ListWorkersRequest());
+      return workers.ok() && workers->workers(0).state() == v1::Worker::STATE_LOST;
+    };
+    for (const absl::Time patience = absl::Now() + absl::Seconds(30);
+         !is_lost() && absl::Now() < patience;) {
+    }
+    return job.name();
+  }
+
+  // The caller has been let in and the resource found, whether it could be changed now or not.
+  static void ExpectFound(const absl::Status& status) {
+    EXPECT_TRUE(status.ok() || ReasonOf(status) == "WRONG_STATE") << status;
+  }
+
+  std::unique_ptr<OwnedResources> owned_;
+};
+
+TEST_F(ProjectsTest, RolesFindWhatIsTheirProjectsOwn) {
+  const std::map<Role, std::string> keys = SecretsOfAllRoles("vision");
+  for (const Method* method : ServedMethodsOf(*coordinator_)) {
+    const Need& need = NeedOf(*method);
+    if (*need.resource == '\0') continue;
+    for (const auto& [role, key] : keys) {
+      SCOPED_TRACE(absl::StrCat(method->full_name(), " by ", RoleName(role)));
+      const absl::Status status = CallMethod(*method, key, owned_->Make(need.resource));
+      if (IsAllowed(role, need.right)) {
+        ExpectFound(status);
+      } else {
+        EXPECT_EQ(ReasonOf(status), "ROLE_TOO_WEAK") << status;
+      }
+    }
+  }
+}
+
+TEST_F(ProjectsTest, NoRoleFindsWhatIsForeign) {
+  const std::map<Role, std::string> keys = SecretsOfAllRoles("other");
+  const std::string owner = SecretOf(v1::Key::ROLE_ADMIN, "vision");
+  for (const Method* method : ServedMethodsOf(*coordinator_)) {
+    const Need& need = NeedOf(*method);
+    if (*need.resource == '\0') continue;
+    for (const auto& [role, key] : keys) {
+      SCOPED_TRACE(absl::StrCat(method->full_name(), " by a foreign ", RoleName(role)));
+      const std::string resource = owned_->Make(need.resource);
+      const absl::Status status = CallMethod(*method, key, resource);
+      if (!IsAllowed(role, need.right)) {
+        EXPECT_EQ(ReasonOf(status), "ROLE_TOO_WEAK") << status;
+      } else if (need.is_shared) {
+        ExpectFound(status);
+      } else {
+        EXPECT_THAT(status, StatusIs(absl::StatusCode::kNotFound));
+      }
+      // Nothing has happened to it.
+      if (!need.is_shared) ExpectFound(CallMethod(*method, owner, resource));
+    }
+  }
+}
+
+TEST_F(ProjectsTest, WhatAJobNamesIsOfItsOwnProject) {
+  const std::string file = owned_->Make("file"), model = owned_->Make("model"),
+                    parent = owned_->Make("ended job"),
+                    output = owned_->Make("job with outputs") + "/artifacts/model";
+  const v1::CreateJobRequest good = NewRequest(1);
+  std::map<std::string, v1::CreateJobRequest> requests;
+  (requests["spec.model"] = good).mutable_spec()->set_model(model);
+  (requests["spec.model of a job"] = good).mutable_spec()->set_model(output);
+  (requests["spec.data.train[0]"] = good).mutable_spec()->mutable_data()->set_train(0, file);
+  (requests["spec.data.validation.files[0]"] = good)
+      .mutable_spec()
+      ->mutable_data()
+      ->mutable_validation()
+      ->add_files(file);
+  (requests["parent"] = good).set_parent(parent);
+  for (const auto& [field, request] : requests) {
+    SCOPED_TRACE(field);
+    const absl::Status foreign = Create(request, testing::kOtherKey).status();
+    v1::CheckJobRequest check;
+    *check.mutable_spec() = request.spec();
+    absl::StatusOr<v1::CheckJobResponse> checked =
+        Call(*jobs_, &Jobs::CheckJob, check, testing::kOtherKey);
+    ANNEAL_ASSERT_OK(checked.status());
+    if (field == "parent") {
+      EXPECT_THAT(foreign, StatusIs(absl::StatusCode::kNotFound));
+    } else {
+      EXPECT_THAT(foreign, StatusIs(absl::StatusCode::kInvalidArgument));
+      EXPECT_EQ(ReasonOf(foreign), "BAD_SPEC");
+      ASSERT_GE(checked->issues_size(), 1);
+      EXPECT_THAT(absl::StrCat("spec.", checked->issues(0).field()),
+                  ::testing::AnyOf(field, "spec.model"));
+      EXPECT_THAT(checked->issues(0).message(), Not(HasSubstr("vision")));
+    }
+    // An adapter is no whole model to begin from, whoever asks.
+    if (field != "spec.model of a job") EXPECT_THAT(Create(request), IsOk());
+  }
+}
+
+TEST_F(ProjectsTest, EqualNamesOfTwoProjectsAreTwoThings) {
+  v1::ImportModelRequest import;
+  import.set_model_id("same");
+  import.set_source_uri(absl::StrCat("file://", folder_, "/shared/tiny"));
+  const auto models = v1::ModelService::NewStub(channel_);
+  for (const char* key : {testing::kKey, testing::kOtherKey})
+    ANNEAL_ASSERT_OK(Call(*models, &v1::ModelService::Stub::ImportModel, import, key).status());
+  v1::CreateJobRequest request = NewRequest(1);
+  request.mutable_spec()->set_model("models/same");
+  ANNEAL_ASSERT_OK_AND_ASSIGN(const v1::Job job, Create(request));
+  v1::DeleteModelRequest remove;
+  remove.set_name("models/same");
+  const auto delete_as = [&](const std::string& key) {
+    return Call(*models, &v1::ModelService::Stub::DeleteModel, remove, key.c_str()).status();
+  };
+  // Somebody who has none hears nothing of either; the other's job holds only its own.
+  EXPECT_THAT(delete_as(SecretOf(v1::Key::ROLE_USER, "third")),
+              StatusIs(absl::StatusCode::kNotFound, Not(HasSubstr("jobs/"))));
+  EXPECT_THAT(delete_as(testing::kOtherKey), IsOk());
+  EXPECT_THAT(delete_as(testing::kKey),
+              StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr(job.name())));
 }
 
 TEST_F(AuthorizationTest, KeysExpireAndOutliveRestarts) {
@@ -262,9 +256,7 @@ TEST_F(AuthorizationTest, KeysExpireAndOutliveRestarts) {
   request.mutable_expire_time()->set_seconds(absl::ToUnixSeconds(absl::Now()) + 1);
   ANNEAL_ASSERT_OK_AND_ASSIGN(const v1::CreateKeyResponse brief,
                               Call(*LocalKeys(), &v1::KeyService::Stub::CreateKey, request, ""));
-  const auto list = [&](const std::string& key) {
-    return Call(*jobs_, &Jobs::ListJobs, v1::ListJobsRequest(), key.c_str()).status();
-  };
+  const auto list = [&](const std::string& key) { return List(key); };
   absl::Status status = list(brief.secret());
   for (const absl::Time patience = absl::Now() + absl::Seconds(20);
        status.ok() && absl::Now() < patience;) {
@@ -290,32 +282,6 @@ TEST_F(AuthorizationTest, TheKeyItselfIsNowhereOnDisk) {
     const std::string bytes{std::istreambuf_iterator<char>(file), {}};
     EXPECT_THAT(bytes, Not(HasSubstr(secret))) << entry.path();
   }
-}
-
-TEST_F(AuthorizationTest, TheAuditLogTellsWhoDidWhat) {
-  const std::string viewer = SecretOf(v1::Key::ROLE_VIEWER);
-  ANNEAL_ASSERT_OK_AND_ASSIGN(const v1::Job job, Create(NewRequest(1)));
-  ANNEAL_ASSERT_OK(Get(job.name()).status());
-  EXPECT_THAT(Create(NewRequest(1), viewer.c_str()), StatusIs(absl::StatusCode::kPermissionDenied));
-  EXPECT_THAT(Get(job.name(), "no-such-key-0123456789"),
-              StatusIs(absl::StatusCode::kUnauthenticated));
-  coordinator_.reset();
-  std::ifstream file(options_.data_dir + "/audit.log");
-  std::vector<Json> lines;
-  for (std::string line; std::getline(file, line);) lines.push_back(*ParseJson(line));
-  ASSERT_EQ(lines.size(), 4u);
-  EXPECT_EQ(lines[0]["method"], "anneal.v1.KeyService/CreateKey");
-  EXPECT_EQ(lines[0]["creator"], "local-admin");
-  EXPECT_EQ(lines[1]["method"], "anneal.v1.FineTuningService/CreateJob");
-  EXPECT_EQ(lines[1]["creator"], "ada");
-  EXPECT_EQ(lines[1]["project"], "vision");
-  EXPECT_EQ(lines[1]["resource"], job.name());
-  EXPECT_EQ(lines[1]["code"], "OK");
-  EXPECT_EQ(lines[2]["role"], "viewer");
-  EXPECT_EQ(lines[2]["code"], "PERMISSION_DENIED");
-  EXPECT_EQ(lines[3]["creator"], "");
-  EXPECT_EQ(lines[3]["code"], "UNAUTHENTICATED");
-  for (const Json& line : lines) EXPECT_THAT(DumpJson(line), Not(HasSubstr(viewer)));
 }
 
 TEST_F(AuthorizationTest, HealthNeedsNoKey) {
@@ -347,112 +313,6 @@ TEST_F(AuthorizationTest, OnlyWorkersJoinTheFleet) {
   worker.Sync();
   worker.AwaitDesired(
       [](const internal::Desired& desired) { return desired.coordinator_epoch() > 0; });
-}
-
-// The same with certificates in place of keys, over TLS.
-class CertificateAuthorizationTest : public testing::TlsCoordinatorFixture, protected MethodCaller {
- protected:
-  // A channel whose certificate stands for a role.
-  std::shared_ptr<grpc::Channel> ChannelOf(const std::string& name, v1::Key::Role role,
-                                           const std::string& project = "vision") {
-    MakeClient(name, absl::StrCat("/O=Lab/CN=", name));
-    EXPECT_THAT(Bind(absl::StrCat("CN=", name, ",O=Lab"), role, project), IsOk());
-    return ChannelAs(name);
-  }
-  absl::Status CallWith(const std::shared_ptr<grpc::Channel>& channel,
-                        const google::protobuf::MethodDescriptor& method,
-                        const std::string& resource = "") {
-    return CallMethod(channel, method, *NewRequestOf(method, resource), testing::kNoKey);
-  }
-};
-
-TEST_F(CertificateAuthorizationTest, EveryMethodNeedsItsRight) {
-  const std::map<Role, std::shared_ptr<grpc::Channel>> channels = {
-      {Role::kViewer, ChannelOf("viewer", v1::Key::ROLE_VIEWER)},
-      {Role::kUser, ChannelOf("user", v1::Key::ROLE_USER)},
-      {Role::kAdmin, ChannelOf("admin", v1::Key::ROLE_ADMIN)}};
-  for (const google::protobuf::MethodDescriptor* method : AllMethods()) {
-    const Right right = Needs().at(ShortName(*method)).right;
-    for (const auto& [role, channel] : channels) {
-      SCOPED_TRACE(absl::StrCat(method->full_name(), " by ", RoleName(role)));
-      const absl::Status status = CallWith(channel, *method);
-      EXPECT_EQ(ReasonOf(status) == "ROLE_TOO_WEAK", !IsAllowed(role, right)) << status;
-      EXPECT_NE(status.code(), absl::StatusCode::kUnauthenticated) << status;
-      EXPECT_NE(status.code(), absl::StatusCode::kUnavailable) << status;
-      EXPECT_NE(status.code(), absl::StatusCode::kInternal) << status;
-    }
-  }
-}
-
-TEST_F(CertificateAuthorizationTest, NoMethodAnswersToACertificateThatStandsForNobody) {
-  MakeClient("nobody", "/O=Lab/CN=nobody");
-  MakeClient("revoked", "/O=Lab/CN=revoked");
-  ANNEAL_ASSERT_OK_AND_ASSIGN(const v1::CreateKeyResponse revoked,
-                              Bind("CN=revoked,O=Lab", v1::Key::ROLE_ADMIN));
-  Revoke(revoked.key());
-  MakeClient("expired", "/O=Lab/CN=expired");
-  ANNEAL_ASSERT_OK(
-      Bind("CN=expired,O=Lab", v1::Key::ROLE_ADMIN, "vision", absl::Seconds(2)).status());
-  const std::shared_ptr<grpc::Channel> expired = ChannelAs("expired");
-  const google::protobuf::MethodDescriptor& any = *AllMethods().front();
-  const absl::Time patience = absl::Now() + absl::Seconds(20);
-  while (ReasonOf(CallWith(expired, any)) != "CERTIFICATE_EXPIRED" && absl::Now() < patience)
-    continue;
-  const std::vector<std::pair<std::string, std::shared_ptr<grpc::Channel>>> channels = {
-      {"API_KEY_MISSING", ChannelAs("")},
-      {"CERTIFICATE_UNKNOWN", ChannelAs("nobody")},
-      {"CERTIFICATE_UNKNOWN", ChannelAs("revoked")},
-      {"CERTIFICATE_EXPIRED", expired}};
-  for (const google::protobuf::MethodDescriptor* method : AllMethods()) {
-    for (const auto& [reason, channel] : channels) {
-      const absl::Status status = CallWith(channel, *method);
-      EXPECT_THAT(status, StatusIs(absl::StatusCode::kUnauthenticated)) << method->full_name();
-      EXPECT_EQ(ReasonOf(status), reason) << method->full_name();
-    }
-    // A key is what counts where one is sent, a bad one too.
-    EXPECT_EQ(
-        ReasonOf(CallMethod(expired, *method, *NewRequestOf(*method), "no-such-key-0123456789")),
-        "API_KEY_UNKNOWN");
-  }
-}
-
-TEST_F(CertificateAuthorizationTest, NoMethodIsReachedWithACertificateOfAnotherAuthority) {
-  MakeAuthority("stranger");
-  MakeClient("admin", "/O=Lab/CN=admin", "stranger");
-  ANNEAL_ASSERT_OK(Bind("CN=admin,O=Lab", v1::Key::ROLE_ADMIN).status());
-  const std::shared_ptr<grpc::Channel> channel = ChannelAs("admin");
-  for (const google::protobuf::MethodDescriptor* method : AllMethods()) {
-    EXPECT_THAT(CallWith(channel, *method), StatusIs(absl::StatusCode::kUnavailable))
-        << method->full_name();
-  }
-}
-
-TEST_F(CertificateAuthorizationTest, WhatIsForeignIsNotFound) {
-  channel_ = ChannelOf("owner", v1::Key::ROLE_USER);
-  ANNEAL_ASSERT_OK_AND_ASSIGN(const v1::Job job,
-                              Call(*v1::FineTuningService::NewStub(channel_), &Jobs::CreateJob,
-                                   NewRequest(1), testing::kNoKey));
-  v1::ImportModelRequest import;
-  import.set_model_id("tiny");
-  import.set_source_uri(absl::StrCat("file://", folder_, "/shared/tiny"));
-  ANNEAL_ASSERT_OK(Call(*v1::ModelService::NewStub(channel_), &v1::ModelService::Stub::ImportModel,
-                        import, testing::kNoKey)
-                       .status());
-  const std::map<std::string, std::string> resources = ResourcesOf(job.name());
-  const std::shared_ptr<grpc::Channel> stranger =
-      ChannelOf("stranger", v1::Key::ROLE_ADMIN, "other");
-  for (const google::protobuf::MethodDescriptor* method : AllMethods()) {
-    const std::string kind = Needs().at(ShortName(*method)).resource;
-    if (kind.empty()) continue;
-    EXPECT_THAT(CallWith(stranger, *method, resources.at(kind)),
-                StatusIs(absl::StatusCode::kNotFound))
-        << method->full_name();
-  }
-  v1::GetJobRequest get;
-  get.set_name(job.name());
-  EXPECT_THAT(Call(*v1::FineTuningService::NewStub(channel_), &Jobs::GetJob, get, testing::kNoKey),
-              IsOk())
-      << "and nothing has happened to it";
 }
 
 }  // namespace

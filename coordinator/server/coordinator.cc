@@ -16,6 +16,7 @@
 #include "common/format/json.h"
 #include "common/rpc/request_id.h"
 #include "common/storage/file_system.h"
+#include "coordinator/api/audit_interceptor.h"
 
 namespace anneal {
 namespace {
@@ -48,7 +49,7 @@ Coordinator::Coordinator(CoordinatorOptions options, Clock& clock, Random& rando
       certificate_metrics_(registry_),
       sampler_metrics_(registry_),
       limit_metrics_(registry_),
-      allowed_roots_(options_.allowed_roots),
+      allowed_roots_(options_.allowed_roots, {options_.storage_root, options_.data_dir}),
       hashes_(clock),
       catalog_(clock) {}
 
@@ -102,6 +103,7 @@ absl::Status Coordinator::OpenStores() {
   limits_ = std::make_unique<ProjectLimits>(
       ProjectLimits::Parts{*resources_, catalog_, clock_, limit_metrics_}, options_.limits);
   clients_ = std::make_unique<ClientAuthenticator>(*authenticator_, *limits_);
+  workers_ = std::make_unique<WorkerAuthenticator>(*authenticator_, *limits_);
   ANNEAL_ASSIGN_OR_RETURN(history_, JobHistory::Open(options_.data_dir));
   ANNEAL_ASSIGN_OR_RETURN(store_, CatalogStore::Open(options_.data_dir));
   ANNEAL_ASSIGN_OR_RETURN(steps_, StepMetricsWriter::Open(options_.data_dir));
@@ -159,7 +161,7 @@ absl::Status Coordinator::StartServing() {
       ModelServiceImpl::Parts{*clients_, *resources_, *models_, transfers_});
   key_service_ = std::make_unique<KeyServiceImpl>(
       KeyServiceImpl::Parts{*clients_, *authenticator_, *keys_, clock_, random_});
-  fleet_service_ = std::make_unique<FleetServiceImpl>(*authenticator_, *loop_);
+  fleet_service_ = std::make_unique<FleetServiceImpl>(*workers_, *loop_);
   loop_->Start();
   collector_->Start();
 
@@ -167,7 +169,8 @@ absl::Status Coordinator::StartServing() {
                        .tls_key_file = options_.tls_key_file,
                        .tls_client_ca_file = options_.client_ca_file,
                        .tls_client_certificate_optional = true,
-                       .insecure_allow_remote = options_.insecure_allow_remote};
+                       .insecure_allow_remote = options_.insecure_allow_remote,
+                       .quotas = options_.rpc};
   const std::vector<grpc::Service*> services = {fine_tuning_service_.get(), file_service_.get(),
                                                 artifact_service_.get(),    model_service_.get(),
                                                 cluster_service_.get(),     key_service_.get()};
@@ -181,8 +184,9 @@ absl::Status Coordinator::StartServing() {
   server.address = options_.fleet_listen;
   server.tls_client_ca_file = options_.fleet_client_ca_file;
   server.tls_client_certificate_optional = false;
-  ANNEAL_ASSIGN_OR_RETURN(fleet_server_,
-                          RpcServer::Start(server, {fleet_service_.get()}, rpc_metrics_, clock_));
+  ANNEAL_ASSIGN_OR_RETURN(
+      fleet_server_,
+      RpcServer::Start(server, {fleet_service_.get()}, rpc_metrics_, clock_, Audited(*workers_)));
   if (!options_.admin_listen.empty()) {
     ANNEAL_ASSIGN_OR_RETURN(admin_, AdminServer::Start({.address = options_.admin_listen,
                                                         .live = [this] { return loop_->live(); },
@@ -210,8 +214,9 @@ absl::Status Coordinator::StartLocalAdmin() {
       KeyServiceImpl::Parts{local_admin_, *authenticator_, *keys_, clock_, random_});
   ANNEAL_ASSIGN_OR_RETURN(
       local_server_,
-      RpcServer::Start({.address = absl::StrCat("unix:", options_.admin_socket)},
-                       {local_key_service_.get()}, rpc_metrics_, clock_, Audited(local_admin_)));
+      RpcServer::Start(
+          {.address = absl::StrCat("unix:", options_.admin_socket), .quotas = options_.rpc},
+          {local_key_service_.get()}, rpc_metrics_, clock_, Audited(local_admin_)));
   ANNEAL_LOG(INFO) << "serving" << Field("local_admin", local_server_->address());
   return absl::OkStatus();
 }
@@ -221,6 +226,13 @@ std::vector<std::string> Coordinator::api_addresses() const {
   for (const std::unique_ptr<RpcServer>& server : api_servers_)
     addresses.push_back(server->address());
   return addresses;
+}
+
+ServedMethods Coordinator::methods() const {
+  ServedMethods methods = fleet_server_->methods();
+  for (const std::unique_ptr<RpcServer>& server : api_servers_)
+    methods.insert(server->methods().begin(), server->methods().end());
+  return methods;
 }
 
 absl::Status Coordinator::WriteAddressFile() const {

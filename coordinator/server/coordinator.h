@@ -15,6 +15,7 @@
 #include "common/metrics/sampler.h"
 #include "common/rpc/authentication.h"
 #include "common/rpc/certificate_metrics.h"
+#include "common/rpc/served_methods.h"
 #include "common/rpc/server.h"
 #include "common/storage/storage_root.h"
 #include "coordinator/api/allowed_roots.h"
@@ -62,6 +63,8 @@ class Coordinator {
 
   std::vector<std::string> api_addresses() const;
   const std::string& fleet_address() const { return fleet_server_->address(); }
+  // What the API's and the fleet's addresses serve.
+  ServedMethods methods() const;
   // Empty if there is no admin endpoint.
   std::string admin_address() const { return admin_ == nullptr ? "" : admin_->address(); }
 
@@ -100,6 +103,7 @@ class Coordinator {
   std::unique_ptr<ResourceStore> resources_;
   std::unique_ptr<ProjectLimits> limits_;
   std::unique_ptr<ClientAuthenticator> clients_;
+  std::unique_ptr<WorkerAuthenticator> workers_;
   std::unique_ptr<KeyStore> keys_;
   std::unique_ptr<AuditLog> audit_;
   std::unique_ptr<JobHistory> history_;
@@ -111,7 +115,7 @@ class Coordinator {
   std::unique_ptr<FleetExaminer> examiner_;
   std::unique_ptr<SpecResolver> resolver_;
   std::unique_ptr<StreamPump> pump_;
-  TransferPool transfers_{TransferPool::Options()};
+  TransferPool transfers_{{.max_project_streams = options_.limits.project_transfers}};
   // What is short: so that no upload keeps a submit waiting.
   TransferPool calls_{{.name = "call"}};
   std::unique_ptr<FileLibrary> files_;

@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "anneal/v1/file_service.grpc.pb.h"
+#include "anneal/v1/key_service.grpc.pb.h"
 #include "anneal/v1/model_service.grpc.pb.h"
 #include "common/base/sha256.h"
 #include "coordinator/server/testing/coordinator_fixture.h"
@@ -20,7 +21,7 @@ class LimitsTest : public testing::CoordinatorFixture {
  protected:
   void SetUp() override {
     CoordinatorFixture::SetUp();
-    options_.limits = {0, 0, 0, 0, 0};
+    options_.limits = {0, 0, 0, 0, 0, 0, 0, 0};
   }
 
   static void ExpectRefused(const absl::Status& status, const std::string& reason,
@@ -76,6 +77,43 @@ TEST_F(LimitsTest, RequestsBeyondTheRateAreRefusedWithATimeToComeBack) {
   StartWorker("w1", 1);
 }
 
+TEST_F(LimitsTest, CallsThatAreRefusedAnywayCountToo) {
+  options_.limits.key_request_rate = 1;
+  StartCoordinator();
+  // Eve is no admin.
+  const auto list_keys = [&] {
+    return Call(*v1::KeyService::NewStub(channel_), &v1::KeyService::Stub::ListKeys,
+                v1::ListKeysRequest(), testing::kOtherKey)
+        .status();
+  };
+  EXPECT_EQ(ReasonOf(list_keys()), "ROLE_TOO_WEAK");
+  absl::Status status;
+  for (int i = 0; i < 100 && ReasonOf(status) != "KEY_REQUEST_RATE"; ++i) status = list_keys();
+  ExpectRefused(status, "KEY_REQUEST_RATE", "--max-key-request-rate");
+}
+
+TEST_F(LimitsTest, CallsWithoutAValidKeyAreHeldBackByHost) {
+  options_.limits.failed_authentication_rate = 1;
+  StartCoordinator();
+  const auto list = [&](const char* key) {
+    return Call(*jobs_, &Jobs::ListJobs, v1::ListJobsRequest(), key).status();
+  };
+  EXPECT_EQ(ReasonOf(list("no-such-key-0123456789")), "API_KEY_UNKNOWN");
+  absl::Status status;
+  for (int i = 0; i < 100 && !absl::IsResourceExhausted(status); ++i) status = list("");
+  ExpectRefused(status, "FAILED_AUTHENTICATION_RATE", "--max-failed-authentication-rate");
+  EXPECT_TRUE(RetryDelayOf(status).has_value());
+  EXPECT_THAT(list(testing::kKey), IsOk()) << "whoever has a key is not locked out";
+  // The fleet's address counts with it.
+  testing::FakeWorker stranger(coordinator_->fleet_address(), "no-such-key-0123456789", "w9", 1);
+  absl::Status refused = stranger.AwaitEnd();
+  for (int i = 0; i < 100 && !absl::IsResourceExhausted(refused); ++i) {
+    refused = testing::FakeWorker(coordinator_->fleet_address(), "", "w9", 1).AwaitEnd();
+  }
+  ExpectRefused(refused, "FAILED_AUTHENTICATION_RATE", "--max-failed-authentication-rate");
+  StartWorker("w1", 1);
+}
+
 TEST_F(LimitsTest, AProjectHasSoManyStreamsOpenAndNoMore) {
   options_.limits.project_streams = 1;
   StartCoordinator();
@@ -103,6 +141,36 @@ TEST_F(LimitsTest, AProjectHasSoManyStreamsOpenAndNoMore) {
   while (stream->Read(&first)) continue;
   EXPECT_TRUE(stream->Finish().ok());
   EXPECT_THAT(Upload("hello"), IsOk());
+}
+
+TEST_F(LimitsTest, AProjectHasSoManyUnfinishedJobsAndNoMore) {
+  options_.limits.project_jobs = 2;
+  StartCoordinator();
+  ANNEAL_ASSERT_OK_AND_ASSIGN(const v1::Job first, Create(NewRequest(1, "r1")));
+  ANNEAL_ASSERT_OK(Create(NewRequest(1, "r2")).status());
+  ExpectRefused(Create(NewRequest(1, "r3")).status(), "PROJECT_JOBS", "--max-project-jobs");
+  EXPECT_THAT(Create(NewRequest(1, "r1")), IsOk()) << "a repetition makes nothing new";
+  EXPECT_THAT(Create(NewRequest(1), testing::kOtherKey), IsOk());
+  // Also after a restart, and until one has ended.
+  StartCoordinator();
+  ExpectRefused(Create(NewRequest(1, "r3")).status(), "PROJECT_JOBS", "--max-project-jobs");
+  ANNEAL_ASSERT_OK(Act(&Jobs::CancelJob, first.name()).status());
+  AwaitState(first.name(), v1::JOB_STATE_CANCELLED);
+  EXPECT_THAT(Create(NewRequest(1, "r3")), IsOk());
+  ExpectRefused(Create(NewRequest(1, "r4")).status(), "PROJECT_JOBS", "--max-project-jobs");
+}
+
+TEST_F(LimitsTest, ASpecIsSoLargeAndNoLarger) {
+  v1::CreateJobRequest request = NewRequest(1);
+  for (int i = 0; i < 4000; ++i) {
+    request.mutable_spec()->mutable_data()->add_train(
+        absl::StrCat("file:///", std::string(100, 'x'), i));
+  }
+  EXPECT_THAT(Create(request), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("262144")));
+  v1::CheckJobRequest check;
+  *check.mutable_spec() = request.spec();
+  EXPECT_THAT(Call(*jobs_, &Jobs::CheckJob, check),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("262144")));
 }
 
 TEST_F(LimitsTest, AProjectUploadsSoMuchAndNoMore) {

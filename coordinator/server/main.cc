@@ -11,6 +11,7 @@
 
 #include "absl/synchronization/mutex.h"
 #include "common/base/clock.h"
+#include "common/base/file_mode.h"
 #include "common/base/log.h"
 #include "common/base/log_format.h"
 #include "common/base/random.h"
@@ -34,6 +35,7 @@ int main(int argc, char** argv) {
   if (!options->has_value()) return 0;
 
   if (absl::Status status = anneal::SetUpLogs((*options)->logs); !status.ok()) return Fail(status);
+  anneal::KeepOthersOut();
 #ifdef NDEBUG
   // Debian's Abseil looks for deadlocks at each lock; the builds with sanitizers keep that.
   absl::SetMutexDeadlockDetectionMode(absl::OnDeadlockCycle::kIgnore);

@@ -4,9 +4,11 @@
 #include <filesystem>
 #include <system_error>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "common/base/status.h"
 #include "common/config/flags.h"
+#include "common/rpc/peer_address.h"
 
 namespace anneal {
 namespace {
@@ -38,15 +40,45 @@ void AddLimits(Flags& flags, LimitOptions* limits) {
                 "Jobs watched, logs followed, uploads and downloads that a project may have open "
                 "at a time. 0: no limit.",
                 0, kMaxRate);
+  flags.Integer("max-project-transfers", &limits->project_transfers,
+                "Up- and downloads that a project may have under way at a time, of 32 in all. 0: "
+                "all of them.",
+                0, kMaxRate);
   flags.Bytes("max-project-uploads", &limits->project_upload_bytes,
               "Files that a project may have, unfinished uploads included. 0: no limit.");
   flags.Bytes("max-project-storage", &limits->project_storage_bytes,
               "Files, models, checkpoints and outputs that a project may have. 0: no limit.");
+  flags.Integer("max-project-jobs", &limits->project_jobs,
+                "Jobs of a project that have not ended. 0: no limit.", 0, 10'000'000);
+  flags.Integer("max-failed-authentication-rate", &limits->failed_authentication_rate,
+                "Calls a second without a valid API key or certificate that one host may keep up. "
+                "0: no limit.",
+                0, kMaxRate);
+}
+
+void AddQuotas(Flags& flags, RpcQuotas* rpc) {
+  flags.Bytes("rpc-memory", &rpc->memory_bytes,
+              "What connections and messages under way may hold in each server. With more, new "
+              "calls are refused. 0: no limit.");
+  flags.Integer("rpc-threads", &rpc->threads,
+                "Threads that answer calls in each server. With more to do, calls are refused. 0: "
+                "no limit.",
+                0, 100'000);
+  flags.Integer("rpc-connection-streams", &rpc->connection_streams,
+                "Calls that one connection may have open at a time; its further ones wait. 0: no "
+                "limit.",
+                0, 1'000'000);
 }
 
 bool IsWithin(const fs::path& path, const fs::path& folder) {
   return std::mismatch(folder.begin(), folder.end(), path.begin(), path.end()).first ==
          folder.end();
+}
+
+// Whether other machines reach "host:port" or "unix:/path".
+bool IsRemote(absl::string_view address) {
+  return !absl::StartsWith(address, "unix:") &&
+         !IsLoopbackHost(address.substr(0, address.rfind(':')));
 }
 
 }  // namespace
@@ -67,6 +99,14 @@ absl::Status CoordinatorOptions::Complete() {
         "nobody could ever call: give a --credentials-file, or an --admin-socket to make API keys");
   }
   if (listen.empty()) return absl::InvalidArgumentError("--listen is required");
+  if (!tls_certificate_file.empty() && fleet_client_ca_file.empty() && IsRemote(fleet_listen) &&
+      !insecure_allow_remote) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "--fleet-listen ", fleet_listen,
+        " can be reached from other machines, and no certificate is asked of workers: give "
+        "--fleet-client-ca-file, the authority of theirs (or --insecure-allow-remote, where the "
+        "network itself is trusted and a worker's key is enough)"));
+  }
   return absl::OkStatus();
 }
 
@@ -101,13 +141,15 @@ absl::StatusOr<std::optional<CoordinatorOptions>> ParseCoordinatorOptions(int ar
              "PEM authority whose certificates API clients may show instead of a key (`anneal keys "
              "create --certificate-subject`). Empty: keys only.");
   flags.Switch("insecure-allow-remote", &options.insecure_allow_remote,
-               "Serve without TLS on addresses that are not loopback.");
+               "Serve without TLS on addresses that are not loopback, and let workers in from "
+               "there without a certificate.");
   flags.Text("address-file", &options.address_file,
              "Gets the bound addresses as JSON once all of them listen.");
   flags.Bytes(
       "min-free", &options.min_free_bytes,
       "With less than this free on the disk of --data-dir or --storage-root no job is taken.");
   AddLimits(flags, &options.limits);
+  AddQuotas(flags, &options.rpc);
   flags.Duration("worker-lease", &options.fleet.lease,
                  "A worker not heard from for so long is lost.", absl::Seconds(1));
   flags.Duration("start-grace", &options.fleet.start_grace,

@@ -8,6 +8,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "common/base/log_format.h"
+#include "common/rpc/server.h"
 #include "coordinator/api/project_limits.h"
 #include "coordinator/fleet/fleet.h"
 
@@ -31,11 +32,13 @@ struct CoordinatorOptions {
   std::string admin_socket;
   std::string tls_certificate_file;
   std::string tls_key_file;
-  // Workers must show a certificate of this authority. Empty = their API key is enough.
+  // Workers must show a certificate of this authority. Empty = their API key is enough; with TLS
+  // that is refused where other machines reach the fleet's address.
   std::string fleet_client_ca_file;
   // API clients may show a certificate of this authority instead of a key. Empty = they may not.
   std::string client_ca_file;
-  // Serve without TLS also where other machines reach it.
+  // Serve without TLS also where other machines reach it, and with TLS workers without
+  // certificates.
   bool insecure_allow_remote = false;
   // Gets the bound addresses as JSON: {"api": "host:port", "fleet": ..., "admin": ...}, the first
   // of the API's. Empty = not written.
@@ -43,6 +46,8 @@ struct CoordinatorOptions {
   // With less than this free on the disk of the catalog or of the storage root no job is taken.
   int64_t min_free_bytes = int64_t{256} << 20;
   LimitOptions limits;
+  // Of each server: the API's addresses, the fleet's, the admin socket.
+  RpcQuotas rpc;
   FleetOptions fleet;
   // An elastic job trains for so long before it starts again with more slots.
   absl::Duration grow_after = absl::Minutes(1);

@@ -60,6 +60,25 @@ TEST_F(AnnealTest, BadUseIsExitTwo) {
   EXPECT_THAT(Anneal({"--version"}).out, StartsWith("anneal "));
 }
 
+TEST_F(AnnealTest, AKeyInPlaceOfItsNameIsNotSent) {
+  const std::string secret(64, 'f');
+  for (const std::string& given : {secret, "keys/" + secret}) {
+    const Outcome revoke = Anneal({"--server", "127.0.0.1:1", "keys", "revoke", given});
+    EXPECT_EQ(revoke.code, 2) << revoke.err;
+    EXPECT_THAT(revoke.err, AllOf(HasSubstr("were not sent"), Not(HasSubstr("ffff"))));
+  }
+}
+
+TEST_F(AnnealTest, AKeyIsNotSentInTheClearToOtherMachines) {
+  // An address of documentation: nobody has it.
+  const std::string server = "192.0.2.1:7443";
+  const std::string key = (folder_ / ".anneal/credentials").string();
+  const Outcome refused = Anneal({"--server", server, "--api-key-file", key, "jobs"});
+  EXPECT_EQ(refused.code, 2);
+  EXPECT_THAT(refused.err, AllOf(HasSubstr(server), HasSubstr("--tls"),
+                                 HasSubstr("--insecure-allow-remote"), Not(HasSubstr(kFakeKey))));
+}
+
 TEST_F(AnnealTest, SubmitSendsTheDataAndCreatesTheJobOnce) {
   Write("job.yaml", "model: models/m\ndata: {train: [train.jsonl]}\n");
   coordinator_.LoseNextCreateAnswers(1);

@@ -16,7 +16,9 @@ absl::StatusOr<std::unique_ptr<Client>> Client::Connect(const Context& context) 
                                        .tls = context.tls,
                                        .tls_ca_file = context.tls_ca_file,
                                        .tls_certificate_file = context.tls_certificate_file,
-                                       .tls_key_file = context.tls_key_file}));
+                                       .tls_key_file = context.tls_key_file,
+                                       .sends_key = !context.api_key.empty(),
+                                       .insecure_allow_remote = context.insecure_allow_remote}));
   return std::unique_ptr<Client>(new Client(context, channel));
 }
 

@@ -49,6 +49,8 @@ CommandLine::CommandLine()
   app_.add_option("--tls-certificate-file", context_options_.tls_certificate_file,
                   "Certificate to be known by instead of an API key (PEM)");
   app_.add_option("--tls-key-file", context_options_.tls_key_file, "Key of that certificate (PEM)");
+  app_.add_flag("--insecure-allow-remote", context_options_.insecure_allow_remote,
+                "Send the API key without TLS to other machines, where the network is trusted");
   app_.add_option("-o,--output", output_, "table for people, json for programs")
       ->check(CLI::IsMember({"table", "json"}))
       ->default_str("table");

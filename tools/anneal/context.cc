@@ -43,6 +43,7 @@ absl::StatusOr<Context> FromFile(const internal::CliContext& found, const std::s
                   .tls_ca_file = BesideFile(file, found.tls_ca_file()),
                   .tls_certificate_file = BesideFile(file, found.tls_certificate_file()),
                   .tls_key_file = BesideFile(file, found.tls_key_file()),
+                  .insecure_allow_remote = found.insecure_allow_remote(),
                   .shares_disk = found.shares_disk(),
                   .source = file};
   if (!found.api_key_file().empty()) {
@@ -112,6 +113,7 @@ absl::StatusOr<Context> FindContext(const ContextOptions& options, const std::st
   }
   if (options.tls || !options.tls_ca_file.empty() || !options.tls_certificate_file.empty())
     context.tls = true;
+  if (options.insecure_allow_remote) context.insecure_allow_remote = true;
   return context;
 }
 

@@ -18,6 +18,7 @@ struct ContextOptions {
   std::string tls_certificate_file;
   std::string tls_key_file;
   bool tls = false;
+  bool insecure_allow_remote = false;
   // A context of the configuration file.
   std::string context;
 };
@@ -30,6 +31,8 @@ struct Context {
   std::string tls_ca_file;
   std::string tls_certificate_file;
   std::string tls_key_file;
+  // Send the API key without TLS to other machines, too.
+  bool insecure_allow_remote = false;
   // The coordinator sees this machine's files under the same paths.
   bool shares_disk = false;
   // Where the server's address was found, for error messages: "--server", a file.

@@ -50,10 +50,13 @@ TEST_F(ContextTest, FlagsWinOverContextsAndContextsOverTheDefault) {
   Write("project/.anneal/context.yaml", "server: local:1\n");
   Write("config.yaml",
         "current_context: a\ncontexts:\n- {name: a, server: a:1, tls: true, tls_ca_file: "
-        "ca.pem}\n- {name: b, server: b:1}\n");
+        "ca.pem}\n- {name: b, server: b:1, insecure_allow_remote: true}\n");
   Write("credentials", kKeyLine);
   EXPECT_EQ(Find({}, "project")->server, "local:1");
   EXPECT_EQ(Find({.context = "b"}, "project")->server, "b:1");
+  EXPECT_TRUE(Find({.context = "b"}, "project")->insecure_allow_remote);
+  EXPECT_FALSE(Find({}, "project")->insecure_allow_remote);
+  EXPECT_TRUE(Find({.insecure_allow_remote = true}, "project")->insecure_allow_remote);
   ANNEAL_ASSERT_OK_AND_ASSIGN(
       const Context flags,
       Find({.server = "flag:1", .api_key_file = (root_ / "credentials").string()}, "project"));

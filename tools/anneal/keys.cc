@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
 #include "common/base/clock.h"
+#include "common/base/random.h"
 #include "common/base/status.h"
 #include "google/protobuf/util/time_util.h"
 #include "tools/anneal/command_line.h"
@@ -90,6 +91,13 @@ absl::StatusOr<ExitCode> ListKeys(CommandLine& line) {
 }
 
 absl::StatusOr<ExitCode> RevokeKey(CommandLine& line, const std::string& key) {
+  // What may be the key itself goes no further and is not shown.
+  if (!IsUlid(absl::StripPrefix(key, "keys/"))) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "a key is revoked by its name, the 26 characters that `anneal keys` shows under KEY, and "
+        "never by the key itself; these ",
+        key.size(), " characters are no key's name and were not sent"));
+  }
   ANNEAL_ASSIGN_OR_RETURN(Client * client, line.client());
   v1::RevokeKeyRequest request;
   request.set_name(absl::StrCat("keys/", absl::StripPrefix(key, "keys/")));

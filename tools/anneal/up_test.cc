@@ -62,6 +62,18 @@ TEST_F(UpTest, RunsOneServicePerFolderUntilDown) {
   EXPECT_EQ(fs::status(folder_ / ".anneal/credentials").permissions(),
             fs::perms::owner_read | fs::perms::owner_write);
 
+  // What the service makes is closed to other accounts, whatever umask `anneal up` was started
+  // with.
+  int files = 0;
+  for (const char* made : {".anneal/data", ".anneal/storage"}) {
+    for (const fs::directory_entry& entry : fs::recursive_directory_iterator(folder_ / made)) {
+      ++files;
+      EXPECT_EQ(entry.symlink_status().permissions() & fs::perms::others_all, fs::perms::none)
+          << entry.path();
+    }
+  }
+  EXPECT_GT(files, 2);
+
   const Outcome second = Anneal({"up"});
   EXPECT_EQ(second.code, 1);
   EXPECT_THAT(second.err, HasSubstr("a service already runs in"));

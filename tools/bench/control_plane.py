@@ -52,7 +52,7 @@ class Coordinator:
             "--credentials-file", self.credentials, "--allowed-root", self.folder / "shared",
             "--tls-certificate-file", self.folder / "server.pem", "--tls-key-file", self.folder / "server.key",
             "--fleet-client-ca-file", self.folder / "pool.pem",
-            "--max-key-request-rate", 0, "--max-project-request-rate", 0, "--max-project-streams", 0])
+            "--max-key-request-rate", 0, "--max-project-request-rate", 0, "--max-project-streams", 0, "--max-project-jobs", 0])
         self.process.start()
 
     def __enter__(self):

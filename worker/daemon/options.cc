@@ -146,6 +146,9 @@ absl::StatusOr<std::optional<WorkerOptions>> ParseWorkerOptions(int argc, const 
   flags.Text("tls-certificate-file", &options.tls_certificate_file,
              "PEM file with this worker's certificate.");
   flags.Text("tls-key-file", &options.tls_key_file, "PEM file with the certificate's key.");
+  flags.Switch("insecure-allow-remote", &options.insecure_allow_remote,
+               "Send the API key without TLS to a coordinator on another machine, where the "
+               "network itself is trusted.");
   flags.Duration("stop-grace", &options.stop_grace,
                  "From being told to stop to SIGTERM, and again to SIGKILL.");
   flags.Duration("drain-timeout", &options.drain_timeout,

@@ -46,6 +46,8 @@ struct WorkerOptions {
   std::string credentials_file;
   bool tls = false;
   std::string tls_ca_file, tls_certificate_file, tls_key_file;
+  // Send the key without TLS to another machine, too.
+  bool insecure_allow_remote = false;
 
   // Of the keeper, the daemon and the programs that they start.
   LogOptions logs;

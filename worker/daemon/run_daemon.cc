@@ -56,7 +56,9 @@ ChannelOptions ChannelOptionsOf(const WorkerOptions& options) {
           .tls = options.tls,
           .tls_ca_file = options.tls_ca_file,
           .tls_certificate_file = options.tls_certificate_file,
-          .tls_key_file = options.tls_key_file};
+          .tls_key_file = options.tls_key_file,
+          .sends_key = !options.credentials_file.empty(),
+          .insecure_allow_remote = options.insecure_allow_remote};
 }
 
 }  // namespace

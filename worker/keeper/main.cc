@@ -11,6 +11,7 @@
 
 #include "absl/status/statusor.h"
 #include "common/base/clock.h"
+#include "common/base/file_mode.h"
 #include "common/base/log.h"
 #include "common/base/log_format.h"
 #include "common/base/service_manager.h"
@@ -65,5 +66,6 @@ int main(int argc, char** argv) {
     std::fprintf(stderr, "anneal-worker: %s\n", std::string(status.message()).c_str());
     return anneal::kExitConfiguration;
   }
+  anneal::KeepOthersOut();
   return is_daemon ? RunDaemonProcess(**options) : RunKeeperProcess(**options, argc, argv);
 }

@@ -97,7 +97,7 @@ class ApiFixture : public ::testing::Test {
   std::unique_ptr<ResourceStore> resources_;
   LimitMetrics limit_metrics_{registry_};
   std::unique_ptr<ProjectLimits> limits_;
-  TransferPool pool_{{.threads = 2, .max_streams = 2}};
+  TransferPool pool_{{.threads = 2, .max_streams = 3, .max_project_streams = 2}};
   std::unique_ptr<RpcServer> server_;
   std::shared_ptr<grpc::Channel> channel_;
 };

@@ -49,6 +49,7 @@ class CoordinatorFixture : public ::testing::Test {
     // Tests call as fast as they can.
     options_.limits.key_request_rate = 0;
     options_.limits.project_request_rate = 0;
+    options_.limits.failed_authentication_rate = 0;
     StartCoordinator();
   }
   void TearDown() override { coordinator_.reset(); }
