@@ -16,7 +16,7 @@ struct WorkerOptions {
   std::string coordinator;
   // Unique in the cluster: [a-z0-9][a-z0-9.-]{0,62}. Default: the host's name.
   std::string name;
-  // On a local disk: run folders, incarnation. Made if missing.
+  // On a local disk: run folders, newest incarnation. Made if missing.
   std::string state_dir;
   // The folder that all nodes see.
   std::string storage_root;

@@ -12,6 +12,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/base/log.h"
+#include "common/base/start_number.h"
 #include "common/base/status.h"
 #include "common/config/version.h"
 #include "common/format/json.h"
@@ -88,7 +89,7 @@ absl::Status WorkerDaemon::SetUp() {
     return absl::ErrnoToStatus(errno, absl::StrCat("cannot make ", slot_dir));
   }
   ANNEAL_RETURN_IF_ERROR(ReadMemory());
-  ++incarnation_;
+  incarnation_ = NextStartNumber(incarnation_, clock_.TimeNow());
   ANNEAL_RETURN_IF_ERROR(WriteMemory());
   ANNEAL_ASSIGN_OR_RETURN(std::vector<RunFolder> folders,
                           RunFolder::List(options_.state_dir + "/runs"));

@@ -47,7 +47,8 @@ class WorkerDaemon {
                CoordinatorLink& link, Examiner& examiner, int wake_fd, WorkerMetrics& metrics,
                Clock& clock);
 
-  // Reads what earlier daemons have left and counts this start. Call once, before Run.
+  // Reads what earlier daemons have left and takes a greater incarnation than theirs. Call once,
+  // before Run.
   absl::Status SetUp();
   // Until the keeper is gone (UNAVAILABLE) or draining has ended (OK).
   absl::Status Run();

@@ -30,9 +30,10 @@ WorkerMetrics::WorkerMetrics(MetricRegistry& registry, Clock& clock)
       connected(
           registry,
           {"anneal_worker_coordinator_connected", "1 while the coordinator is heard, else 0.", {}}),
-      incarnation(
-          registry,
-          {"anneal_worker_incarnation", "Number of starts of this worker's daemon so far.", {}}),
+      incarnation(registry,
+                  {"anneal_worker_incarnation",
+                   "Grows with each start of this worker's daemon: microseconds of the clock then.",
+                   {}}),
       registry_(registry),
       clock_(clock),
       task_ends_(registry, {"anneal_worker_task_ends_total",

@@ -45,7 +45,7 @@ TEST_F(WorkerTasksTest, RegistersRunsATaskAndForgetsIt) {
   const Observed idle = coordinator_.AwaitObserved(
       "registration", [](const Observed& o) { return o.slots_size() == 2; });
   EXPECT_EQ(idle.worker(), "w1");
-  EXPECT_EQ(idle.worker_incarnation(), 1);
+  EXPECT_GT(idle.worker_incarnation(), 0);
   EXPECT_EQ(idle.slots(0).id(), "cpu0");
   EXPECT_EQ(idle.slots(0).threads(), 1);
   EXPECT_EQ(idle.data_address(), "127.0.0.1");

@@ -138,6 +138,13 @@ pid_t WorkerProcessTestBase::DaemonPid() const {
   return pids.size() == 1 ? pids[0] : 0;
 }
 
+int64_t WorkerProcessTestBase::AwaitIncarnationAfter(int64_t last) {
+  return coordinator_
+      .AwaitObserved("a newer daemon",
+                     [last](const Observed& o) { return o.worker_incarnation() > last; })
+      .worker_incarnation();
+}
+
 std::string WorkerProcessTestBase::RunFolderOf(const TaskKey& key) const {
   return state_dir_ + "/runs/" + TaskName(key);
 }
