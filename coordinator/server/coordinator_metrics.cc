@@ -10,7 +10,9 @@
 namespace anneal {
 
 CoordinatorMetrics::CoordinatorMetrics(MetricRegistry& r)
-    : epoch(r, {"anneal_coordinator_epoch", "Starts of the coordinator so far.", {}}),
+    : epoch(r, {"anneal_coordinator_epoch",
+                "Grows with each start of the coordinator: microseconds of the clock then.",
+                {}}),
       jobs(r, {"anneal_jobs", "Jobs by state.", {"state"}}),
       jobs_ended(r, {"anneal_jobs_ended_total",
                      "Jobs that have reached a final state since the coordinator's start.",

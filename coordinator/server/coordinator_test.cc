@@ -9,6 +9,8 @@
 #include <string>
 #include <vector>
 
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
 #include "common/base/status.h"
 #include "common/metrics/testing/http_get.h"
 #include "coordinator/catalog/schema.h"
@@ -180,7 +182,7 @@ TEST_F(CoordinatorTest, AJobGoesOnAfterTheCoordinatorsRestart) {
   const internal::Desired desired = again.AwaitDesired([](const internal::Desired& d) {
     return d.tasks_size() == 1 && d.tasks(0).acknowledged_report() == 3;
   });
-  EXPECT_EQ(desired.coordinator_epoch(), acknowledged.coordinator_epoch() + 1);
+  EXPECT_GT(desired.coordinator_epoch(), acknowledged.coordinator_epoch());
   EXPECT_EQ(desired.tasks(0).task_json(), acknowledged.tasks(0).task_json())
       << "a task never changes within a generation";
   after.clear_reports();
@@ -351,9 +353,11 @@ TEST_F(CoordinatorTest, OlderIncarnationsAndNewerEpochsAreRefused) {
   EXPECT_THAT(old.AwaitEnd(),
               StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("incarnation 4")));
   FakeWorker wiser(coordinator_->fleet_address(), testing::kKey, "w2", 1);
-  wiser.observed().set_coordinator_epoch(99);
+  const int64_t future = absl::ToUnixMicros(absl::Now() + absl::Hours(1));
+  wiser.observed().set_coordinator_epoch(future);
   wiser.Sync();
-  EXPECT_THAT(wiser.AwaitEnd(), StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("99")));
+  EXPECT_THAT(wiser.AwaitEnd(),
+              StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr(absl::StrCat(future))));
   FakeWorker nameless(coordinator_->fleet_address(), testing::kKey, "W 3", 1);
   nameless.Sync();
   EXPECT_THAT(nameless.AwaitEnd(), StatusIs(absl::StatusCode::kInvalidArgument));
