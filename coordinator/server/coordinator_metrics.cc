@@ -25,7 +25,10 @@ CoordinatorMetrics::CoordinatorMetrics(MetricRegistry& r)
       slots(r, {"anneal_slots",
                 "Slots of connected workers by kind and use (free or taken).",
                 {"accelerator", "use"}}),
-      slots_wanted(r, {"anneal_slots_wanted", "Slots that queued jobs wait for.", {"accelerator"}}),
+      slots_wanted(r, {"anneal_slots_wanted",
+                       "Slots that jobs want and do not have; also of those that are, or will be, "
+                       "prepared first.",
+                       {"accelerator"}}),
       oldest_wait(r, {"anneal_jobs_oldest_wait_seconds",
                       "How long the job that waits longest has waited, by what it waits for.",
                       {"resource"}}),
@@ -129,7 +132,7 @@ CoordinatorMetrics::CoordinatorMetrics(MetricRegistry& r)
                              "WORKER_LOST", "COLLECTIVE_FAILED", "OTHER"}) {
     jobs_ended.Add(0, {StateName(v1::JOB_STATE_FAILED), BoundedReason(reason)});
   }
-  CountQueue({}, absl::Time());
+  CountQueue({}, {}, absl::Time());
 }
 
 void CoordinatorMetrics::CountWorkers(const std::vector<v1::Worker>& roster) {
@@ -161,19 +164,17 @@ void CoordinatorMetrics::CountWorkers(const std::vector<v1::Worker>& roster) {
   for (const auto& [key, count] : uses) slots.Set(count, {key.first, key.second});
 }
 
-void CoordinatorMetrics::CountQueue(const std::vector<WaitingJob>& queue, absl::Time now) {
+void CoordinatorMetrics::CountQueue(const std::vector<WaitingJob>& queue, const SlotsWanted& wanted,
+                                    absl::Time now) {
   absl::Duration prepare_wait, slots_wait;
-  int cpu = 0, gpu = 0;
   for (const WaitingJob& job : queue) {
     absl::Duration& longest = job.needs_prepare ? prepare_wait : slots_wait;
     longest = std::max(longest, now - job.place.since);
-    if (job.needs_prepare) continue;
-    (job.accelerator == v1::ResourceSpec::ACCELERATOR_GPU ? gpu : cpu) += job.min_slots;
   }
   oldest_wait.Set(absl::ToDoubleSeconds(prepare_wait), {"prepare_slot"});
   oldest_wait.Set(absl::ToDoubleSeconds(slots_wait), {"slots"});
-  slots_wanted.Set(cpu, {"cpu"});
-  slots_wanted.Set(gpu, {"gpu"});
+  slots_wanted.Set(wanted.cpu, {"cpu"});
+  slots_wanted.Set(wanted.gpu, {"gpu"});
 }
 
 absl::string_view CoordinatorMetrics::BoundedReason(absl::string_view reason) {

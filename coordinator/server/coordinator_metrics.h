@@ -13,6 +13,7 @@
 #include "anneal/v1/job.pb.h"
 #include "common/metrics/metrics.h"
 #include "coordinator/scheduling/placement_policy.h"
+#include "coordinator/server/job_queue.h"
 
 namespace anneal {
 
@@ -22,7 +23,7 @@ struct CoordinatorMetrics {
 
   void CountJobs(const std::map<v1::JobState, int>& by_state);
   void CountWorkers(const std::vector<v1::Worker>& roster);
-  void CountQueue(const std::vector<WaitingJob>& queue, absl::Time now);
+  void CountQueue(const std::vector<WaitingJob>& queue, const SlotsWanted& wanted, absl::Time now);
   void CountEnd(absl::string_view job, v1::JobState state, absl::string_view reason);
 
   Gauge epoch;
