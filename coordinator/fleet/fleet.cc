@@ -364,6 +364,7 @@ internal::Desired Fleet::MakeDesired(const WorkerState& worker, const PlacedJobs
   internal::Desired desired;
   desired.set_coordinator_epoch(epoch_);
   desired.set_draining(worker.record.drained());
+  desired.set_is_wanted(IsWanted(worker));
   if (const auto wanted = examinations_.find(worker.record.name()); wanted != examinations_.end())
     *desired.mutable_examination() = wanted->second;
   for (const auto& [key, memory] : worker.tasks) {
@@ -399,6 +400,22 @@ void Fleet::SendDesired(PlacedJobs& placed, absl::Duration now) {
     worker.last_sent = std::move(bytes);
     worker.last_sent_at = now;
   }
+}
+
+bool Fleet::IsWanted(const WorkerState& worker) const {
+  if (worker.record.drained()) return false;
+  return std::any_of(worker.observed.slots().begin(), worker.observed.slots().end(),
+                     [this](const v1::Slot& slot) {
+                       return slot.accelerator() == v1::ResourceSpec::ACCELERATOR_GPU ? gpu_wanted_
+                                                                                      : cpu_wanted_;
+                     });
+}
+
+void Fleet::SetWanted(bool cpu, bool gpu) {
+  if (cpu == cpu_wanted_ && gpu == gpu_wanted_) return;
+  cpu_wanted_ = cpu;
+  gpu_wanted_ = gpu;
+  for (auto& [name, worker] : workers_) worker.desired_changed = true;
 }
 
 void Fleet::Examine(std::map<std::string, internal::Examination> wanted,

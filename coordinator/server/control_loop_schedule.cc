@@ -44,6 +44,7 @@ void ControlLoop::Schedule(Turn& turn) {
   if (turn.monotonic_now >= last_queue_count_ + kQueueCountEvery) {
     const SlotsWanted wanted = waiting_.CountWanted();
     parts_.metrics.CountQueue(waiting_.First(JobQueue::kAll, turn.now), wanted, turn.now);
+    fleet_.SetWanted(wanted.cpu > 0, wanted.gpu > 0);
     last_queue_count_ = turn.monotonic_now;
   }
   plan_due_ = turn.monotonic_now < next_plan_;

@@ -426,6 +426,29 @@ TEST_F(CoordinatorTest, WhatIsWantedShowsBeforeThereIsAnyWorker) {
   AwaitMetric("anneal_slots_wanted{accelerator=\"gpu\"} 0\n");
 }
 
+TEST_F(CoordinatorTest, WorkersHearWhetherTheirKindOfSlotIsWanted) {
+  auto worker = StartWorker("w1", 1);
+  const auto await = [&worker](bool wanted) {
+    worker->AwaitDesired([wanted](const internal::Desired& d) { return d.is_wanted() == wanted; });
+  };
+  v1::CreateJobRequest request = NewRequest(2);
+  request.mutable_spec()->mutable_resources()->set_accelerator(
+      v1::ResourceSpec::ACCELERATOR_GPU);
+  ANNEAL_ASSERT_OK(Create(request));
+  FinishPrepare(*worker);
+  worker->AwaitTasks(0);
+  EXPECT_FALSE(worker->AwaitTasks(0).is_wanted()) << "it has no GPU";
+  worker->observed().clear_tasks();
+  worker->Sync();
+  ANNEAL_ASSERT_OK_AND_ASSIGN(const v1::Job job, Create(NewRequest(2)));
+  await(true);
+  FinishPrepare(*worker);
+  AwaitState(job.name(), v1::JOB_STATE_QUEUED);
+  await(true);
+  ANNEAL_ASSERT_OK(Act(&Jobs::CancelJob, job.name()));
+  await(false);
+}
+
 TEST_F(CoordinatorTest, TwoCoordinatorsCannotShareAFolder) {
   EXPECT_THAT(Coordinator::Start(options_, Clock::Real(), random_),
               StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("another coordinator")));

@@ -152,7 +152,8 @@ absl::StatusOr<std::optional<WorkerOptions>> ParseWorkerOptions(int argc, const 
                  "How long tasks may go on after SIGTERM.");
   flags.Duration(
       "exit-when-idle", &options.exit_when_idle,
-      "Drain and end after so long without a task, so that nobody parks GPUs. 0: never.");
+      "Drain and end after so long without a task, so that nobody parks GPUs; not while jobs wait "
+      "for slots of this kind. 0: never.");
   flags.Duration("orphan-timeout", &options.orphan_timeout,
                  "How long tasks go on without a word from the coordinator.");
   flags.Text("log-format", &options.log_format, "How log lines look: text or json.");

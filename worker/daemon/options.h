@@ -53,7 +53,8 @@ struct WorkerOptions {
   absl::Duration stop_grace = absl::Seconds(5);
   // After SIGTERM tasks may go on for so long.
   absl::Duration drain_timeout = absl::Seconds(20);
-  // Without a task for so long, the worker drains and ends, as after SIGTERM. Zero = never.
+  // Without a task for so long, and while no job wants what it has, the worker drains and ends, as
+  // after SIGTERM. Zero = never.
   absl::Duration exit_when_idle = absl::ZeroDuration();
   // Without a word from the coordinator tasks go on for so long.
   absl::Duration orphan_timeout = absl::Hours(1);

@@ -81,7 +81,8 @@ WorkerDaemon::WorkerDaemon(const WorkerOptions& options, std::vector<v1::Slot> s
       spares_(MakeFirstSpares(slots_, options_)),
       context_{options_, slots_, keeper_, spares_, clock_},
       start_time_(clock.MonotonicNow()),
-      last_heard_(start_time_) {}
+      last_heard_(start_time_),
+      idle_since_(start_time_) {}
 
 absl::Status WorkerDaemon::SetUp() {
   const std::string slot_dir = options_.state_dir + "/slots";
@@ -190,6 +191,7 @@ void WorkerDaemon::ApplyDesired(const Desired& desired) {
     }
   }
   last_heard_ = clock_.MonotonicNow();
+  is_wanted_ = desired.is_wanted();
   examiner_.Update(desired.has_examination() ? &desired.examination() : nullptr);
   wanted_.emplace();
   for (const DesiredTask& task : desired.tasks()) {
@@ -297,14 +299,16 @@ void WorkerDaemon::StopOrphans() {
 void WorkerDaemon::LeaveWhenIdle() {
   if (options_.exit_when_idle == absl::ZeroDuration() || leaving_) return;
   const absl::Duration now = clock_.MonotonicNow();
-  if (!wanted_.has_value() || !tasks_.empty()) {
-    idle_since_.reset();
+  const bool connected = link_.connected();
+  // What a coordinator has said that is not heard any more holds nobody.
+  if (!tasks_.empty() || (is_wanted_ && connected)) {
+    idle_since_ = now;
     return;
   }
-  if (!idle_since_.has_value()) idle_since_ = now;
-  if (now - *idle_since_ < options_.exit_when_idle) return;
+  if (now - idle_since_ < options_.exit_when_idle) return;
   ANNEAL_LOG(INFO) << "nothing to do: leaving"
-                   << Field("idle", absl::FormatDuration(now - *idle_since_));
+                   << Field("idle", absl::FormatDuration(now - idle_since_))
+                   << Field("coordinator_heard", connected);
   // Once: a second signal would end the draining early. The keeper remembers the first, also when
   // this daemon dies meanwhile.
   leaving_ = true;

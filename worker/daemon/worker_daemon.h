@@ -74,7 +74,8 @@ class WorkerDaemon {
   void ForgetUndesired();
   void AskForSpares();
   void StopOrphans();
-  // Asks the keeper to drain if there has been nothing to do for too long.
+  // Asks the keeper to drain if there has been nothing to do for too long: also where the
+  // coordinator has never been heard, but not while jobs want slots of our kind.
   void LeaveWhenIdle();
   // Whether draining is over and the daemon may leave.
   bool Drain();
@@ -107,8 +108,10 @@ class WorkerDaemon {
   absl::Duration last_heard_;
   absl::Duration last_sent_ = -absl::InfiniteDuration();
   bool changed_ = true;  // something to observe since last_sent_
-  // Since when there is no task, as far as the coordinator has been heard.
-  std::optional<absl::Duration> idle_since_;
+  // Whether jobs want what this worker has, as the coordinator said last.
+  bool is_wanted_ = false;
+  // Since when there is no task, and nobody says that there may soon be one.
+  absl::Duration idle_since_;
   bool leaving_ = false;
   std::optional<absl::Duration> drain_start_;
   std::optional<absl::Duration> drained_since_;

@@ -166,16 +166,42 @@ TEST_F(WorkerRestartTest, DrainingWaitsForTasksAndThenLeaves) {
 
 TEST_F(WorkerRestartTest, AnIdleWorkerLeavesAndABusyOneStays) {
   coordinator_.Want({Want(Rank(0), "run")});
-  StartWorker({{"--exit-when-idle", "500ms"}});
+  // Long enough for a coordinator that is there to be heard on a busy machine.
+  StartWorker({{"--exit-when-idle", "3s"}});
   coordinator_.AwaitTask("a running task", Rank(0), IsRunning);
   // Heartbeats come every 2 s.
-  const absl::Time busy_until = absl::Now() + absl::Seconds(1);
+  const absl::Time busy_until = absl::Now() + absl::Seconds(3);
   const Observed busy = coordinator_.AwaitObserved(
       "a later word", [&](const Observed&) { return absl::Now() > busy_until; });
   EXPECT_FALSE(busy.draining());
   FinishAndExpectWhole(Rank(0));
   coordinator_.Want({});
   coordinator_.AwaitObserved("leaving", [](const Observed& o) { return o.draining(); });
+  EXPECT_EQ(AwaitKeeper(), 0);
+}
+
+TEST_F(WorkerRestartTest, AnIdleWorkerStaysWhileItIsWanted) {
+  coordinator_.SetWanted(true);
+  StartWorker({{"--exit-when-idle", "3s"}});
+  coordinator_.AwaitObserved("registration", [](const Observed& o) { return !o.worker().empty(); });
+  const absl::Time idle_until = absl::Now() + absl::Seconds(4);
+  const Observed idle = coordinator_.AwaitObserved(
+      "a later word", [&](const Observed&) { return absl::Now() > idle_until; });
+  EXPECT_FALSE(idle.draining());
+  coordinator_.SetWanted(false);
+  EXPECT_EQ(AwaitKeeper(), 0);
+}
+
+TEST_F(WorkerRestartTest, AnIdleWorkerWithoutACoordinatorLeaves) {
+  coordinator_.Stop();
+  StartWorker({{"--exit-when-idle", "100ms"}});
+  EXPECT_EQ(AwaitKeeper(), 0);
+  // What the last one said holds nobody when it is gone.
+  coordinator_.SetWanted(true);
+  coordinator_.Start();
+  StartWorker({{"--exit-when-idle", "3s"}});
+  coordinator_.AwaitObserved("registration", [](const Observed& o) { return !o.worker().empty(); });
+  coordinator_.Stop();
   EXPECT_EQ(AwaitKeeper(), 0);
 }
 
