@@ -404,11 +404,10 @@ void Fleet::SendDesired(PlacedJobs& placed, absl::Duration now) {
 
 bool Fleet::IsWanted(const WorkerState& worker) const {
   if (worker.record.drained()) return false;
-  return std::any_of(worker.observed.slots().begin(), worker.observed.slots().end(),
-                     [this](const v1::Slot& slot) {
-                       return slot.accelerator() == v1::ResourceSpec::ACCELERATOR_GPU ? gpu_wanted_
-                                                                                      : cpu_wanted_;
-                     });
+  return std::any_of(
+      worker.observed.slots().begin(), worker.observed.slots().end(), [this](const v1::Slot& slot) {
+        return slot.accelerator() == v1::ResourceSpec::ACCELERATOR_GPU ? gpu_wanted_ : cpu_wanted_;
+      });
 }
 
 void Fleet::SetWanted(bool cpu, bool gpu) {

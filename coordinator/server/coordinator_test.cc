@@ -432,8 +432,7 @@ TEST_F(CoordinatorTest, WorkersHearWhetherTheirKindOfSlotIsWanted) {
     worker->AwaitDesired([wanted](const internal::Desired& d) { return d.is_wanted() == wanted; });
   };
   v1::CreateJobRequest request = NewRequest(2);
-  request.mutable_spec()->mutable_resources()->set_accelerator(
-      v1::ResourceSpec::ACCELERATOR_GPU);
+  request.mutable_spec()->mutable_resources()->set_accelerator(v1::ResourceSpec::ACCELERATOR_GPU);
   ANNEAL_ASSERT_OK(Create(request));
   FinishPrepare(*worker);
   worker->AwaitTasks(0);

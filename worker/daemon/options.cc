@@ -148,8 +148,10 @@ absl::StatusOr<std::optional<WorkerOptions>> ParseWorkerOptions(int argc, const 
   flags.Text("tls-key-file", &options.tls_key_file, "PEM file with the certificate's key.");
   flags.Duration("stop-grace", &options.stop_grace,
                  "From being told to stop to SIGTERM, and again to SIGKILL.");
-  flags.Duration("drain-timeout", &options.drain_timeout,
-                 "How long tasks may go on after SIGTERM.");
+  flags.Duration(
+      "drain-timeout", &options.drain_timeout,
+      "How long tasks may go on after SIGTERM, and how long a coordinator that is away is "
+      "waited for to be told how they ended.");
   flags.Duration(
       "exit-when-idle", &options.exit_when_idle,
       "Drain and end after so long without a task, so that nobody parks GPUs; not while jobs wait "

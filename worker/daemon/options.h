@@ -51,7 +51,8 @@ struct WorkerOptions {
 
   // After a task was told to stop: so long until SIGTERM, and as long again until SIGKILL.
   absl::Duration stop_grace = absl::Seconds(5);
-  // After SIGTERM tasks may go on for so long.
+  // After SIGTERM tasks may go on for so long, and a coordinator that is away may stay away for so
+  // long before they are left untold.
   absl::Duration drain_timeout = absl::Seconds(20);
   // Without a task for so long, and while no job wants what it has, the worker drains and ends, as
   // after SIGTERM. Zero = never.

@@ -34,7 +34,7 @@ constexpr absl::Duration kTick = absl::Milliseconds(50);
 constexpr absl::Duration kWatchInterval = absl::Milliseconds(500);
 // How long a new daemon waits for adopted children to say hello before it speaks itself.
 constexpr absl::Duration kSettleTime = absl::Seconds(2);
-// How long a drained daemon tries to tell the coordinator how its tasks ended.
+// How long a drained daemon tries to tell a coordinator that hears how its tasks ended.
 constexpr absl::Duration kLastWords = absl::Seconds(3);
 
 const char* StateName(Task::State state) {
@@ -333,9 +333,14 @@ bool WorkerDaemon::Drain() {
     }
     return false;
   }
+  if (!link_.connected()) {
+    drained_since_.reset();
+    // How tasks ended is worth waiting for: a checkpoint counts only once the coordinator knows it.
+    return tasks_.empty() || now - *drain_start_ >= options_.drain_timeout;
+  }
   if (!drained_since_.has_value()) drained_since_ = now;
   const bool told = tasks_.empty() && !changed_ && link_.sent();
-  return told || !link_.connected() || now - *drained_since_ >= kLastWords;
+  return told || now - *drained_since_ >= kLastWords;
 }
 
 void WorkerDaemon::SendObserved() {

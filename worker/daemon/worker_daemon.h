@@ -114,7 +114,7 @@ class WorkerDaemon {
   absl::Duration idle_since_;
   bool leaving_ = false;
   std::optional<absl::Duration> drain_start_;
-  std::optional<absl::Duration> drained_since_;
+  std::optional<absl::Duration> drained_since_;  // and the coordinator hears
   std::atomic<bool> ready_{false};
 };
 

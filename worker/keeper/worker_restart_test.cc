@@ -215,6 +215,37 @@ TEST_F(WorkerRestartTest, DrainingStopsTasksAfterItsTimeAndTellsHowTheyEnded) {
   EXPECT_EQ(AwaitKeeper(), 0);
 }
 
+TEST_F(WorkerRestartTest, DrainingWaitsForACoordinatorThatIsAway) {
+  StartWorker({{"--drain-timeout", "5m"}});
+  coordinator_.Want({Want(Rank(0), "run")});
+  coordinator_.AwaitTask("a running task", Rank(0), IsRunning);
+  const size_t reports = coordinator_.AwaitReports(Rank(0), 10).size();
+  coordinator_.Stop();
+  ::kill(keeper_, SIGTERM);
+  ASSERT_TRUE(Await([&] { return std::filesystem::exists(RunFolderOf(Rank(0)) + "/end.json"); }));
+  // The last reports, among them checkpoints, are the coordinator's when it comes back.
+  coordinator_.Start();
+  const TaskObservation end = coordinator_.AwaitTask("the end", Rank(0), HasExited);
+  EXPECT_EQ(end.exit().reason(), "PAUSED");
+  EXPECT_GT(coordinator_.Reports(Rank(0)).size(), reports);
+  coordinator_.Want({});
+  EXPECT_EQ(AwaitKeeper(), 0);
+}
+
+TEST_F(WorkerRestartTest, DrainingEndsAtItsTimeoutWithoutACoordinator) {
+  StartWorker({{"--drain-timeout", "1s"}});
+  coordinator_.Want({Want(Rank(0), "run")});
+  coordinator_.AwaitTask("a running task", Rank(0), IsRunning);
+  coordinator_.Stop();
+  ::kill(keeper_, SIGTERM);
+  EXPECT_EQ(AwaitKeeper(), 0);
+  // Nothing is lost that the disk outlives: the next worker tells it.
+  EXPECT_TRUE(std::filesystem::exists(RunFolderOf(Rank(0)) + "/end.json"));
+  coordinator_.Start();
+  StartWorker();
+  coordinator_.AwaitTask("the end", Rank(0), HasExited);
+}
+
 TEST_F(WorkerRestartTest, InterruptStopsEverythingNow) {
   StartWorker();
   coordinator_.Want({Want(Rank(0), "stubborn", "cpu0"), Want(Rank(1), "run", "cpu1")});
