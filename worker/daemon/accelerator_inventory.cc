@@ -85,6 +85,19 @@ double LowestLimit(const std::string& root, const std::string& own_cgroup_file,
   return limit;
 }
 
+absl::Status NoGpus(const std::string& nvml_library) {
+  const std::string why = WhyNotLoaded(nvml_library);
+  if (why.empty()) {
+    return absl::FailedPreconditionError(
+        "--require-gpus: the NVIDIA driver shows no GPU: give the worker some (on Kubernetes "
+        "nvidia.com/gpu among the pod's limits, elsewhere NVIDIA_VISIBLE_DEVICES)");
+  }
+  return absl::FailedPreconditionError(absl::StrCat(
+      "--require-gpus: no GPU, as the driver's library cannot be loaded (", why,
+      "): install the NVIDIA driver on the machine, and let the container have it (on Kubernetes "
+      "runtimeClassName: nvidia, elsewhere NVIDIA's container runtime)"));
+}
+
 // Of the processors near the GPU those that we may use; "" for any if there are none.
 std::string CpuListNear(const GpuDevice& gpu, const std::vector<int>& usable) {
   std::vector<int> near;
@@ -120,6 +133,7 @@ absl::StatusOr<std::vector<v1::Slot>> FindSlots(const InventoryOptions& options)
   if (options.use_gpus) {
     ANNEAL_ASSIGN_OR_RETURN(gpus, ListGpus(options.nvml_library));
   }
+  if (options.require_gpus && gpus.empty()) return NoGpus(options.nvml_library);
   const int processors = CountUsableProcessors();
   const int cpu_slots = options.cpu_slots >= 0 ? options.cpu_slots : (gpus.empty() ? 1 : 0);
   const int sharing = std::max<int>(1, cpu_slots > 0 ? cpu_slots : gpus.size());

@@ -19,6 +19,8 @@ struct InventoryOptions {
   // Of each CPU slot. 0 = the usable memory divided by the slots.
   int64_t slot_memory_bytes = 0;
   bool use_gpus = true;
+  // No GPU is an error, not a machine that lends its CPU cores.
+  bool require_gpus = false;
   // NVIDIA's management library; absent = no GPUs.
   std::string nvml_library = "libnvidia-ml.so.1";
 };
@@ -26,7 +28,8 @@ struct InventoryOptions {
 // CPU slots "cpu0", "cpu1", ...; then one slot for each GPU, whose id is the device's UUID. Looked
 // up once, at the daemon's start. Memory is the machine's, or what the control groups leave of it
 // (memory.max). A GPU driver that is there but broken is an error: silently
-// having no GPUs would only show as jobs that wait for ever.
+// having no GPUs would only show as jobs that wait for ever. So is no GPU where some are required
+// (FAILED_PRECONDITION says what is missing).
 absl::StatusOr<std::vector<v1::Slot>> FindSlots(const InventoryOptions& options);
 
 // Whether a processor with these features (the "flags" of x86 or "Features" of Arm in

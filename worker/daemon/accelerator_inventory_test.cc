@@ -12,6 +12,7 @@ namespace anneal {
 namespace {
 
 using ::anneal::testing::StatusIs;
+using ::testing::AllOf;
 using ::testing::HasSubstr;
 
 std::string Library(const std::string& name) {
@@ -69,6 +70,19 @@ TEST(AcceleratorInventoryTest, ABrokenDriverIsAnErrorNotAMachineWithoutGpus) {
               StatusIs(absl::StatusCode::kUnavailable, HasSubstr("version mismatch")));
   EXPECT_THAT(FindSlots({.nvml_library = "libm.so.6"}),
               StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("nvmlInit_v2")));
+}
+
+TEST(AcceleratorInventoryTest, WhereGpusAreRequiredNoneIsAnErrorThatSaysWhatIsMissing) {
+  EXPECT_THAT(
+      FindSlots({.cpu_slots = 1, .require_gpus = true, .nvml_library = "libno-such-thing.so"}),
+      StatusIs(absl::StatusCode::kFailedPrecondition,
+               AllOf(HasSubstr("--require-gpus"), HasSubstr("libno-such-thing.so"),
+                     HasSubstr("runtimeClassName: nvidia"), HasSubstr("driver"))));
+  ANNEAL_ASSERT_OK_AND_ASSIGN(
+      auto slots, FindSlots({.require_gpus = true, .nvml_library = Library("fake_nvml")}));
+  EXPECT_EQ(slots.size(), 2u);
+  EXPECT_THAT(FindSlots({.require_gpus = true, .nvml_library = Library("fake_nvml_broken")}),
+              StatusIs(absl::StatusCode::kUnavailable));
 }
 
 TEST(AcceleratorInventoryTest, Bf16IsAFeatureOfTheProcessor) {

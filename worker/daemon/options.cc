@@ -74,6 +74,8 @@ absl::Status MakeAbsolute(const char* flag, std::string& path) {
 
 absl::Status CompleteAndCheck(WorkerOptions& options) {
   if (options.coordinator.empty()) return absl::InvalidArgumentError("--coordinator is required");
+  if (options.inventory.require_gpus && !options.inventory.use_gpus)
+    return absl::InvalidArgumentError("--require-gpus and --gpus=false: leave one of them out");
   if (options.name.empty()) options.name = HostName();
   ANNEAL_RETURN_IF_ERROR(CheckName(options.name));
   if (options.bin_dir.empty()) {
@@ -120,6 +122,9 @@ absl::StatusOr<std::optional<WorkerOptions>> ParseWorkerOptions(int argc, const 
               "Memory that the trainer of a CPU slot may take: it is ended before it takes more. "
               "0: the usable memory divided by the slots.");
   flags.Switch("gpus", &options.inventory.use_gpus, "Lend the machine's GPUs.");
+  flags.Switch("require-gpus", &options.inventory.require_gpus,
+               "Lend nothing before a GPU is found: without one the worker is not ready, says what "
+               "is missing and looks again, instead of lending CPU cores.");
   flags.Text("nvml-library", &options.inventory.nvml_library,
              "NVIDIA's management library; not there means no GPUs.");
   flags.Text("device-lock-dir", &options.device_lock_dir,

@@ -39,6 +39,8 @@ TEST(OptionsTest, WrongFlagsAreNamed) {
   EXPECT_THAT(Parse({"--coordinator", "c:1", "--data-address", "localhost"}),
               StatusIs(invalid, HasSubstr("not a name")));
   EXPECT_THAT(Parse({"--coordinator", "c:1", "--cpu-slots", "-2"}), StatusIs(invalid));
+  EXPECT_THAT(Parse({"--coordinator", "c:1", "--gpus=false", "--require-gpus"}),
+              StatusIs(invalid, HasSubstr("--require-gpus and --gpus=false")));
   EXPECT_THAT(Parse({"--coordinator", "c:1", "--stop-grace", "soon"}), StatusIs(invalid));
 }
 

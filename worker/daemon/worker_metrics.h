@@ -35,6 +35,7 @@ class WorkerMetrics {
   Gauge spares;
   Gauge connected;
   Gauge incarnation;
+  Counter inventory_failures;
 
  private:
   MetricRegistry& registry_;
