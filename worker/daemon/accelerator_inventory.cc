@@ -13,11 +13,11 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
-#include "absl/strings/strip.h"
 #include "common/base/file.h"
 #include "common/base/log.h"
 #include "common/base/status.h"
 #include "common/host/nvml.h"
+#include "worker/daemon/cgroup.h"
 #include "worker/supervisor/cpu_list.h"
 
 namespace anneal {
@@ -70,18 +70,9 @@ double MemoryLimitOf(const std::string& cgroup_dir) {
 // The lowest limit of our control group and of those above it.
 double LowestLimit(const std::string& root, const std::string& own_cgroup_file,
                    double (*limit_of)(const std::string& cgroup_dir)) {
-  const absl::StatusOr<std::string> text = ReadSmallFile(own_cgroup_file);
-  std::string path;
-  if (text.ok()) {
-    for (absl::string_view line : absl::StrSplit(*text, '\n')) {
-      if (absl::ConsumePrefix(&line, "0::")) path = std::string(line);
-    }
-  }
-  double limit = limit_of(root);
-  while (path.size() > 1) {
-    limit = std::min(limit, limit_of(root + path));
-    path.erase(path.rfind('/'));
-  }
+  double limit = std::numeric_limits<double>::infinity();
+  for (const std::string& folder : OwnCgroupFolders(root, own_cgroup_file))
+    limit = std::min(limit, limit_of(folder));
   return limit;
 }
 
@@ -128,6 +119,14 @@ int64_t CountUsableMemory(const std::string& cgroup_root, const std::string& own
       std::min(machine, LowestLimit(cgroup_root, own_cgroup_file, MemoryLimitOf)));
 }
 
+int64_t MemoryOfCpuSlot(const InventoryOptions& options, int64_t usable_bytes, int cpu_slots) {
+  const int64_t slots = std::max(1, cpu_slots);
+  const int64_t reserved =
+      options.reserved_memory_bytes + slots * options.reserved_memory_bytes_per_slot;
+  // A small machine is rather tight than useless.
+  return (usable_bytes - std::min(reserved, usable_bytes / 4)) / slots;
+}
+
 absl::StatusOr<std::vector<v1::Slot>> FindSlots(const InventoryOptions& options) {
   std::vector<GpuDevice> gpus;
   if (options.use_gpus) {
@@ -146,7 +145,7 @@ absl::StatusOr<std::vector<v1::Slot>> FindSlots(const InventoryOptions& options)
   }
   const int64_t memory = options.slot_memory_bytes > 0
                              ? options.slot_memory_bytes
-                             : CountUsableMemory() / std::max(1, cpu_slots);
+                             : MemoryOfCpuSlot(options, CountUsableMemory(), cpu_slots);
   const std::string cpuinfo = ReadCpuInfo();
   const absl::string_view name = ProcessorField(cpuinfo, {"model name"});
   const bool bf16 = HasBf16DotProducts(cpuinfo);

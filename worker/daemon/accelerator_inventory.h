@@ -8,6 +8,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "anneal/v1/cluster_service.pb.h"
+#include "worker/daemon/cgroup.h"
 
 namespace anneal {
 
@@ -16,8 +17,11 @@ struct InventoryOptions {
   int cpu_slots = -1;
   // Of each CPU slot. 0 = the usable processors divided by the slots.
   int threads_per_slot = 0;
-  // Of each CPU slot. 0 = the usable memory divided by the slots.
+  // Of each CPU slot. 0 = MemoryOfCpuSlot.
   int64_t slot_memory_bytes = 0;
+  // What the worker's other processes take of the usable memory: those that are there once, and
+  // those that each slot has.
+  int64_t reserved_memory_bytes = 0, reserved_memory_bytes_per_slot = 0;
   bool use_gpus = true;
   // No GPU is an error, not a machine that lends its CPU cores.
   bool require_gpus = false;
@@ -36,12 +40,17 @@ absl::StatusOr<std::vector<v1::Slot>> FindSlots(const InventoryOptions& options)
 // /proc/cpuinfo) has bf16 dot products.
 bool HasBf16DotProducts(absl::string_view cpuinfo);
 
+// A slot's part of the usable memory. Less than all of it is shared out, a quarter at most is left:
+// a control group that reaches its limit is killed as a whole where the kubelet has set
+// memory.oom.group, and so a trainer that takes too much must be seen before (ProcessWatch).
+int64_t MemoryOfCpuSlot(const InventoryOptions& options, int64_t usable_bytes, int cpu_slots);
+
 // Processors that this process may use: those of its affinity mask, less what the limits of its
 // control groups (cgroup v2, cpu.max) leave; at least 1. The paths are for tests.
-int CountUsableProcessors(const std::string& cgroup_root = "/sys/fs/cgroup",
-                          const std::string& own_cgroup_file = "/proc/self/cgroup");
+int CountUsableProcessors(const std::string& cgroup_root = kCgroupRoot,
+                          const std::string& own_cgroup_file = kOwnCgroupFile);
 // The same for bytes of memory (cgroup v2, memory.max).
-int64_t CountUsableMemory(const std::string& cgroup_root = "/sys/fs/cgroup",
-                          const std::string& own_cgroup_file = "/proc/self/cgroup");
+int64_t CountUsableMemory(const std::string& cgroup_root = kCgroupRoot,
+                          const std::string& own_cgroup_file = kOwnCgroupFile);
 
 }  // namespace anneal

@@ -93,6 +93,17 @@ TEST(AcceleratorInventoryTest, Bf16IsAFeatureOfTheProcessor) {
   EXPECT_FALSE(HasBf16DotProducts(""));
 }
 
+TEST(AcceleratorInventoryTest, SlotsLeaveMemoryToTheOthersOfTheWorker) {
+  constexpr int64_t kMiB = 1 << 20;
+  const InventoryOptions options = {.reserved_memory_bytes = 356 * kMiB,
+                                    .reserved_memory_bytes_per_slot = 60 * kMiB};
+  EXPECT_EQ(MemoryOfCpuSlot(options, 8192 * kMiB, 2), (8192 - 356 - 2 * 60) * kMiB / 2);
+  // All trainers at the guard's 95 %, and the others: the limit is not reached.
+  EXPECT_LT(0.95 * 2 * MemoryOfCpuSlot(options, 8192 * kMiB, 2) + (356 + 120) * kMiB, 8192 * kMiB);
+  EXPECT_EQ(MemoryOfCpuSlot(options, 1024 * kMiB, 4), 192 * kMiB) << "three quarters";
+  EXPECT_EQ(MemoryOfCpuSlot(options, 1024 * kMiB, 0), 768 * kMiB);
+}
+
 TEST(AcceleratorInventoryTest, TheLowestLimitOfAllControlGroupsCounts) {
   const testing::TempDir root;
   const std::string own = root.path() + "/own";

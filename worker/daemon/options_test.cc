@@ -28,6 +28,8 @@ TEST(OptionsTest, DefaultsFitTheMachine) {
   EXPECT_FALSE(options->data_address.empty());
   EXPECT_EQ(options->inventory.cpu_slots, -1);
   EXPECT_TRUE(options->inventory.use_gpus);
+  EXPECT_EQ(options->inventory.reserved_memory_bytes, int64_t{356} << 20);
+  EXPECT_EQ(options->inventory.reserved_memory_bytes_per_slot, int64_t{60} << 20);
 }
 
 TEST(OptionsTest, WrongFlagsAreNamed) {
