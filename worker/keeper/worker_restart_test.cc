@@ -302,6 +302,36 @@ TEST_F(WorkerRestartTest, IncarnationsGrowWithAndWithoutMemory) {
   EXPECT_EQ(AwaitIncarnationAfter(future), future + 1);
 }
 
+TEST_F(WorkerRestartTest, AReloadStartsTheProgramThatTheLinkNamesNow) {
+  const std::string versions = temp_.path() + "/versions";
+  const auto install = [&](const std::string& version) {
+    std::filesystem::create_directories(versions + "/" + version);
+    std::filesystem::copy_file(own_dir_ + "/anneal-worker",
+                               versions + "/" + version + "/anneal-worker");
+  };
+  const auto point_at = [&](const std::string& version) {
+    std::filesystem::create_directory_symlink(version, versions + "/next");
+    std::filesystem::rename(versions + "/next", versions + "/current");
+  };
+  const auto program_of = [](pid_t pid) {
+    return std::filesystem::read_symlink("/proc/" + std::to_string(pid) + "/exe").string();
+  };
+  install("1");
+  install("2");
+  point_at("1");
+  program_ = versions + "/current/anneal-worker";
+  StartWorker();
+  coordinator_.Want({Want(Rank(0), "run")});
+  const TaskObservation before = coordinator_.AwaitTask("a running task", Rank(0), IsRunning);
+  const int64_t first = AwaitIncarnationAfter(0);
+  EXPECT_EQ(program_of(DaemonPid()), versions + "/1/anneal-worker");
+  point_at("2");
+  ::kill(keeper_, SIGHUP);
+  AwaitIncarnationAfter(first);
+  EXPECT_EQ(program_of(DaemonPid()), versions + "/2/anneal-worker");
+  EXPECT_EQ(coordinator_.AwaitTask("the same task", Rank(0), IsRunning).pid(), before.pid());
+}
+
 TEST_F(WorkerRestartTest, OneStateFolderServesOneWorker) {
   StartWorker();
   coordinator_.AwaitObserved("registration", [](const Observed& o) { return !o.worker().empty(); });

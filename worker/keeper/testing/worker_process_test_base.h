@@ -69,9 +69,8 @@ class WorkerProcessTestBase : public ::testing::Test {
   const std::string state_dir_;
   FakeCoordinator coordinator_;
   pid_t keeper_ = 0;
-
- private:
   const std::string own_dir_;  // where this test and the programs lie
+  std::string program_;        // the worker's, as an operator would name it
 };
 
 }  // namespace anneal::testing
