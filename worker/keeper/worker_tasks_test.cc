@@ -104,8 +104,10 @@ TEST_F(WorkerTasksTest, AWorkerThatRequiresGpusLendsNothingWithoutAndSaysWhatIsM
   ::kill(keeper_, SIGTERM);
   EXPECT_EQ(AwaitKeeper(), 0);
 
+  // The driver comes late: after a look that has found none.
+  std::filesystem::remove(address_file);
   StartWorker(flags);
-  // The driver comes late.
+  ASSERT_TRUE(Await([&] { return std::filesystem::exists(address_file); }));
   const std::filesystem::path own = std::filesystem::read_symlink("/proc/self/exe");
   std::filesystem::copy_file(own.parent_path().parent_path() / "lib/libfake_nvml.so",
                              temp_.path() + "/copy.so");
