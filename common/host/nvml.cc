@@ -156,6 +156,13 @@ GpuReading Read(const Nvml& nvml, NvmlDevice device, const std::string& uuid,
 
 }  // namespace
 
+std::string WhyNotLoaded(const std::string& library) {
+  const Library loaded(library);
+  if (loaded.handle != nullptr) return "";
+  const char* why = ::dlerror();
+  return why == nullptr ? library : why;
+}
+
 absl::StatusOr<std::optional<GpuDriver>> ReadGpuDriver(const std::string& library) {
   std::optional<GpuDriver> driver;
   ANNEAL_RETURN_IF_ERROR(WithNvml(library, [&](const Nvml& nvml) -> absl::Status {

@@ -34,6 +34,8 @@ struct GpuDriver {
   int cuda_version = 0;  // the newest CUDA that it runs: 13000 is 13.0
 };
 
+// Why `library` cannot be loaded, in the loader's words; empty if it can.
+std::string WhyNotLoaded(const std::string& library);
 // The driver; nothing when `library` is not installed; an error when it is and does not work.
 absl::StatusOr<std::optional<GpuDriver>> ReadGpuDriver(const std::string& library);
 // All GPUs that the driver shows. Empty when `library` is not installed; an error when it is and

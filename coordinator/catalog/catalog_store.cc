@@ -1,6 +1,7 @@
 #include "coordinator/catalog/catalog_store.h"
 
 #include "absl/strings/str_cat.h"
+#include "common/base/start_number.h"
 #include "common/base/status.h"
 #include "coordinator/catalog/schema.h"
 #include "coordinator/catalog/sqlite.h"
@@ -28,7 +29,7 @@ class SqliteCatalogStore : public CatalogStore {
  public:
   explicit SqliteCatalogStore(Database database) : database_(std::move(database)) {}
 
-  absl::StatusOr<int64_t> NextEpoch() override;
+  absl::StatusOr<int64_t> NextEpoch(absl::Time now) override;
   absl::StatusOr<std::vector<internal::JobRecord>> LoadJobs() override;
   absl::StatusOr<std::vector<internal::WorkerRecord>> LoadWorkers() override;
   absl::StatusOr<std::string> FindMissingResource(const internal::JobRecord& record) override;
@@ -42,15 +43,15 @@ class SqliteCatalogStore : public CatalogStore {
   Database database_;
 };
 
-absl::StatusOr<int64_t> SqliteCatalogStore::NextEpoch() {
-  ANNEAL_ASSIGN_OR_RETURN(
-      Statement statement,
-      database_.Prepare("UPDATE coordinator SET epoch = epoch + 1 RETURNING epoch"));
-  ANNEAL_ASSIGN_OR_RETURN(const bool found, statement.Step());
+absl::StatusOr<int64_t> SqliteCatalogStore::NextEpoch(absl::Time now) {
+  // We are the only one who writes it: no other coordinator can have the folder.
+  ANNEAL_ASSIGN_OR_RETURN(Statement read, database_.Prepare("SELECT epoch FROM coordinator"));
+  ANNEAL_ASSIGN_OR_RETURN(const bool found, read.Step());
   ANNEAL_CHECK(found);
-  const int64_t epoch = statement.Int(0);
-  // The change is committed when the statement has run to its end.
-  ANNEAL_RETURN_IF_ERROR(statement.Run());
+  const int64_t epoch = NextStartNumber(read.Int(0), now);
+  read.Reset();
+  ANNEAL_ASSIGN_OR_RETURN(Statement write, database_.Prepare("UPDATE coordinator SET epoch = ?"));
+  ANNEAL_RETURN_IF_ERROR(write.Bind(epoch).Run());
   return epoch;
 }
 

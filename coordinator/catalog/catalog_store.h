@@ -9,6 +9,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/time/time.h"
 #include "anneal/internal/catalog.pb.h"
 #include "anneal/v1/job.pb.h"
 
@@ -35,8 +36,9 @@ class CatalogStore {
 
   virtual ~CatalogStore() = default;
 
-  // Counts this start and returns the coordinator's new epoch. Durable when it returns.
-  virtual absl::StatusOr<int64_t> NextEpoch() = 0;
+  // The new coordinator's epoch, greater than any before (NextStartNumber). Durable when it
+  // returns.
+  virtual absl::StatusOr<int64_t> NextEpoch(absl::Time now) = 0;
   virtual absl::StatusOr<std::vector<internal::JobRecord>> LoadJobs() = 0;
   virtual absl::StatusOr<std::vector<internal::WorkerRecord>> LoadWorkers() = 0;
 

@@ -6,15 +6,19 @@
 #include <memory>
 #include <string>
 
+#include "absl/strings/str_cat.h"
+#include "absl/time/time.h"
 #include "common/base/status_matchers.h"
 #include "common/base/temp_dir.h"
 #include "coordinator/catalog/catalog.h"
 #include "coordinator/catalog/job_history.h"
 #include "coordinator/catalog/resource_store.h"
+#include "coordinator/catalog/sqlite.h"
 
 namespace anneal {
 namespace {
 
+using ::anneal::testing::IsOkAndHolds;
 using ::anneal::testing::StatusIs;
 using ::testing::SizeIs;
 
@@ -52,11 +56,32 @@ class CatalogStoreTest : public ::testing::Test {
 };
 
 TEST_F(CatalogStoreTest, EachStartIsANewEpoch) {
-  ANNEAL_ASSERT_OK_AND_ASSIGN(int64_t first, store_->NextEpoch());
+  const absl::Time now = absl::FromUnixMicros(1'800'000'000'000'000);
+  ANNEAL_ASSERT_OK_AND_ASSIGN(int64_t first, store_->NextEpoch(now));
+  EXPECT_EQ(first, 1'800'000'000'000'000);
+  // Also when the clock has been set back.
   ANNEAL_ASSERT_OK_AND_ASSIGN(store_, CatalogStore::Open(dir_));
-  ANNEAL_ASSERT_OK_AND_ASSIGN(int64_t second, store_->NextEpoch());
-  EXPECT_EQ(first, 1);
-  EXPECT_EQ(second, 2);
+  EXPECT_THAT(store_->NextEpoch(now - absl::Hours(1)), IsOkAndHolds(first + 1));
+  EXPECT_THAT(store_->NextEpoch(now + absl::Seconds(1)), IsOkAndHolds(first + 1'000'000));
+}
+
+TEST_F(CatalogStoreTest, EpochsGoOnGrowingAfterARestore) {
+  const absl::Time now = absl::FromUnixMicros(1'800'000'000'000'000);
+  ANNEAL_ASSERT_OK(store_->NextEpoch(now));
+  {
+    ANNEAL_ASSERT_OK_AND_ASSIGN(Database live,
+                                Database::Open(dir_ + "/catalog.db", Database::Synchronous::kFull));
+    ANNEAL_ASSERT_OK(live.Execute(absl::StrCat("VACUUM INTO '", dir_, "/backup.db'")));
+  }
+  ANNEAL_ASSERT_OK(store_->NextEpoch(now + absl::Seconds(1)));
+  ANNEAL_ASSERT_OK_AND_ASSIGN(const int64_t last, store_->NextEpoch(now + absl::Seconds(2)));
+  store_.reset();
+  for (const char* file : {"catalog.db", "catalog.db-wal", "catalog.db-shm"})
+    std::filesystem::remove(dir_ + "/" + file);
+  std::filesystem::rename(dir_ + "/backup.db", dir_ + "/catalog.db");
+  ANNEAL_ASSERT_OK_AND_ASSIGN(store_, CatalogStore::Open(dir_));
+  ANNEAL_ASSERT_OK_AND_ASSIGN(const int64_t restored, store_->NextEpoch(now + absl::Seconds(3)));
+  EXPECT_GT(restored, last);
 }
 
 TEST_F(CatalogStoreTest, ATurnIsThereWhollyOrNotAtAll) {

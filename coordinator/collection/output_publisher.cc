@@ -1,6 +1,11 @@
 #include "coordinator/collection/output_publisher.h"
 
+#include <algorithm>
+
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
+#include "common/base/log.h"
 #include "common/base/sha256.h"
 #include "common/base/status.h"
 #include "common/format/json.h"
@@ -41,7 +46,47 @@ absl::StatusOr<int64_t> CheckManifest(const StorageRoot& root, const std::string
   return absl::DataLossError(absl::StrCat(path, ": ", bytes.status().message()));
 }
 
+// "g12" -> 12, "100-g12" -> 12; 0 for other names.
+int64_t GenerationIn(absl::string_view name) {
+  const size_t mark = name.rfind('g');
+  int64_t generation = 0;
+  const bool marked = mark != absl::string_view::npos && (mark == 0 || name[mark - 1] == '-');
+  return marked && absl::SimpleAtoi(name.substr(mark + 1), &generation) ? generation : 0;
+}
+
 }  // namespace
+
+std::vector<std::string> StorageOutputPublisher::List(const std::string& folder) const {
+  absl::StatusOr<std::vector<std::string>> names = root_.files().List(root_.Absolute(folder));
+  if (names.ok()) return *std::move(names);
+  if (!absl::IsNotFound(names.status())) {
+    ANNEAL_LOG(WARNING) << "a folder of the storage root cannot be read" << Field("folder", folder)
+                        << Field("why", names.status().message());
+  }
+  return {};
+}
+
+std::map<std::string, int64_t> StorageOutputPublisher::FindGenerations(
+    const std::set<std::string>& jobs) {
+  std::map<std::string, int64_t> newest;
+  const auto note = [&newest](const std::string& job, int64_t generation) {
+    if (generation > 0) newest[job] = std::max(newest[job], generation);
+  };
+  // Most of those that live have not begun, and have nothing there to look at.
+  for (const std::string& job : List("jobs")) {
+    if (jobs.count(job) == 0) continue;
+    for (const std::string& log : List(absl::StrCat(JobPath(job), "/logs")))
+      note(job, GenerationIn(log));
+    for (const std::string& checkpoint : List(CheckpointsPath(job)))
+      note(job, GenerationIn(checkpoint));
+  }
+  for (const std::string& name : List("outputs")) {
+    std::string job;
+    int64_t generation = 0;
+    if (ParseStagedOutput(name, &job, &generation) && jobs.count(job) > 0) note(job, generation);
+  }
+  return newest;
+}
 
 absl::StatusOr<int64_t> StorageOutputPublisher::Publish(const std::string& job, int64_t generation,
                                                         const v1::JobResult& result) {

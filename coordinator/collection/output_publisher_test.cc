@@ -17,6 +17,8 @@ namespace {
 
 using ::anneal::testing::IsOk;
 using ::anneal::testing::StatusIs;
+using ::testing::Pair;
+using ::testing::UnorderedElementsAre;
 
 class OutputPublisherTest : public ::testing::Test {
  protected:
@@ -78,6 +80,25 @@ TEST_F(OutputPublisherTest, RefusesWhatTheTrainerDidNotReport) {
   EXPECT_THAT(publisher_->Publish("j", 1, result), StatusIs(absl::StatusCode::kDataLoss));
   EXPECT_EQ(Published(), "nothing");
   EXPECT_THAT(publisher_->Publish("j", 3, result), StatusIs(absl::StatusCode::kNotFound));
+}
+
+TEST_F(OutputPublisherTest, FindsTheNewestGenerationsThatLeftSomething) {
+  for (const char* folder :
+       {"jobs/logs/logs/g1", "jobs/logs/logs/g12", "jobs/saved/logs/g1",
+        "jobs/saved/checkpoints/100-g2", "jobs/saved/checkpoints/tmp", "jobs/made/logs/g1",
+        "outputs/made.partial-g3", "outputs/made", "jobs/prepared/logs", "jobs/ended/logs/g7",
+        "outputs/ended.partial-g8", "jobs/odd/logs/g-4", "jobs/odd/logs/gone"}) {
+    std::filesystem::create_directories(root_->Absolute(folder));
+  }
+  std::ofstream(root_->Absolute("jobs/prepared/logs/prepare.log")) << "ready";
+  // What cannot be listed hides nothing else.
+  std::filesystem::create_directories(root_->Absolute("jobs/broken"));
+  std::ofstream(root_->Absolute("jobs/broken/logs")) << "no folder";
+  std::filesystem::create_directories(root_->Absolute("jobs/broken/checkpoints/5-g4"));
+  EXPECT_THAT(
+      publisher_->FindGenerations(
+          {"logs", "saved", "made", "prepared", "odd", "broken", "waiting"}),
+      UnorderedElementsAre(Pair("logs", 12), Pair("saved", 2), Pair("made", 3), Pair("broken", 4)));
 }
 
 TEST_F(OutputPublisherTest, RefusesAManifestThatDoesNotSayHowMuchThereIs) {

@@ -109,14 +109,17 @@ absl::Status Fleet::CheckMessage(const internal::Observed& observed) const {
   if (observed.coordinator_epoch() > epoch_) {
     return absl::FailedPreconditionError(absl::StrCat(
         "worker ", observed.worker(), " has seen coordinator epoch ", observed.coordinator_epoch(),
-        "; this coordinator is at ", epoch_, " and must not give orders"));
+        "; this coordinator is at ", epoch_, " and must not give orders: stop it, if another has ",
+        "started since; if not, start it again once the clock of its machine is right"));
   }
   const auto known = workers_.find(observed.worker());
   if (known != workers_.end() &&
       observed.worker_incarnation() < known->second.record.incarnation()) {
     return absl::FailedPreconditionError(
         absl::StrCat("worker ", observed.worker(), " incarnation ", observed.worker_incarnation(),
-                     " is older than ", known->second.record.incarnation()));
+                     " is older than ", known->second.record.incarnation(),
+                     ": one of this name has started since (by the clocks of their machines); give "
+                     "each worker a --name of its own"));
   }
   if (observed.slots_size() > kMaxSlots || observed.tasks_size() > kMaxTasks) {
     return absl::InvalidArgumentError(
@@ -184,8 +187,11 @@ void Fleet::WorkerSynced(std::shared_ptr<FleetSession> session, const internal::
     present.insert(key);
     const auto found = worker.tasks.find(key);
     // A task nobody here wants any more; its worker stops it because desired state does not list
-    // it.
-    if (found == worker.tasks.end()) continue;
+    // it. Should it be newer than what we know, no other may have its number.
+    if (found == worker.tasks.end()) {
+      news->items.push_back(FleetNews::Fact{key.job, LostTaskFound{key}});
+      continue;
+    }
     TakeObservation(observation, key, found->second, news);
     if (!found->second.overdue.has_value() || found->second.unwanted_since.has_value()) continue;
     if (std::optional<TaskHung> hung = FindHung(placed.Get(key.job)))
@@ -355,47 +361,11 @@ void Fleet::CheckLeases(const PlacedJobs& placed, absl::Duration now, FleetNews*
   }
 }
 
-std::map<std::string, std::string> Fleet::TakenSlots(const WorkerState& worker) {
-  std::map<std::string, std::string> taken;
-  for (const v1::Slot& slot : worker.observed.slots()) {
-    if (!slot.job().empty()) taken[slot.id()] = slot.job();
-  }
-  for (const auto& [key, memory] : worker.tasks) {
-    for (const std::string& slot : memory.slot_ids) taken[slot] = absl::StrCat("jobs/", key.job);
-  }
-  return taken;
-}
-
-ClusterView Fleet::View(absl::Time wall_now) const {
-  ClusterView view;
-  for (const auto& [name, worker] : workers_) {
-    WorkerView& out = view.workers.emplace_back();
-    out.name = name;
-    out.excluded = IsExcluded(worker, wall_now);
-    if (worker.session == nullptr || worker.lost) {
-      out.health = WorkerView::Health::kAway;
-    } else if (worker.record.drained() || worker.observed.draining()) {
-      out.health = WorkerView::Health::kDraining;
-    }
-    const std::map<std::string, std::string> taken = TakenSlots(worker);
-    for (const v1::Slot& slot : worker.observed.slots()) {
-      const auto holder = taken.find(slot.id());
-      out.slots.push_back(
-          {slot.id(), slot.accelerator(), slot.device_uuid(),
-           holder == taken.end() ? "" : std::string(absl::StripPrefix(holder->second, "jobs/"))});
-    }
-    const auto preparing = std::count_if(
-        worker.tasks.begin(), worker.tasks.end(),
-        [](const auto& entry) { return entry.first.kind == TaskKey::Kind::kPrepare; });
-    out.free_prepare_slots = worker.observed.prepare_slots() - static_cast<int32_t>(preparing);
-  }
-  return view;
-}
-
 internal::Desired Fleet::MakeDesired(const WorkerState& worker, const PlacedJobs& placed) const {
   internal::Desired desired;
   desired.set_coordinator_epoch(epoch_);
   desired.set_draining(worker.record.drained());
+  desired.set_is_wanted(IsWanted(worker));
   if (const auto wanted = examinations_.find(worker.record.name()); wanted != examinations_.end())
     *desired.mutable_examination() = wanted->second;
   for (const auto& [key, memory] : worker.tasks) {
@@ -433,6 +403,21 @@ void Fleet::SendDesired(PlacedJobs& placed, absl::Duration now) {
   }
 }
 
+bool Fleet::IsWanted(const WorkerState& worker) const {
+  if (worker.record.drained()) return false;
+  return std::any_of(
+      worker.observed.slots().begin(), worker.observed.slots().end(), [this](const v1::Slot& slot) {
+        return slot.accelerator() == v1::ResourceSpec::ACCELERATOR_GPU ? gpu_wanted_ : cpu_wanted_;
+      });
+}
+
+void Fleet::SetWanted(bool cpu, bool gpu) {
+  if (cpu == cpu_wanted_ && gpu == gpu_wanted_) return;
+  cpu_wanted_ = cpu;
+  gpu_wanted_ = gpu;
+  for (auto& [name, worker] : workers_) worker.desired_changed = true;
+}
+
 void Fleet::Examine(std::map<std::string, internal::Examination> wanted,
                     FleetInbox::ExaminationSink sink) {
   examinations_ = std::move(wanted);
@@ -459,41 +444,6 @@ void Fleet::RollBack() {
     }
     worker.record_changed = true;
   }
-}
-
-std::vector<v1::Worker> Fleet::Roster(absl::Duration now, absl::Time wall_now) const {
-  std::vector<v1::Worker> roster;
-  for (const auto& [name, worker] : workers_) {
-    if (worker.record.left() || now - worker.last_heard >= options_.forget_after) continue;
-    v1::Worker& out = roster.emplace_back();
-    out.set_name(absl::StrCat("workers/", name));
-    // A worker that an earlier coordinator has known, and that has not found this one yet.
-    const bool unheard = worker.last_sync == absl::Time();
-    if (worker.lost || unheard) {
-      out.set_state(v1::Worker::STATE_LOST);
-    } else if (worker.record.drained() || worker.observed.draining()) {
-      out.set_state(v1::Worker::STATE_DRAINING);
-    } else if (IsExcluded(worker, wall_now)) {
-      out.set_state(v1::Worker::STATE_EXCLUDED);
-      *out.mutable_excluded_until() = worker.record.excluded_until();
-    } else {
-      out.set_state(v1::Worker::STATE_READY);
-    }
-    const std::map<std::string, std::string> taken = TakenSlots(worker);
-    for (const v1::Slot& slot : worker.observed.slots()) {
-      v1::Slot& shown = *out.add_slots();
-      shown = slot;
-      const auto holder = taken.find(slot.id());
-      shown.set_job(holder == taken.end() ? "" : holder->second);
-    }
-    out.set_prepare_slots(worker.observed.prepare_slots());
-    if (!unheard) *out.mutable_last_sync_time() = TimestampOf(worker.last_sync);
-    *out.mutable_register_time() = worker.record.register_time();
-    out.set_version(worker.observed.version());
-    *out.mutable_software() = worker.observed.software();
-    out.set_data_address(worker.observed.data_address());
-  }
-  return roster;
 }
 
 }  // namespace anneal

@@ -90,6 +90,9 @@ class Fleet {
   // As FleetInbox::Examine. Kept in memory only: a coordinator that starts has nothing to ask.
   void Examine(std::map<std::string, internal::Examination> wanted,
                FleetInbox::ExaminationSink sink);
+  // Whether jobs want slots of these kinds that they do not have: workers that have some may not
+  // leave for want of work.
+  void SetWanted(bool cpu, bool gpu);
   // A trainer died on the worker before its first step, for no fault of its job.
   void CountFault(absl::string_view worker, absl::Time wall_now);
 
@@ -158,6 +161,7 @@ class Fleet {
   std::optional<TaskHung> FindHung(const internal::JobRecord& record) const;
   void FindAbsent(WorkerState& worker, const std::set<TaskKey>& present, absl::Duration now,
                   FleetNews* news);
+  bool IsWanted(const WorkerState& worker) const;
   internal::Desired MakeDesired(const WorkerState& worker, const PlacedJobs& placed) const;
   // Slots in use, with the job that holds them.
   static std::map<std::string, std::string> TakenSlots(const WorkerState& worker);
@@ -167,6 +171,7 @@ class Fleet {
   const absl::Duration start_;
   std::map<std::string, WorkerState, std::less<>> workers_;
   bool roster_changed_ = true;
+  bool cpu_wanted_ = false, gpu_wanted_ = false;
   std::map<std::string, internal::Examination> examinations_;  // that are desired, by worker
   FleetInbox::ExaminationSink examination_sink_;
 };

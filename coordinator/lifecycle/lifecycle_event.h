@@ -103,6 +103,12 @@ struct TaskReleased {
   TaskKey task;
 };
 
+// There is, or was, a task that the catalog does not know: where an older catalog was restored, its
+// number was given in the time that is lost. Means nothing for a number that is known.
+struct LostTaskFound {
+  TaskKey task;
+};
+
 // Time has passed; deadlines are looked at.
 struct Tick {};
 
@@ -123,9 +129,10 @@ struct FinishRequested {
 // Where do the ranks stand? They write it to their logs. Each one counts.
 struct StacksRequested {};
 
-using LifecycleEvent = std::variant<PrepareAssigned, SlotsAssigned, WaitExplained, MoveRequired,
-                                    TaskObserved, TaskReported, OutputLost, TaskEnded, TaskLost,
-                                    TaskHung, TaskReleased, Tick, CancelRequested, PauseRequested,
-                                    ResumeRequested, FinishRequested, StacksRequested>;
+using LifecycleEvent =
+    std::variant<PrepareAssigned, SlotsAssigned, WaitExplained, MoveRequired, TaskObserved,
+                 TaskReported, OutputLost, TaskEnded, TaskLost, TaskHung, TaskReleased,
+                 LostTaskFound, Tick, CancelRequested, PauseRequested, ResumeRequested,
+                 FinishRequested, StacksRequested>;
 
 }  // namespace anneal

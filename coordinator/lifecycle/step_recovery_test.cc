@@ -1,5 +1,6 @@
 // What goes wrong, and how a job goes on.
 
+#include <limits>
 #include <string>
 
 #include "common/base/status.h"
@@ -64,6 +65,64 @@ TEST(RecoveryTest, TheEndOfAnAttemptSaysWhereTheNextOneBegins) {
   EXPECT_EQ(EndBy(walk, Killed(Rank(1))).resume_step(), 10);
   // There is no next one: nothing is done again.
   EXPECT_FALSE(EndBy(walk, OutOfMemory(Rank(1))).has_resume_step());
+}
+
+TEST(RecoveryTest, AfterARestoreNoNumberIsGivenTwice) {
+  // The catalog knows generation 1, and a later coordinator got as far as 3.
+  Walk walk = Running();
+  walk.Then(TaskReported{Rank(0), 5, CheckpointAt(4)});
+  const int64_t version = walk.record.version();
+  walk.Then(LostTaskFound{Rank(0, 1)});
+  EXPECT_EQ(walk.record.version(), version) << "it is known";
+  walk.Then(LostTaskFound{Rank(0, 3)});
+  EXPECT_EQ(walk.state(), v1::JOB_STATE_RECOVERING);
+  EXPECT_EQ(walk.record.job().state_reason(), "RESTORED");
+  EXPECT_THAT(walk.record.job().state_message(),
+              HasSubstr("generation 3 was given after the backup from which the catalog was "
+                        "restored, and does not count; goes on after step 4"));
+  EXPECT_EQ(walk.record.job().failures().infrastructure(), 0) << "nobody's fault";
+  EXPECT_THAT(DesiredTasks(walk.record), IsEmpty());
+  const int64_t found = walk.record.version();
+  walk.Then(LostTaskFound{Rank(1, 3)}).Then(LostTaskFound{Rank(1, 2)});
+  EXPECT_EQ(walk.record.version(), found);
+  walk.Then(LostTaskFound{Rank(0, std::numeric_limits<int64_t>::max())});
+  EXPECT_EQ(walk.record.version(), found) << "no generation";
+  walk.Then(TwoSlots());
+  EXPECT_EQ(walk.state(), v1::JOB_STATE_STARTING);
+  EXPECT_EQ(walk.record.job().generation(), 4);
+  EXPECT_EQ(walk.record.train().generation(), 4);
+}
+
+TEST(RecoveryTest, AJobThatWaitsRemembersWhatWasLost) {
+  Walk walk = Running();
+  walk.Then(MoveRequired{internal::STOP_REASON_PREEMPTION, "moved"});
+  walk.Then(Paused(Rank(0))).Then(Paused(Rank(1)));
+  ASSERT_EQ(walk.state(), v1::JOB_STATE_QUEUED);
+  walk.Then(LostTaskFound{Rank(0, 2)});
+  EXPECT_EQ(walk.state(), v1::JOB_STATE_QUEUED);
+  walk.Then(TwoSlots());
+  EXPECT_EQ(walk.record.job().generation(), 3);
+}
+
+TEST(RecoveryTest, APausingJobWhoseTrainersAreLostRests) {
+  Walk walk = Running();
+  walk.Then(PauseRequested{"p"});
+  ASSERT_EQ(walk.state(), v1::JOB_STATE_PAUSING);
+  walk.Then(LostTaskFound{Rank(0, 2)});
+  EXPECT_EQ(walk.state(), v1::JOB_STATE_PAUSED);
+}
+
+TEST(RecoveryTest, AfterARestorePrepareIsNumberedAnew) {
+  Walk walk(NewJob());
+  walk.Then(PrepareAssigned{"w1"});
+  walk.Then(LostTaskFound{Prepare(3)});
+  EXPECT_EQ(walk.state(), v1::JOB_STATE_PENDING);
+  EXPECT_EQ(walk.record.job().state_reason(), "RESTORED");
+  walk.Then(PrepareAssigned{"w1"});
+  EXPECT_EQ(walk.record.prepare().attempt(), 4);
+  // The lost ones were no tries of this one.
+  walk.Then(TaskLost{Prepare(4), "worker w1 is lost"});
+  EXPECT_EQ(walk.state(), v1::JOB_STATE_PENDING);
 }
 
 TEST(RecoveryTest, AResultThatCannotBePublishedIsMadeAgain) {

@@ -74,6 +74,7 @@ class Stepper {
   absl::Status On(const TaskLost& event);
   absl::Status On(const TaskHung& event);
   absl::Status On(const TaskReleased& event);
+  absl::Status On(const LostTaskFound& event);
 
   // Checkpoints (stepper_checkpoints.cc).
   void CommitCheckpoint(const protocol::CheckpointReport& report);
@@ -86,6 +87,8 @@ class Stepper {
 
   // Failures (stepper_failures.cc).
   void AttemptFailed(const internal::TaskFailure& failure);
+  // From a state with trainers, but not PAUSING, to one where the job waits for the next attempt.
+  void GiveUpAttempt(absl::string_view reason, absl::string_view message);
   // Counts the failure. If there is no further attempt: what to add to its message about that.
   std::optional<std::string> SpendRetry(Blame blame, bool made_progress);
   void DescribeAttemptEnd(const internal::TaskFailure& failure, Blame blame,

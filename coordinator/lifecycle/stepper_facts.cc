@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <set>
 #include <utility>
 
@@ -11,6 +12,9 @@
 
 namespace anneal {
 namespace {
+
+// More than any job ever has.
+constexpr int64_t kMostLostNumber = int64_t{1} << 40;
 
 // Cut at the front, and not inside a character.
 std::string BoundedLogTail(absl::string_view tail) {
@@ -26,7 +30,7 @@ std::string BoundedLogTail(absl::string_view tail) {
 absl::Status Stepper::On(const PrepareAssigned& event) {
   if (state() != v1::JOB_STATE_PENDING) return absl::OkStatus();
   internal::PrepareAttempt prepare;
-  prepare.set_attempt(record_.prepare().attempt() + 1);
+  prepare.set_attempt(std::max(record_.prepare().attempt(), record_.lost_prepare_attempt()) + 1);
   prepare.set_worker(event.worker);
   *record_.mutable_prepare() = prepare;
   Enter(v1::JOB_STATE_PREPARING, "CHECKING_DATA",
@@ -37,7 +41,7 @@ absl::Status Stepper::On(const PrepareAssigned& event) {
 absl::Status Stepper::On(const SlotsAssigned& event) {
   const bool waits = state() == v1::JOB_STATE_QUEUED || state() == v1::JOB_STATE_RECOVERING;
   if (!waits || event.placements.empty()) return absl::OkStatus();
-  job().set_generation(job().generation() + 1);
+  job().set_generation(std::max(job().generation(), record_.lost_generation()) + 1);
   job().set_attempts(job().attempts() + 1);
   if (!job().has_start_time()) *job().mutable_start_time() = TimestampOf(now_);
   internal::TrainAttempt train;
@@ -212,7 +216,7 @@ void Stepper::PrepareEnded(const TaskEnded& event) {
   failure.set_reason(event.reason);
   failure.set_signal(event.signal);
   if (BlameFor(failure) == Blame::kInfrastructure &&
-      record_.prepare().attempt() < kMaxPrepareAttempts) {
+      record_.prepare().attempt() - record_.lost_prepare_attempt() < kMaxPrepareAttempts) {
     Enter(v1::JOB_STATE_PENDING, "PREPARE_LOST",
           absl::StrCat("prepare on worker ", record_.prepare().worker(), " ended (", event.cause,
                        "); it starts again"));
@@ -259,7 +263,7 @@ void Stepper::RankEnded(const TaskEnded& event) {
 absl::Status Stepper::On(const TaskLost& event) {
   if (!MarkEnded(event.task)) return absl::OkStatus();
   if (state() == v1::JOB_STATE_PREPARING && event.task.kind == TaskKey::Kind::kPrepare) {
-    if (record_.prepare().attempt() >= kMaxPrepareAttempts) {
+    if (record_.prepare().attempt() - record_.lost_prepare_attempt() >= kMaxPrepareAttempts) {
       FailPrepare(
           google::rpc::UNAVAILABLE, "WORKER_LOST", "",
           absl::StrCat(event.message, "; given up after ", kMaxPrepareAttempts, " attempts"));
@@ -296,6 +300,35 @@ absl::Status Stepper::On(const TaskHung& event) {
 absl::Status Stepper::On(const TaskReleased& event) {
   MarkEnded(event.task);
   LeaveIfNothingRuns();
+  return absl::OkStatus();
+}
+
+absl::Status Stepper::On(const LostTaskFound& event) {
+  const int64_t number = event.task.generation;
+  // It came from outside, and one more must still be a number.
+  if (number > kMostLostNumber) return absl::OkStatus();
+  const std::string restored = "was given after the backup from which the catalog was restored";
+  if (event.task.kind == TaskKey::Kind::kPrepare) {
+    if (number <= std::max(record_.prepare().attempt(), record_.lost_prepare_attempt()))
+      return absl::OkStatus();
+    record_.set_lost_prepare_attempt(number);
+    AddEvent(v1::JobEvent::LEVEL_WARNING,
+             absl::StrCat("prepare attempt ", number, " ", restored, ", and does not count"));
+    if (state() == v1::JOB_STATE_PREPARING)
+      Enter(v1::JOB_STATE_PENDING, "RESTORED", "prepare starts again");
+    return absl::OkStatus();
+  }
+  if (number <= std::max(job().generation(), record_.lost_generation())) return absl::OkStatus();
+  record_.set_lost_generation(number);
+  const std::string message =
+      absl::StrCat("generation ", number, " ", restored, ", and does not count");
+  AddEvent(v1::JobEvent::LEVEL_WARNING, message);
+  // The generation that the catalog knows is long over.
+  if (state() == v1::JOB_STATE_PAUSING) {
+    Pause(message);
+  } else if (HasTrainers(state())) {
+    GiveUpAttempt("RESTORED", message);
+  }
   return absl::OkStatus();
 }
 

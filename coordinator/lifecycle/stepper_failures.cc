@@ -84,11 +84,17 @@ void Stepper::AttemptFailed(const internal::TaskFailure& failure) {
   }
   if (state() == v1::JOB_STATE_PAUSING) {
     Pause("a trainer died while pausing");
-  } else if (state() == v1::JOB_STATE_PREEMPTING) {
+  } else {
+    GiveUpAttempt(failure.reason(), message);
+  }
+}
+
+void Stepper::GiveUpAttempt(absl::string_view reason, absl::string_view message) {
+  if (state() == v1::JOB_STATE_PREEMPTING) {
     EnterQueue();
   } else {
     *record_.mutable_keep_slots_until() = TimestampOf(now_ + kKeepSlots);
-    Enter(v1::JOB_STATE_RECOVERING, failure.reason(),
+    Enter(v1::JOB_STATE_RECOVERING, reason,
           absl::StrCat(message, "; ",
                        record_.checkpoints().empty()
                            ? std::string("starts again")

@@ -29,7 +29,7 @@ constexpr absl::Duration kStuckAfter = absl::Minutes(2);
 
 absl::StatusOr<std::unique_ptr<ControlLoop>> ControlLoop::Create(
     ControlLoopParts parts, const ControlLoopOptions& options) {
-  ANNEAL_ASSIGN_OR_RETURN(const int64_t epoch, parts.store.NextEpoch());
+  ANNEAL_ASSIGN_OR_RETURN(const int64_t epoch, parts.store.NextEpoch(parts.clock.TimeNow()));
   std::unique_ptr<ControlLoop> loop(new ControlLoop(parts, options, epoch));
   ANNEAL_RETURN_IF_ERROR(loop->Load());
   return loop;
@@ -47,6 +47,7 @@ ControlLoop::~ControlLoop() { Stop(); }
 
 absl::Status ControlLoop::Load() {
   ANNEAL_ASSIGN_OR_RETURN(std::vector<internal::JobRecord> records, parts_.store.LoadJobs());
+  ANNEAL_RETURN_IF_ERROR(SkipLostGenerations(records));
   for (internal::JobRecord& record : records) {
     PackOrigins(&record);
     auto shared = std::make_shared<const internal::JobRecord>(std::move(record));
@@ -65,6 +66,29 @@ absl::Status ControlLoop::Load() {
   parts_.metrics.CountJobs(counts_);
   Publish();
   return absl::OkStatus();
+}
+
+absl::Status ControlLoop::SkipLostGenerations(std::vector<internal::JobRecord>& records) {
+  std::set<std::string> live;
+  for (const internal::JobRecord& record : records) {
+    if (!IsTerminal(record.job().state())) live.insert(record.id());
+  }
+  const std::map<std::string, int64_t> found = parts_.outputs.FindGenerations(live);
+  CatalogChange change;
+  for (internal::JobRecord& record : records) {
+    const auto newest = found.find(record.id());
+    if (newest == found.end()) continue;
+    const LostTaskFound event{{record.id(), TaskKey::Kind::kTrain, newest->second}};
+    ANNEAL_ASSIGN_OR_RETURN(StepResult result, Step(record, event, parts_.clock.TimeNow()));
+    if (!result.changed) continue;
+    ANNEAL_LOG(WARNING) << "the catalog was restored: it does not know a generation"
+                        << Field("job", record.id()) << Field("known", record.job().generation())
+                        << Field("found", newest->second);
+    record = std::move(result.record);
+    change.jobs.push_back(std::make_shared<internal::JobRecord>(record));
+    for (v1::JobEvent& e : result.events) change.events.emplace_back(record.id(), std::move(e));
+  }
+  return change.empty() ? absl::OkStatus() : parts_.store.Commit(change);
 }
 
 void ControlLoop::Start() {

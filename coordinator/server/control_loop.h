@@ -144,6 +144,8 @@ class ControlLoop : public EventSink, public FleetInbox {
 
   ControlLoop(ControlLoopParts parts, const ControlLoopOptions& options, int64_t epoch);
   absl::Status Load();
+  // Takes the numbers of generations for given that are found in storage and not in the records.
+  absl::Status SkipLostGenerations(std::vector<internal::JobRecord>& records);
 
   void Post(Message message);
   void Run();

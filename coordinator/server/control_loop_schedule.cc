@@ -42,7 +42,9 @@ std::optional<RunningJob> AsRunning(const internal::JobRecord& record, absl::Tim
 void ControlLoop::Schedule(Turn& turn) {
   for (const auto& [id, record] : turn.changed) unplanned_.insert(id);
   if (turn.monotonic_now >= last_queue_count_ + kQueueCountEvery) {
-    parts_.metrics.CountQueue(waiting_.First(JobQueue::kAll, turn.now), turn.now);
+    const SlotsWanted wanted = waiting_.CountWanted();
+    parts_.metrics.CountQueue(waiting_.First(JobQueue::kAll, turn.now), wanted, turn.now);
+    fleet_.SetWanted(wanted.cpu > 0, wanted.gpu > 0);
     last_queue_count_ = turn.monotonic_now;
   }
   plan_due_ = turn.monotonic_now < next_plan_;

@@ -10,7 +10,9 @@
 namespace anneal {
 
 CoordinatorMetrics::CoordinatorMetrics(MetricRegistry& r)
-    : epoch(r, {"anneal_coordinator_epoch", "Starts of the coordinator so far.", {}}),
+    : epoch(r, {"anneal_coordinator_epoch",
+                "Grows with each start of the coordinator: microseconds of the clock then.",
+                {}}),
       jobs(r, {"anneal_jobs", "Jobs by state.", {"state"}}),
       jobs_ended(r, {"anneal_jobs_ended_total",
                      "Jobs that have reached a final state since the coordinator's start.",
@@ -27,7 +29,10 @@ CoordinatorMetrics::CoordinatorMetrics(MetricRegistry& r)
       slots(r, {"anneal_slots",
                 "Slots of connected workers by kind and use (free or taken).",
                 {"accelerator", "use"}}),
-      slots_wanted(r, {"anneal_slots_wanted", "Slots that queued jobs wait for.", {"accelerator"}}),
+      slots_wanted(r, {"anneal_slots_wanted",
+                       "Slots that jobs want and do not have; also of those that are, or will be, "
+                       "prepared first.",
+                       {"accelerator"}}),
       oldest_wait(r, {"anneal_jobs_oldest_wait_seconds",
                       "How long the job that waits longest has waited this time, by what it waits "
                       "for.",
@@ -142,7 +147,7 @@ CoordinatorMetrics::CoordinatorMetrics(MetricRegistry& r)
   }
   for (Blame blame : {Blame::kInfrastructure, Blame::kUser, Blame::kUnknown})
     jobs_failed.Add(0, {BlameName(blame)});
-  CountQueue({}, absl::Time());
+  CountQueue({}, {}, absl::Time());
 }
 
 void CoordinatorMetrics::CountWorkers(const std::vector<v1::Worker>& roster) {
@@ -174,19 +179,17 @@ void CoordinatorMetrics::CountWorkers(const std::vector<v1::Worker>& roster) {
   for (const auto& [key, count] : uses) slots.Set(count, {key.first, key.second});
 }
 
-void CoordinatorMetrics::CountQueue(const std::vector<WaitingJob>& queue, absl::Time now) {
+void CoordinatorMetrics::CountQueue(const std::vector<WaitingJob>& queue, const SlotsWanted& wanted,
+                                    absl::Time now) {
   absl::Duration prepare_wait, slots_wait;
-  int cpu = 0, gpu = 0;
   for (const WaitingJob& job : queue) {
     absl::Duration& longest = job.needs_prepare ? prepare_wait : slots_wait;
     longest = std::max(longest, now - job.waits_since);
-    if (job.needs_prepare) continue;
-    (job.accelerator == v1::ResourceSpec::ACCELERATOR_GPU ? gpu : cpu) += job.min_slots;
   }
   oldest_wait.Set(absl::ToDoubleSeconds(prepare_wait), {"prepare_slot"});
   oldest_wait.Set(absl::ToDoubleSeconds(slots_wait), {"slots"});
-  slots_wanted.Set(cpu, {"cpu"});
-  slots_wanted.Set(gpu, {"gpu"});
+  slots_wanted.Set(wanted.cpu, {"cpu"});
+  slots_wanted.Set(wanted.gpu, {"gpu"});
 }
 
 absl::string_view CoordinatorMetrics::BoundedReason(absl::string_view reason) {

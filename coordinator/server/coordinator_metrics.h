@@ -14,6 +14,7 @@
 #include "common/metrics/metrics.h"
 #include "coordinator/lifecycle/blame.h"
 #include "coordinator/scheduling/placement_policy.h"
+#include "coordinator/server/job_queue.h"
 
 namespace anneal {
 
@@ -23,7 +24,7 @@ struct CoordinatorMetrics {
 
   void CountJobs(const std::map<v1::JobState, int>& by_state);
   void CountWorkers(const std::vector<v1::Worker>& roster);
-  void CountQueue(const std::vector<WaitingJob>& queue, absl::Time now);
+  void CountQueue(const std::vector<WaitingJob>& queue, const SlotsWanted& wanted, absl::Time now);
   // `cause`: the reason of its last failure, where `reason` sums up several; else the same.
   void CountEnd(absl::string_view job, v1::JobState state, absl::string_view reason,
                 absl::string_view cause);

@@ -1,11 +1,14 @@
 // How the coordinator carries jobs over what breaks, and over what users and operators interrupt.
 
 #include <algorithm>
+#include <filesystem>
 #include <limits>
 #include <string>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "common/base/status.h"
+#include "coordinator/catalog/sqlite.h"
 #include "coordinator/server/testing/coordinator_fixture.h"
 
 namespace anneal {
@@ -16,7 +19,69 @@ using ::anneal::testing::StatusIs;
 using ::testing::HasSubstr;
 using ::testing::SizeIs;
 
-using RecoveryTest = testing::CoordinatorFixture;
+class RecoveryTest : public testing::CoordinatorFixture {
+ protected:
+  void BackUp() {
+    ANNEAL_ASSERT_OK_AND_ASSIGN(Database live, Database::Open(options_.data_dir + "/catalog.db",
+                                                              Database::Synchronous::kFull));
+    ANNEAL_ASSERT_OK(live.Execute(absl::StrCat("VACUUM INTO '", folder_, "/backup.db'")));
+  }
+  // Stops the coordinator, puts the backup in its catalog's place, and starts it again.
+  void Restore() {
+    coordinator_.reset();
+    for (const char* file : {"catalog.db", "catalog.db-wal", "catalog.db-shm"})
+      std::filesystem::remove(options_.data_dir + "/" + file);
+    std::filesystem::copy(folder_ + "/backup.db", options_.data_dir + "/catalog.db");
+    StartCoordinator();
+  }
+  // Leads a job of one slot, which was backed up in generation 1, to generation 2.
+  v1::Job GoOnAfterBackup(FakeWorker& worker) {
+    const v1::Job job = StartTraining(worker, 1);
+    BackUp();
+    internal::TaskObservation& task = *worker.observed().mutable_tasks(0);
+    task.set_state(internal::TaskObservation::STATE_EXITED);
+    task.mutable_exit()->set_exit_code(-1);
+    task.mutable_exit()->set_signal(9);
+    worker.Sync();
+    AwaitGeneration(worker, 2, 1);
+    return job;
+  }
+};
+
+TEST_F(RecoveryTest, ARestoredCatalogGivesNoGenerationTwice) {
+  auto worker = StartWorker("w1", 1);
+  const v1::Job job = GoOnAfterBackup(*worker);
+  worker->observed().mutable_tasks(0)->mutable_id()->set_generation(2);
+  worker->observed().mutable_tasks(0)->set_state(internal::TaskObservation::STATE_RUNNING);
+  const internal::Observed observed = worker->observed();
+  const int64_t epoch = worker->AwaitTasks(1).coordinator_epoch();
+  Restore();
+  // The worker has seen a later epoch than the backup's, and runs what the catalog does not know.
+  FakeWorker again(coordinator_->fleet_address(), testing::kKey, "w1", 1);
+  again.observed() = observed;
+  again.observed().set_coordinator_epoch(epoch);
+  again.Sync();
+  AwaitGeneration(again, 3, 1);
+  ANNEAL_ASSERT_OK_AND_ASSIGN(const v1::Job restored, Get(job.name()));
+  EXPECT_EQ(restored.failures().infrastructure(), 0);
+  EXPECT_EQ(restored.attempts(), 2);
+}
+
+TEST_F(RecoveryTest, WhatLostGenerationsHaveLeftInStorageIsSkippedAtTheStart) {
+  auto worker = StartWorker("w1", 1);
+  const v1::Job job = GoOnAfterBackup(*worker);
+  std::filesystem::create_directories(
+      absl::StrCat(options_.storage_root, "/", job.name(), "/logs/g2"));
+  Restore();
+  AwaitState(job.name(), v1::JOB_STATE_RECOVERING);
+  // Nobody says a word of generation 2, and it may live where nobody is heard.
+  auto other = StartWorker("w2", 1);
+  AwaitGeneration(*other, 3, 1);
+  // An ordinary start changes nothing.
+  const size_t events = Events(job.name()).size();
+  StartCoordinator();
+  EXPECT_EQ(Events(job.name()).size(), events);
+}
 
 TEST_F(RecoveryTest, AKilledTrainerLeadsToANewGenerationFromTheLastCheckpoint) {
   auto worker = StartWorker("w1", 2);

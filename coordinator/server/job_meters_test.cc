@@ -212,19 +212,24 @@ TEST_F(JobMetersTest, TheQueueShowsItsLongestWaitAndWhatItWants) {
     return WaitingJob{.place = {.since = kNow - absl::Hours(9), .id = id},
                       .waits_since = kNow - since};
   };
+  // Without a worker nothing is prepared, so whoever brings workers as they are wanted would wait
+  // for ever if only prepared jobs counted.
   WaitingJob a = waiting("a", absl::Seconds(50));
   a.needs_prepare = true;
   WaitingJob b = waiting("b", absl::Seconds(30)), c = waiting("c", absl::Seconds(20));
-  b.accelerator = c.accelerator = gpu;
+  a.accelerator = b.accelerator = c.accelerator = gpu;
+  a.min_slots = a.max_slots = 8;
   b.min_slots = b.max_slots = 4;
   c.min_slots = c.max_slots = 2;
   EXPECT_THAT(registry_.Scrape(), HasSubstr("anneal_job_queue_wait_seconds_count 0\n"))
       << "before the first job has started, too";
-  metrics_.CountQueue({a, b, c}, kNow);
+  SlotsWanted wanted;
+  for (const WaitingJob& job : {a, b, c}) wanted.Add(job);
+  metrics_.CountQueue({a, b, c}, wanted, kNow);
   const std::string scrape = registry_.Scrape();
   EXPECT_THAT(scrape, HasSubstr("anneal_jobs_oldest_wait_seconds{resource=\"prepare_slot\"} 50\n"));
   EXPECT_THAT(scrape, HasSubstr("anneal_jobs_oldest_wait_seconds{resource=\"slots\"} 30\n"));
-  EXPECT_THAT(scrape, HasSubstr("anneal_slots_wanted{accelerator=\"gpu\"} 6\n"));
+  EXPECT_THAT(scrape, HasSubstr("anneal_slots_wanted{accelerator=\"gpu\"} 14\n"));
   EXPECT_THAT(scrape, HasSubstr("anneal_slots_wanted{accelerator=\"cpu\"} 0\n"));
 }
 

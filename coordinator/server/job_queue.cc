@@ -1,5 +1,7 @@
 #include "coordinator/server/job_queue.h"
 
+#include <algorithm>
+
 #include "coordinator/lifecycle/proto_time.h"
 
 namespace anneal {
@@ -25,24 +27,39 @@ std::vector<Placement> PlacementsOf(const internal::JobRecord& record) {
   return placements;
 }
 
-std::optional<WaitingJob> AsWaiting(const internal::JobRecord& record) {
+namespace {
+
+// What it wants, whether it waits for that now or is prepared first.
+WaitingJob WantOf(const internal::JobRecord& record) {
   const v1::JobState state = record.job().state();
   const v1::ResourceSpec& resources = record.job().resolved().spec().resources();
-  if (state == v1::JOB_STATE_PENDING)
-    return WaitingJob{
-        .place = PlaceOf(record), .waits_since = WaitsSince(record), .needs_prepare = true};
-  const bool recovering = state == v1::JOB_STATE_RECOVERING;
-  if (state != v1::JOB_STATE_QUEUED && !recovering) return std::nullopt;
   // Jobs of earlier versions have but one number.
   const bool elastic = resources.has_min_slots();
   WaitingJob job{.place = PlaceOf(record),
                  .waits_since = WaitsSince(record),
+                 .needs_prepare = state == v1::JOB_STATE_PENDING,
                  .min_slots = elastic ? resources.min_slots() : resources.slots(),
                  .max_slots = elastic ? resources.max_slots() : resources.slots(),
                  .accelerator = resources.accelerator(),
-                 .recovering = recovering};
-  if (recovering) job.kept = PlacementsOf(record);
+                 .recovering = state == v1::JOB_STATE_RECOVERING};
+  if (job.recovering) job.kept = PlacementsOf(record);
   return job;
+}
+
+}  // namespace
+
+std::optional<WaitingJob> AsWaiting(const internal::JobRecord& record) {
+  const v1::JobState state = record.job().state();
+  if (state != v1::JOB_STATE_PENDING && state != v1::JOB_STATE_QUEUED &&
+      state != v1::JOB_STATE_RECOVERING) {
+    return std::nullopt;
+  }
+  return WantOf(record);
+}
+
+void SlotsWanted::Add(const WaitingJob& job) {
+  int& wanted = job.accelerator == v1::ResourceSpec::ACCELERATOR_GPU ? gpu : cpu;
+  wanted += std::max(0, job.min_slots - static_cast<int>(job.kept.size()));
 }
 
 absl::Time NotBefore(const internal::JobRecord& record) {
@@ -52,6 +69,8 @@ absl::Time NotBefore(const internal::JobRecord& record) {
 
 void JobQueue::Put(const internal::JobRecord& record) {
   Remove(record.id());
+  if (record.job().state() == v1::JOB_STATE_PREPARING)
+    in_preparation_[record.id()] = WantOf(record);
   std::optional<WaitingJob> job = AsWaiting(record);
   if (!job.has_value()) return;
   const Kind kind = job->needs_prepare                                      ? Kind::kPrepare
@@ -63,11 +82,21 @@ void JobQueue::Put(const internal::JobRecord& record) {
 }
 
 void JobQueue::Remove(const std::string& id) {
+  in_preparation_.erase(id);
   const auto found = places_.find(id);
   if (found == places_.end()) return;
   const auto& [kind, key] = found->second;
   jobs_[kind].erase(key);
   places_.erase(found);
+}
+
+SlotsWanted JobQueue::CountWanted() const {
+  SlotsWanted wanted;
+  for (const auto& [kind, jobs] : jobs_) {
+    for (const auto& [key, entry] : jobs) wanted.Add(entry.job);
+  }
+  for (const auto& [id, job] : in_preparation_) wanted.Add(job);
+  return wanted;
 }
 
 std::vector<WaitingJob> JobQueue::First(size_t depth, absl::Time now) const {

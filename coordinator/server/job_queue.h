@@ -24,6 +24,14 @@ std::optional<WaitingJob> AsWaiting(const internal::JobRecord& record);
 // It is not placed before this.
 absl::Time NotBefore(const internal::JobRecord& record);
 
+// Slots that jobs want and do not have.
+struct SlotsWanted {
+  int cpu = 0, gpu = 0;
+
+  void Add(const WaitingJob& job);
+  bool operator==(const SlotsWanted&) const = default;
+};
+
 // Purpose: keeps the waiting jobs sorted, so that a plan looks at the first of them and not at
 // thousands. Owner: ControlLoop. Loop thread only.
 class JobQueue {
@@ -36,6 +44,10 @@ class JobQueue {
   static constexpr size_t kAll = SIZE_MAX;
   // The first `depth` of each kind (for prepare, CPU and GPU slots) that may be placed now.
   std::vector<WaitingJob> First(size_t depth, absl::Time now) const;
+  // By all that wait, and by those whose data is being prepared or still has to be: whoever brings
+  // workers for them must not wait until a worker has prepared it. What a recovering job keeps is
+  // not wanted.
+  SlotsWanted CountWanted() const;
 
  private:
   enum class Kind { kPrepare, kCpu, kGpu };
@@ -48,6 +60,7 @@ class JobQueue {
 
   std::map<Kind, std::map<Key, Entry>> jobs_;
   std::map<std::string, std::pair<Kind, Key>, std::less<>> places_;  // by id
+  std::map<std::string, WaitingJob, std::less<>> in_preparation_;    // by id
 };
 
 }  // namespace anneal

@@ -87,6 +87,38 @@ TEST(JobQueueTest, AJobThatComesBackKeepsItsPlaceAndWaitsAnew) {
   EXPECT_EQ(jobs[1].waits_since, kNow - absl::Minutes(1));
 }
 
+TEST(JobQueueTest, WhatIsWantedGrowsWithEachJobThatHasNoSlotsYet) {
+  JobQueue queue;
+  EXPECT_EQ(queue.CountWanted(), SlotsWanted());
+  const auto put = [&queue](const std::string& id, v1::JobState state, int slots,
+                            v1::ResourceSpec::Accelerator accelerator) {
+    internal::JobRecord record = Waiting(id, state, absl::Seconds(1), accelerator);
+    record.mutable_job()->mutable_resolved()->mutable_spec()->mutable_resources()->set_slots(slots);
+    for (int i = 0; state == v1::JOB_STATE_RECOVERING && i < 3; ++i)
+      record.mutable_train()->add_ranks()->set_worker("w1");
+    queue.Put(record);
+  };
+  const auto cpu = v1::ResourceSpec::ACCELERATOR_CPU, gpu = v1::ResourceSpec::ACCELERATOR_GPU;
+  put("pending", v1::JOB_STATE_PENDING, 8, gpu);
+  EXPECT_EQ(queue.CountWanted(), (SlotsWanted{.gpu = 8}));
+  // Nothing changes while its data is prepared, nor when that is done.
+  put("pending", v1::JOB_STATE_PREPARING, 8, gpu);
+  EXPECT_EQ(queue.CountWanted(), (SlotsWanted{.gpu = 8}));
+  EXPECT_THAT(queue.First(9, kNow), IsEmpty());
+  put("pending", v1::JOB_STATE_QUEUED, 8, gpu);
+  EXPECT_EQ(queue.CountWanted(), (SlotsWanted{.gpu = 8}));
+  put("other", v1::JOB_STATE_QUEUED, 2, cpu);
+  EXPECT_EQ(queue.CountWanted(), (SlotsWanted{.cpu = 2, .gpu = 8}));
+  // Three of four are kept for it.
+  put("recovering", v1::JOB_STATE_RECOVERING, 4, gpu);
+  EXPECT_EQ(queue.CountWanted(), (SlotsWanted{.cpu = 2, .gpu = 9}));
+  put("recovering", v1::JOB_STATE_RECOVERING, 2, gpu);
+  EXPECT_EQ(queue.CountWanted(), (SlotsWanted{.cpu = 2, .gpu = 8}));
+  put("pending", v1::JOB_STATE_STARTING, 8, gpu);
+  queue.Remove("other");
+  EXPECT_EQ(queue.CountWanted(), SlotsWanted());
+}
+
 TEST(JobQueueTest, WhoMustWaitBeforeATryDoesNotTakeAPlaceInThePlan) {
   JobQueue queue;
   internal::JobRecord failed = OnCpu("failed", absl::Seconds(9));

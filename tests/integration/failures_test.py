@@ -99,6 +99,26 @@ def test_a_restarted_daemon_stops_no_training(cluster, make_spec, signal_number)
     assert [s.step for s in steps] == list(range(1, 49))
 
 
+def test_a_worker_with_the_name_of_another_takes_its_place(cluster, make_spec):
+    """A pod that is made anew has its old name and an empty state folder; the old one may still live where nobody sees it."""
+    old = cluster.workers[0]
+    [daemon] = daemons_of(old.popen.pid)
+    daemon.kill()  # the second daemon's incarnation is what the new pod has to get past
+    wait_until(lambda: old.log_path.read_text().count(" connected ") >= 2, 30, "a second daemon")
+    cluster.start_worker(0, state="new0")
+    cluster.workers.append(old)  # to be stopped at the end, too
+    new = cluster.workers[0]
+    wait_until(lambda: " connected " in new.log_path.read_text(), 30, "the new worker")
+    # Both try; the newer stays.
+    wait_until(lambda: "is older than" in old.log_path.read_text(), 30, "the old worker to be refused")
+    assert "is older than" not in new.log_path.read_text()
+    assert len(cluster.get_ready_workers()) == 2
+    job = create(cluster, make_spec(max_steps=3))
+    cluster.wait_for_state(job.name, {"SUCCEEDED"})
+    assert list(Path(cluster.short.name).glob("new0/runs/*")) or "task ended" in new.log_path.read_text()
+    assert "task started" not in old.log_path.read_text()
+
+
 def test_a_lost_trainer_is_replaced_and_changes_no_bit(cluster, make_spec):
     """kill -9 of a trainer: a new generation goes on, and ends with the bits of an undisturbed run."""
     reference = create(cluster, make_spec(epochs=8))

@@ -8,6 +8,8 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/time.h"
+#include "common/base/start_number.h"
 #include "coordinator/catalog/catalog_store.h"
 #include "coordinator/collection/output_publisher.h"
 #include "coordinator/lifecycle/states.h"
@@ -36,7 +38,7 @@ class SimDisk {
     return absl::OkStatus();
   }
 
-  int64_t NextEpoch() { return ++epoch_; }
+  int64_t NextEpoch(absl::Time now) { return epoch_ = NextStartNumber(epoch_, now); }
   std::vector<internal::JobRecord> jobs() const { return Parse<internal::JobRecord>(jobs_); }
   std::vector<internal::WorkerRecord> workers() const {
     return Parse<internal::WorkerRecord>(workers_);
@@ -127,6 +129,10 @@ class SimOutputs : public OutputPublisher {
     published_[job] = generation;
     return 100;
   }
+  // No catalog of the simulation is ever restored.
+  std::map<std::string, int64_t> FindGenerations(const std::set<std::string>&) override {
+    return {};
+  }
   // 0: nothing is there.
   int64_t GenerationOf(const std::string& job) const {
     const auto found = published_.find(job);
@@ -143,7 +149,7 @@ class SimOutputs : public OutputPublisher {
 class SimCatalogStore : public CatalogStore {
  public:
   explicit SimCatalogStore(SimDisk& disk) : disk_(disk) {}
-  absl::StatusOr<int64_t> NextEpoch() override { return disk_.NextEpoch(); }
+  absl::StatusOr<int64_t> NextEpoch(absl::Time now) override { return disk_.NextEpoch(now); }
   absl::StatusOr<std::vector<internal::JobRecord>> LoadJobs() override { return disk_.jobs(); }
   absl::StatusOr<std::vector<internal::WorkerRecord>> LoadWorkers() override {
     return disk_.workers();

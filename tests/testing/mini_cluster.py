@@ -149,11 +149,12 @@ class MiniCluster:
         call_credentials = _BearerKey(KEY)
         return grpc.intercept_channel(grpc.insecure_channel(self.coordinator_ports["api"]), call_credentials)
 
-    def start_worker(self, index, coordinator=None):
-        """`coordinator`: "host:port" of its fleet service, if not where it listens itself."""
-        worker = Process(f"worker{index}", self.folder, [
+    def start_worker(self, index, coordinator=None, state=None):
+        """`coordinator`: "host:port" of its fleet service, if not where it listens itself. `state`: name of its state folder, if not
+        the worker's."""
+        worker = Process(state or f"worker{index}", self.folder, [
             BIN_DIR / "anneal-worker", "--coordinator", coordinator or self.coordinator_ports["fleet"], "--name", f"w{index}",
-            "--state-dir", Path(self.short.name) / f"w{index}", "--storage-root", self.storage, "--cpu-slots", self.slots,
+            "--state-dir", Path(self.short.name) / (state or f"w{index}"), "--storage-root", self.storage, "--cpu-slots", self.slots,
             "--threads-per-slot", self.threads, "--prepare-slots", 1, "--data-address", "127.0.0.1",
             "--admin-listen", "127.0.0.1:0", "--credentials-file", self.folder / "credentials", *self.worker_flags])
         worker.start()

@@ -13,11 +13,11 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
-#include "absl/strings/strip.h"
 #include "common/base/file.h"
 #include "common/base/log.h"
 #include "common/base/status.h"
 #include "common/host/nvml.h"
+#include "worker/daemon/cgroup.h"
 #include "worker/supervisor/cpu_list.h"
 
 namespace anneal {
@@ -70,19 +70,23 @@ double MemoryLimitOf(const std::string& cgroup_dir) {
 // The lowest limit of our control group and of those above it.
 double LowestLimit(const std::string& root, const std::string& own_cgroup_file,
                    double (*limit_of)(const std::string& cgroup_dir)) {
-  const absl::StatusOr<std::string> text = ReadSmallFile(own_cgroup_file);
-  std::string path;
-  if (text.ok()) {
-    for (absl::string_view line : absl::StrSplit(*text, '\n')) {
-      if (absl::ConsumePrefix(&line, "0::")) path = std::string(line);
-    }
-  }
-  double limit = limit_of(root);
-  while (path.size() > 1) {
-    limit = std::min(limit, limit_of(root + path));
-    path.erase(path.rfind('/'));
-  }
+  double limit = std::numeric_limits<double>::infinity();
+  for (const std::string& folder : OwnCgroupFolders(root, own_cgroup_file))
+    limit = std::min(limit, limit_of(folder));
   return limit;
+}
+
+absl::Status NoGpus(const std::string& nvml_library) {
+  const std::string why = WhyNotLoaded(nvml_library);
+  if (why.empty()) {
+    return absl::FailedPreconditionError(
+        "--require-gpus: the NVIDIA driver shows no GPU: give the worker some (on Kubernetes "
+        "nvidia.com/gpu among the pod's limits, elsewhere NVIDIA_VISIBLE_DEVICES)");
+  }
+  return absl::FailedPreconditionError(absl::StrCat(
+      "--require-gpus: no GPU, as the driver's library cannot be loaded (", why,
+      "): install the NVIDIA driver on the machine, and let the container have it (on Kubernetes "
+      "runtimeClassName: nvidia, elsewhere NVIDIA's container runtime)"));
 }
 
 // Of the processors near the GPU those that we may use; "" for any if there are none.
@@ -115,11 +119,20 @@ int64_t CountUsableMemory(const std::string& cgroup_root, const std::string& own
       std::min(machine, LowestLimit(cgroup_root, own_cgroup_file, MemoryLimitOf)));
 }
 
+int64_t MemoryOfCpuSlot(const InventoryOptions& options, int64_t usable_bytes, int cpu_slots) {
+  const int64_t slots = std::max(1, cpu_slots);
+  const int64_t reserved =
+      options.reserved_memory_bytes + slots * options.reserved_memory_bytes_per_slot;
+  // A small machine is rather tight than useless.
+  return (usable_bytes - std::min(reserved, usable_bytes / 4)) / slots;
+}
+
 absl::StatusOr<std::vector<v1::Slot>> FindSlots(const InventoryOptions& options) {
   std::vector<GpuDevice> gpus;
   if (options.use_gpus) {
     ANNEAL_ASSIGN_OR_RETURN(gpus, ListGpus(options.nvml_library));
   }
+  if (options.require_gpus && gpus.empty()) return NoGpus(options.nvml_library);
   const int processors = CountUsableProcessors();
   const int cpu_slots = options.cpu_slots >= 0 ? options.cpu_slots : (gpus.empty() ? 1 : 0);
   const int sharing = std::max<int>(1, cpu_slots > 0 ? cpu_slots : gpus.size());
@@ -132,7 +145,7 @@ absl::StatusOr<std::vector<v1::Slot>> FindSlots(const InventoryOptions& options)
   }
   const int64_t memory = options.slot_memory_bytes > 0
                              ? options.slot_memory_bytes
-                             : CountUsableMemory() / std::max(1, cpu_slots);
+                             : MemoryOfCpuSlot(options, CountUsableMemory(), cpu_slots);
   const std::string cpuinfo = ReadCpuInfo();
   const absl::string_view name = ProcessorField(cpuinfo, {"model name"});
   const bool bf16 = HasBf16DotProducts(cpuinfo);

@@ -12,6 +12,7 @@ namespace anneal {
 namespace {
 
 using ::anneal::testing::StatusIs;
+using ::testing::AllOf;
 using ::testing::HasSubstr;
 
 std::string Library(const std::string& name) {
@@ -71,12 +72,36 @@ TEST(AcceleratorInventoryTest, ABrokenDriverIsAnErrorNotAMachineWithoutGpus) {
               StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("nvmlInit_v2")));
 }
 
+TEST(AcceleratorInventoryTest, WhereGpusAreRequiredNoneIsAnErrorThatSaysWhatIsMissing) {
+  EXPECT_THAT(
+      FindSlots({.cpu_slots = 1, .require_gpus = true, .nvml_library = "libno-such-thing.so"}),
+      StatusIs(absl::StatusCode::kFailedPrecondition,
+               AllOf(HasSubstr("--require-gpus"), HasSubstr("libno-such-thing.so"),
+                     HasSubstr("runtimeClassName: nvidia"), HasSubstr("driver"))));
+  ANNEAL_ASSERT_OK_AND_ASSIGN(
+      auto slots, FindSlots({.require_gpus = true, .nvml_library = Library("fake_nvml")}));
+  EXPECT_EQ(slots.size(), 2u);
+  EXPECT_THAT(FindSlots({.require_gpus = true, .nvml_library = Library("fake_nvml_broken")}),
+              StatusIs(absl::StatusCode::kUnavailable));
+}
+
 TEST(AcceleratorInventoryTest, Bf16IsAFeatureOfTheProcessor) {
   EXPECT_TRUE(HasBf16DotProducts("model name\t: X\nflags\t\t: fpu avx512_bf16 sse\n"));
   EXPECT_TRUE(HasBf16DotProducts("flags\t\t: fpu amx_bf16\n"));
   EXPECT_TRUE(HasBf16DotProducts("processor\t: 0\nFeatures\t: fp asimd bf16 i8mm\n"));
   EXPECT_FALSE(HasBf16DotProducts("model name\t: bf16\nflags\t\t: fpu avx2 avx512f avx512_vnni\n"));
   EXPECT_FALSE(HasBf16DotProducts(""));
+}
+
+TEST(AcceleratorInventoryTest, SlotsLeaveMemoryToTheOthersOfTheWorker) {
+  constexpr int64_t kMiB = 1 << 20;
+  const InventoryOptions options = {.reserved_memory_bytes = 356 * kMiB,
+                                    .reserved_memory_bytes_per_slot = 60 * kMiB};
+  EXPECT_EQ(MemoryOfCpuSlot(options, 8192 * kMiB, 2), (8192 - 356 - 2 * 60) * kMiB / 2);
+  // All trainers at the guard's 95 %, and the others: the limit is not reached.
+  EXPECT_LT(0.95 * 2 * MemoryOfCpuSlot(options, 8192 * kMiB, 2) + (356 + 120) * kMiB, 8192 * kMiB);
+  EXPECT_EQ(MemoryOfCpuSlot(options, 1024 * kMiB, 4), 192 * kMiB) << "three quarters";
+  EXPECT_EQ(MemoryOfCpuSlot(options, 1024 * kMiB, 0), 768 * kMiB);
 }
 
 TEST(AcceleratorInventoryTest, TheLowestLimitOfAllControlGroupsCounts) {

@@ -19,6 +19,10 @@ namespace anneal {
 namespace {
 
 constexpr size_t kMaxNameBytes = 63;
+// What processes other than trainers take of the worker's memory (docs/operations/sizing.md).
+constexpr int64_t kDaemonMemoryBytes = int64_t{100} << 20;  // and the keeper
+constexpr int64_t kPrepareMemoryBytes = int64_t{256} << 20;
+constexpr int64_t kSpareMemoryBytes = int64_t{60} << 20;
 
 bool IsNameCharacter(char c) {
   return absl::ascii_islower(c) || absl::ascii_isdigit(c) || c == '.' || c == '-';
@@ -74,6 +78,8 @@ absl::Status MakeAbsolute(const char* flag, std::string& path) {
 
 absl::Status CompleteAndCheck(WorkerOptions& options) {
   if (options.coordinator.empty()) return absl::InvalidArgumentError("--coordinator is required");
+  if (options.inventory.require_gpus && !options.inventory.use_gpus)
+    return absl::InvalidArgumentError("--require-gpus and --gpus=false: leave one of them out");
   if (options.name.empty()) options.name = HostName();
   ANNEAL_RETURN_IF_ERROR(CheckName(options.name));
   if (options.bin_dir.empty()) {
@@ -84,6 +90,9 @@ absl::Status CompleteAndCheck(WorkerOptions& options) {
   ANNEAL_RETURN_IF_ERROR(MakeAbsolute("state-dir", options.state_dir));
   ANNEAL_RETURN_IF_ERROR(MakeAbsolute("storage-root", options.storage_root));
   ANNEAL_RETURN_IF_ERROR(MakeAbsolute("device-lock-dir", options.device_lock_dir));
+  options.inventory.reserved_memory_bytes =
+      kDaemonMemoryBytes + options.prepare_slots * kPrepareMemoryBytes;
+  options.inventory.reserved_memory_bytes_per_slot = options.spares ? kSpareMemoryBytes : 0;
   if (options.data_address.empty()) options.data_address = FirstAddress();
   in6_addr unused;
   if (::inet_pton(AF_INET, options.data_address.c_str(), &unused) != 1 &&
@@ -116,10 +125,14 @@ absl::StatusOr<std::optional<WorkerOptions>> ParseWorkerOptions(int argc, const 
                 "Shares of CPU cores to lend. -1: one if there is no GPU.", -1, kMany);
   flags.Integer("threads-per-slot", &options.inventory.threads_per_slot,
                 "Threads of a CPU slot. 0: the usable processors divided by the slots.", 0, kMany);
-  flags.Bytes("slot-memory", &options.inventory.slot_memory_bytes,
-              "Memory that the trainer of a CPU slot may take: it is ended before it takes more. "
-              "0: the usable memory divided by the slots.");
+  flags.Bytes(
+      "slot-memory", &options.inventory.slot_memory_bytes,
+      "Memory that the trainer of a CPU slot may take: it is ended before it takes more. "
+      "0: the usable memory divided by the slots, less what the worker's other processes need.");
   flags.Switch("gpus", &options.inventory.use_gpus, "Lend the machine's GPUs.");
+  flags.Switch("require-gpus", &options.inventory.require_gpus,
+               "Lend nothing before a GPU is found: without one the worker is not ready, says what "
+               "is missing and looks again, instead of lending CPU cores.");
   flags.Text("nvml-library", &options.inventory.nvml_library,
              "NVIDIA's management library; not there means no GPUs.");
   flags.Text("device-lock-dir", &options.device_lock_dir,
@@ -151,11 +164,14 @@ absl::StatusOr<std::optional<WorkerOptions>> ParseWorkerOptions(int argc, const 
                "network itself is trusted.");
   flags.Duration("stop-grace", &options.stop_grace,
                  "From being told to stop to SIGTERM, and again to SIGKILL.");
-  flags.Duration("drain-timeout", &options.drain_timeout,
-                 "How long tasks may go on after SIGTERM.");
+  flags.Duration(
+      "drain-timeout", &options.drain_timeout,
+      "How long tasks may go on after SIGTERM, and how long a coordinator that is away is "
+      "waited for to be told how they ended.");
   flags.Duration(
       "exit-when-idle", &options.exit_when_idle,
-      "Drain and end after so long without a task, so that nobody parks GPUs. 0: never.");
+      "Drain and end after so long without a task, so that nobody parks GPUs; not while jobs wait "
+      "for slots of this kind. 0: never.");
   flags.Duration("orphan-timeout", &options.orphan_timeout,
                  "How long tasks go on without a word from the coordinator.");
   flags.Text("log-format", &options.logs.format,

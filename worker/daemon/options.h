@@ -17,7 +17,7 @@ struct WorkerOptions {
   std::string coordinator;
   // Unique in the cluster: [a-z0-9][a-z0-9.-]{0,62}. Default: the host's name.
   std::string name;
-  // On a local disk: run folders, incarnation. Made if missing.
+  // On a local disk: run folders, newest incarnation. Made if missing.
   std::string state_dir;
   // The folder that all nodes see.
   std::string storage_root;
@@ -54,9 +54,11 @@ struct WorkerOptions {
 
   // After a task was told to stop: so long until SIGTERM, and as long again until SIGKILL.
   absl::Duration stop_grace = absl::Seconds(5);
-  // After SIGTERM tasks may go on for so long.
+  // After SIGTERM tasks may go on for so long, and a coordinator that is away may stay away for so
+  // long before they are left untold.
   absl::Duration drain_timeout = absl::Seconds(20);
-  // Without a task for so long, the worker drains and ends, as after SIGTERM. Zero = never.
+  // Without a task for so long, and while no job wants what it has, the worker drains and ends, as
+  // after SIGTERM. Zero = never.
   absl::Duration exit_when_idle = absl::ZeroDuration();
   // Without a word from the coordinator tasks go on for so long.
   absl::Duration orphan_timeout = absl::Hours(1);

@@ -28,6 +28,8 @@ TEST(OptionsTest, DefaultsFitTheMachine) {
   EXPECT_FALSE(options->data_address.empty());
   EXPECT_EQ(options->inventory.cpu_slots, -1);
   EXPECT_TRUE(options->inventory.use_gpus);
+  EXPECT_EQ(options->inventory.reserved_memory_bytes, int64_t{356} << 20);
+  EXPECT_EQ(options->inventory.reserved_memory_bytes_per_slot, int64_t{60} << 20);
 }
 
 TEST(OptionsTest, WrongFlagsAreNamed) {
@@ -39,6 +41,8 @@ TEST(OptionsTest, WrongFlagsAreNamed) {
   EXPECT_THAT(Parse({"--coordinator", "c:1", "--data-address", "localhost"}),
               StatusIs(invalid, HasSubstr("not a name")));
   EXPECT_THAT(Parse({"--coordinator", "c:1", "--cpu-slots", "-2"}), StatusIs(invalid));
+  EXPECT_THAT(Parse({"--coordinator", "c:1", "--gpus=false", "--require-gpus"}),
+              StatusIs(invalid, HasSubstr("--require-gpus and --gpus=false")));
   EXPECT_THAT(Parse({"--coordinator", "c:1", "--stop-grace", "soon"}), StatusIs(invalid));
 }
 

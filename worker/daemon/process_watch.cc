@@ -57,12 +57,17 @@ absl::StatusOr<ProcessLook> LookAtProcess(int64_t pid) {
   return look;
 }
 
-std::optional<int64_t> CountOutOfMemoryKills() {
-  const absl::StatusOr<std::string> text = ReadSmallFile("/proc/vmstat");
-  if (!text.ok()) return std::nullopt;
-  for (absl::string_view line : absl::StrSplit(*text, '\n')) {
-    int64_t count = 0;
-    if (absl::ConsumePrefix(&line, "oom_kill ") && absl::SimpleAtoi(line, &count)) return count;
+std::optional<int64_t> CountOutOfMemoryKills(const std::string& cgroup_root,
+                                             const std::string& own_cgroup_file,
+                                             const std::string& vmstat_file) {
+  const std::string own_group = OwnCgroupFolders(cgroup_root, own_cgroup_file).front();
+  for (const std::string& path : {own_group + "/memory.events", vmstat_file}) {
+    const absl::StatusOr<std::string> text = ReadSmallFile(path);
+    if (!text.ok()) continue;
+    for (absl::string_view line : absl::StrSplit(*text, '\n')) {
+      int64_t count = 0;
+      if (absl::ConsumePrefix(&line, "oom_kill ") && absl::SimpleAtoi(line, &count)) return count;
+    }
   }
   return std::nullopt;
 }

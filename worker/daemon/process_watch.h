@@ -11,6 +11,7 @@
 #include "absl/time/time.h"
 #include "common/base/clock.h"
 #include "common/protocol/messages.h"
+#include "worker/daemon/cgroup.h"
 
 namespace anneal {
 
@@ -23,9 +24,12 @@ struct ProcessLook {
 };
 absl::StatusOr<ProcessLook> LookAtProcess(int64_t pid);
 
-// How many processes the kernel has killed on this machine for want of memory; nothing if it does
-// not say.
-std::optional<int64_t> CountOutOfMemoryKills();
+// How many processes of our control group, or of one below it, the kernel has killed for want of
+// memory (memory.events); where the group does not count them, how many of the whole machine
+// (/proc/vmstat). Nothing if the kernel does not say. The paths are for tests.
+std::optional<int64_t> CountOutOfMemoryKills(const std::string& cgroup_root = kCgroupRoot,
+                                             const std::string& own_cgroup_file = kOwnCgroupFile,
+                                             const std::string& vmstat_file = "/proc/vmstat");
 
 // Watches one trainer. A trainer sends word every second, also when its training thread waits or
 // hangs (it sees to its own hangs), so silence means that the whole process stands still. Used from

@@ -5,9 +5,14 @@
 #include <unistd.h>
 
 #include <csignal>
+#include <filesystem>
+#include <fstream>
+#include <optional>
+#include <string>
 
 #include "common/base/status.h"
 #include "common/base/status_matchers.h"
+#include "common/base/temp_dir.h"
 
 namespace anneal {
 namespace {
@@ -50,6 +55,30 @@ TEST(ProcessWatchTest, LooksAtItself) {
   EXPECT_EQ(look.state, 'R');
   EXPECT_GT(look.own_memory_bytes, 100'000);
   EXPECT_LT(look.own_memory_bytes, int64_t{1} << 30);
+}
+
+TEST(ProcessWatchTest, KillsForWantOfMemoryAreCountedInTheOwnControlGroup) {
+  const testing::TempDir root;
+  const std::string own = root.path() + "/own", vmstat = root.path() + "/vmstat";
+  const auto count = [&] { return CountOutOfMemoryKills(root.path(), own, vmstat); };
+  EXPECT_EQ(count(), std::nullopt);
+  // Only the machine counts.
+  std::ofstream(vmstat) << "pgfault 12\noom_kill 7\nthp_fault 1\n";
+  EXPECT_EQ(count(), 7);
+  // What others of the machine suffer is not ours.
+  std::filesystem::create_directories(root.path() + "/pod/worker");
+  std::ofstream(own) << "0::/pod/worker\n";
+  EXPECT_EQ(count(), 7);
+  std::ofstream(root.path() + "/pod/memory.events") << "oom_kill 5\n";
+  EXPECT_EQ(count(), 7);
+  std::ofstream(root.path() + "/pod/worker/memory.events")
+      << "low 0\nhigh 3\nmax 9\noom 2\noom_kill 1\noom_group_kill 0\n";
+  EXPECT_EQ(count(), 1);
+  // A container sees its group as the root.
+  std::ofstream(own) << "0::/\n";
+  std::ofstream(root.path() + "/memory.events") << "oom_kill 4\n";
+  EXPECT_EQ(count(), 4);
+  EXPECT_GE(CountOutOfMemoryKills().value_or(0), 0);
 }
 
 TEST(ProcessWatchTest, NamesAStoppedTrainerAndWhereItWas) {

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <csignal>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -26,7 +27,7 @@
 #include "common/rpc/certificate_metrics.h"
 #include "common/rpc/channel.h"
 #include "common/storage/file_system.h"
-#include "worker/daemon/accelerator_inventory.h"
+#include "worker/daemon/await_slots.h"
 #include "worker/daemon/coordinator_link.h"
 #include "worker/daemon/gpu_metrics.h"
 #include "worker/daemon/worker_daemon.h"
@@ -69,7 +70,13 @@ absl::Status RunDaemon(const WorkerOptions& options, UniqueFd keeper_fd) {
   ::prctl(PR_SET_PDEATHSIG, SIGKILL);
   ::signal(SIGPIPE, SIG_IGN);
   KeeperClient keeper(std::move(keeper_fd));
-  ANNEAL_ASSIGN_OR_RETURN(std::vector<v1::Slot> slots, FindSlots(options.inventory));
+  Clock& clock = Clock::Real();
+  MetricRegistry registry;
+  WorkerMetrics metrics(registry, clock);
+  ANNEAL_ASSIGN_OR_RETURN(std::optional<std::vector<v1::Slot>> found,
+                          AwaitSlots(options, keeper, metrics, registry, clock));
+  if (!found.has_value()) return absl::OkStatus();
+  std::vector<v1::Slot>& slots = *found;
   const int gpus = std::count_if(slots.begin(), slots.end(),
                                  [](const v1::Slot& slot) { return !slot.device_uuid().empty(); });
   if (const v1::Check check = CheckSharedMemory(gpus); check.verdict() != v1::Check::VERDICT_OK) {
@@ -81,9 +88,6 @@ absl::Status RunDaemon(const WorkerOptions& options, UniqueFd keeper_fd) {
                           MakeChannel(ChannelOptionsOf(options)));
   ANNEAL_ASSIGN_OR_RETURN(const UniqueFd wake, WorkerDaemon::MakeWakeFd());
 
-  Clock& clock = Clock::Real();
-  MetricRegistry registry;
-  WorkerMetrics metrics(registry, clock);
   HostMetrics host_metrics(registry);
   CertificateMetrics certificate_metrics(registry);
   GpuMetrics gpu_metrics(registry);

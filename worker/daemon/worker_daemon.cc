@@ -12,6 +12,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/base/log.h"
+#include "common/base/start_number.h"
 #include "common/base/status.h"
 #include "common/config/version.h"
 #include "common/format/json.h"
@@ -34,7 +35,7 @@ constexpr absl::Duration kTick = absl::Milliseconds(50);
 constexpr absl::Duration kWatchInterval = absl::Milliseconds(500);
 // How long a new daemon waits for adopted children to say hello before it speaks itself.
 constexpr absl::Duration kSettleTime = absl::Seconds(2);
-// How long a drained daemon tries to tell the coordinator how its tasks ended.
+// How long a drained daemon tries to tell a coordinator that hears how its tasks ended.
 constexpr absl::Duration kLastWords = absl::Seconds(3);
 
 const char* StateName(Task::State state) {
@@ -82,7 +83,8 @@ WorkerDaemon::WorkerDaemon(const WorkerOptions& options, std::vector<v1::Slot> s
       spares_(MakeFirstSpares(slots_, options_)),
       context_{options_, slots_, keeper_, spares_, clock_},
       start_time_(clock.MonotonicNow()),
-      last_heard_(start_time_) {}
+      last_heard_(start_time_),
+      idle_since_(start_time_) {}
 
 absl::Status WorkerDaemon::SetUp() {
   const std::string slot_dir = options_.state_dir + "/slots";
@@ -90,7 +92,7 @@ absl::Status WorkerDaemon::SetUp() {
     return absl::ErrnoToStatus(errno, absl::StrCat("cannot make ", slot_dir));
   }
   ANNEAL_RETURN_IF_ERROR(ReadMemory());
-  ++incarnation_;
+  incarnation_ = NextStartNumber(incarnation_, clock_.TimeNow());
   ANNEAL_RETURN_IF_ERROR(WriteMemory());
   ANNEAL_ASSIGN_OR_RETURN(std::vector<RunFolder> folders,
                           RunFolder::List(options_.state_dir + "/runs"));
@@ -192,6 +194,7 @@ void WorkerDaemon::ApplyDesired(const Desired& desired) {
     }
   }
   last_heard_ = clock_.MonotonicNow();
+  is_wanted_ = desired.is_wanted();
   examiner_.Update(desired.has_examination() ? &desired.examination() : nullptr);
   wanted_.emplace();
   for (const DesiredTask& task : desired.tasks()) {
@@ -299,14 +302,16 @@ void WorkerDaemon::StopOrphans() {
 void WorkerDaemon::LeaveWhenIdle() {
   if (options_.exit_when_idle == absl::ZeroDuration() || leaving_) return;
   const absl::Duration now = clock_.MonotonicNow();
-  if (!wanted_.has_value() || !tasks_.empty()) {
-    idle_since_.reset();
+  const bool connected = link_.connected();
+  // What a coordinator has said that is not heard any more holds nobody.
+  if (!tasks_.empty() || (is_wanted_ && connected)) {
+    idle_since_ = now;
     return;
   }
-  if (!idle_since_.has_value()) idle_since_ = now;
-  if (now - *idle_since_ < options_.exit_when_idle) return;
+  if (now - idle_since_ < options_.exit_when_idle) return;
   ANNEAL_LOG(INFO) << "nothing to do: leaving"
-                   << Field("idle", absl::FormatDuration(now - *idle_since_));
+                   << Field("idle", absl::FormatDuration(now - idle_since_))
+                   << Field("coordinator_heard", connected);
   // Once: a second signal would end the draining early. The keeper remembers the first, also when
   // this daemon dies meanwhile.
   leaving_ = true;
@@ -331,9 +336,14 @@ bool WorkerDaemon::Drain() {
     }
     return false;
   }
+  if (!link_.connected()) {
+    drained_since_.reset();
+    // How tasks ended is worth waiting for: a checkpoint counts only once the coordinator knows it.
+    return tasks_.empty() || now - *drain_start_ >= options_.drain_timeout;
+  }
   if (!drained_since_.has_value()) drained_since_ = now;
   const bool told = tasks_.empty() && !changed_ && link_.sent();
-  return told || !link_.connected() || now - *drained_since_ >= kLastWords;
+  return told || now - *drained_since_ >= kLastWords;
 }
 
 void WorkerDaemon::SendObserved() {

@@ -47,7 +47,8 @@ class WorkerDaemon {
                CoordinatorLink& link, Examiner& examiner, int wake_fd, WorkerMetrics& metrics,
                Clock& clock);
 
-  // Reads what earlier daemons have left and counts this start. Call once, before Run.
+  // Reads what earlier daemons have left and takes a greater incarnation than theirs. Call once,
+  // before Run.
   absl::Status SetUp();
   // Until the keeper is gone (UNAVAILABLE) or draining has ended (OK).
   absl::Status Run();
@@ -73,7 +74,8 @@ class WorkerDaemon {
   void ForgetUndesired();
   void AskForSpares();
   void StopOrphans();
-  // Asks the keeper to drain if there has been nothing to do for too long.
+  // Asks the keeper to drain if there has been nothing to do for too long: also where the
+  // coordinator has never been heard, but not while jobs want slots of our kind.
   void LeaveWhenIdle();
   // Whether draining is over and the daemon may leave.
   bool Drain();
@@ -107,11 +109,13 @@ class WorkerDaemon {
   absl::Duration last_heard_;
   absl::Duration last_sent_ = -absl::InfiniteDuration();
   bool changed_ = true;  // something to observe since last_sent_
-  // Since when there is no task, as far as the coordinator has been heard.
-  std::optional<absl::Duration> idle_since_;
+  // Whether jobs want what this worker has, as the coordinator said last.
+  bool is_wanted_ = false;
+  // Since when there is no task, and nobody says that there may soon be one.
+  absl::Duration idle_since_;
   bool leaving_ = false;
   std::optional<absl::Duration> drain_start_;
-  std::optional<absl::Duration> drained_since_;
+  std::optional<absl::Duration> drained_since_;  // and the coordinator hears
   std::atomic<bool> ready_{false};
 };
 

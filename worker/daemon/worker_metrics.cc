@@ -30,9 +30,15 @@ WorkerMetrics::WorkerMetrics(MetricRegistry& registry, Clock& clock)
       connected(
           registry,
           {"anneal_worker_coordinator_connected", "1 while the coordinator is heard, else 0.", {}}),
-      incarnation(
-          registry,
-          {"anneal_worker_incarnation", "Number of starts of this worker's daemon so far.", {}}),
+      incarnation(registry,
+                  {"anneal_worker_incarnation",
+                   "Grows with each start of this worker's daemon: microseconds of the clock then.",
+                   {}}),
+      inventory_failures(registry,
+                         {"anneal_worker_inventory_failures_total",
+                          "Looks at the machine's GPUs that failed, or found none where some are "
+                          "required: the worker lends nothing and looks again.",
+                          {}}),
       registry_(registry),
       clock_(clock),
       task_ends_(registry, {"anneal_worker_task_ends_total",
@@ -59,6 +65,7 @@ WorkerMetrics::WorkerMetrics(MetricRegistry& registry, Clock& clock)
           registry,
           {"anneal_rank_resident_bytes", "Resident memory of a trainer.", {"job_id", "rank"}}) {
   // Totals that alerts watch begin at 0, so that the first event is a rise.
+  inventory_failures.Add(0);
   for (const char* kind : {"prepare", "train"}) {
     for (const char* outcome : {"ok", "failed", "killed"}) task_ends_.Add(0, {kind, outcome});
   }

@@ -36,6 +36,7 @@ class WorkerMetrics {
   Gauge spares;
   Gauge connected;
   Gauge incarnation;
+  Counter inventory_failures;
 
  private:
   MetricRegistry& registry_;

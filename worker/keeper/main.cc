@@ -5,9 +5,10 @@
 //   anneal-worker exec-child ...   a child before it becomes anneal-prepare or anneal-trainer
 
 #include <cstdio>
-#include <filesystem>
+#include <map>
 #include <optional>
 #include <string>
+#include <utility>
 
 #include "absl/status/statusor.h"
 #include "common/base/clock.h"
@@ -19,6 +20,7 @@
 #include "worker/daemon/run_daemon.h"
 #include "worker/keeper/child_exec.h"
 #include "worker/keeper/keeper.h"
+#include "worker/keeper/program_path.h"
 #include "worker/keeper/spawn.h"
 
 namespace {
@@ -36,12 +38,14 @@ int RunKeeperProcess(const anneal::WorkerOptions& options, int argc, char** argv
   // First of all: what follows hands the environment on.
   const anneal::ServiceManager service_manager = anneal::ServiceManager::TakeFromEnvironment();
   anneal::SetLogContext("keeper", {anneal::Field("worker", options.name)});
+  std::map<std::string, std::string> environment = anneal::ReadEnvironment();
+  const std::string self = anneal::OwnProgramPath(argv[0], environment["PATH"]);
   anneal::Keeper keeper(
       {.state_dir = options.state_dir,
        // By path and not /proc/self/exe: SIGHUP after an upgrade starts the new program.
-       .self = std::filesystem::read_symlink("/proc/self/exe").string(),
+       .self = self,
        .daemon_arguments = {argv + 1, argv + argc},
-       .environment = anneal::ReadEnvironment(),
+       .environment = std::move(environment),
        .liveness_listen = options.liveness_listen,
        .service_manager = service_manager},
       anneal::Clock::Real());

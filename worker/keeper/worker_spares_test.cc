@@ -142,9 +142,9 @@ TEST_F(WorkerSparesTest, PreparingTakesNoSpare) {
 TEST_F(WorkerSparesTest, ANewDaemonGetsNewSparesAndTheirNumberIsAMetric) {
   StartWorker();
   const std::vector<pid_t> old = AwaitSpares(2);
+  const int64_t first = AwaitIncarnationAfter(0);
   ::kill(DaemonPid(), SIGKILL);
-  coordinator_.AwaitObserved("a new daemon",
-                             [](const Observed& o) { return o.worker_incarnation() == 2; });
+  AwaitIncarnationAfter(first);
   std::vector<pid_t> spares;
   ASSERT_TRUE(Await([&] {
     spares = Spares();

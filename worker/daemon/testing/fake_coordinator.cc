@@ -73,6 +73,12 @@ void FakeCoordinator::SetEpoch(int64_t epoch) {
   ++version_;
 }
 
+void FakeCoordinator::SetWanted(bool wanted) {
+  absl::MutexLock lock(&mu_);
+  wanted_ = wanted;
+  ++version_;
+}
+
 void FakeCoordinator::SetAcknowledging(bool acknowledging) {
   absl::MutexLock lock(&mu_);
   acknowledging_ = acknowledging;
@@ -186,6 +192,7 @@ void FakeCoordinator::Take(const Observed& observed) {
 Desired FakeCoordinator::MakeDesired() {
   Desired desired;
   desired.set_coordinator_epoch(epoch_);
+  desired.set_is_wanted(wanted_);
   for (const DesiredTask& task : tasks_) {
     DesiredTask* copy = desired.add_tasks();
     *copy = task;

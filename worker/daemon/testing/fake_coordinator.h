@@ -34,6 +34,8 @@ class FakeCoordinator : public internal::FleetService::Service {
   // Replaces the desired tasks; acknowledgements are filled in.
   void Want(const std::vector<internal::DesiredTask>& tasks);
   void SetEpoch(int64_t epoch);
+  // Whether jobs want what the worker has. False at first.
+  void SetWanted(bool wanted);
   // Whether reports are acknowledged. True at first.
   void SetAcknowledging(bool acknowledging);
 
@@ -68,6 +70,7 @@ class FakeCoordinator : public internal::FleetService::Service {
 
   absl::Mutex mu_;
   int64_t epoch_ ABSL_GUARDED_BY(mu_) = 1;
+  bool wanted_ ABSL_GUARDED_BY(mu_) = false;
   bool acknowledging_ ABSL_GUARDED_BY(mu_) = true;
   std::vector<internal::DesiredTask> tasks_ ABSL_GUARDED_BY(mu_);
   int64_t version_ ABSL_GUARDED_BY(mu_) = 0;  // of what is desired

@@ -89,7 +89,8 @@ void ExpectWhole(const std::vector<std::string>& reports) {
 WorkerProcessTestBase::WorkerProcessTestBase()
     : bin_dir_(temp_.path() + "/bin"),
       state_dir_(temp_.path() + "/state"),
-      own_dir_(std::filesystem::read_symlink("/proc/self/exe").parent_path().string()) {
+      own_dir_(std::filesystem::read_symlink("/proc/self/exe").parent_path().string()),
+      program_(own_dir_ + "/anneal-worker") {
   std::filesystem::create_directory(bin_dir_);
   for (const char* name : {"/anneal-trainer", "/anneal-prepare"}) {
     std::filesystem::create_symlink(own_dir_ + "/worker_fake_child", bin_dir_ + name);
@@ -117,7 +118,7 @@ void WorkerProcessTestBase::StartWorker(FlagMap flags) {
                       {"--address-file", temp_.path() + "/addresses.json"},
                       {"--nvml-library", temp_.path() + "/none.so"},
                       {"--stop-grace", "200ms"}});
-  SpawnOptions spawn{.program = own_dir_ + "/anneal-worker", .environment = ReadEnvironment()};
+  SpawnOptions spawn{.program = program_, .environment = ReadEnvironment()};
   spawn.arguments = {spawn.program};
   for (const auto& [flag, value] : flags) spawn.arguments.push_back(flag + "=" + value);
   ANNEAL_ASSERT_OK_AND_ASSIGN(keeper_, Spawn(spawn));
@@ -136,6 +137,13 @@ pid_t WorkerProcessTestBase::DaemonPid() const {
     return pids.size() == 1;
   })) << "no daemon";
   return pids.size() == 1 ? pids[0] : 0;
+}
+
+int64_t WorkerProcessTestBase::AwaitIncarnationAfter(int64_t last) {
+  return coordinator_
+      .AwaitObserved("a newer daemon",
+                     [last](const Observed& o) { return o.worker_incarnation() > last; })
+      .worker_incarnation();
 }
 
 std::string WorkerProcessTestBase::RunFolderOf(const TaskKey& key) const {

@@ -4,6 +4,7 @@
 
 #include <sys/types.h>
 
+#include <cstdint>
 #include <map>
 #include <string>
 #include <vector>
@@ -55,6 +56,8 @@ class WorkerProcessTestBase : public ::testing::Test {
   std::vector<pid_t> OurProcesses() const { return ProcessesWith(temp_.path()); }
   // 0, and a failed test, if there is none.
   pid_t DaemonPid() const;
+  // Waits for a daemon whose incarnation is beyond `last`; returns it.
+  int64_t AwaitIncarnationAfter(int64_t last);
   std::string RunFolderOf(const protocol::TaskKey& key) const;
   bool IsForgotten(const protocol::TaskKey& key) const;
   void AwaitNoTasks();
@@ -66,9 +69,8 @@ class WorkerProcessTestBase : public ::testing::Test {
   const std::string state_dir_;
   FakeCoordinator coordinator_;
   pid_t keeper_ = 0;
-
- private:
   const std::string own_dir_;  // where this test and the programs lie
+  std::string program_;        // the worker's, as an operator would name it
 };
 
 }  // namespace anneal::testing
