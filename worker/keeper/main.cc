@@ -18,7 +18,7 @@
 #include "worker/daemon/run_daemon.h"
 #include "worker/keeper/child_exec.h"
 #include "worker/keeper/keeper.h"
-#include "worker/keeper/spawn.h"
+#include "worker/supervisor/spawn.h"
 
 namespace {
 
