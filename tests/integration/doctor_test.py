@@ -1,7 +1,9 @@
 """anneal doctor over a fleet of real workers: all is well, and then something is not."""
 
 import json
+import os
 import re
+import shutil
 import subprocess
 
 import pytest
@@ -98,6 +100,54 @@ def test_jobs_keep_their_slots(cluster, make_spec):
     wait_until(lambda: not cluster.trainers(), 60, "the trainers to end")
     code, checks = doctor(cluster, "--all-workers")
     assert figures(checks, "workers/w0", "CPU collectives with w1") == COLLECTIVES.format("w0", "w1")
+
+
+@pytest.fixture
+def gpu_programs(tmp_path):
+    """A folder of programs whose CUDA library only says what is there, and starts nothing."""
+    bin_dir, lib_dir = tmp_path / "gpu" / "bin", tmp_path / "gpu" / "lib"
+    bin_dir.mkdir(parents=True)
+    for name in ("anneal-prepare", "anneal-trainer"):
+        shutil.copy2(BIN_DIR / name, bin_dir)
+    lib_dir.mkdir()
+    shutil.copy2(BIN_DIR.parent / "lib" / "libfake_trainer_cuda.so", lib_dir / "libanneal_trainer_cuda.so")
+    return bin_dir
+
+
+def check_cuda(programs, *arguments, **environment):
+    run = subprocess.run([programs / "anneal-trainer", "check-cuda", *arguments], capture_output=True, text=True, timeout=120,
+                         env={**os.environ, "LD_LIBRARY_PATH": str(BIN_DIR.parent / "lib"), **environment})
+    return run.returncode, run.stdout, run.stderr
+
+
+def test_the_trainer_says_what_its_cuda_library_finds(gpu_programs):
+    library = gpu_programs.parent / "lib" / "libanneal_trainer_cuda.so"
+    code, out, _ = check_cuda(gpu_programs)
+    assert code == 0
+    assert json.loads(out) == {"library": str(library), "nccl": "2.27.5", "devices": 2, "started": ""}
+    code, _, err = check_cuda(gpu_programs, "--start")
+    assert code == 1 and f"{library} lacks anneal_make_cuda_accelerator" in err
+    code, _, err = check_cuda(gpu_programs, FAKE_CUDA_ERROR="1")
+    assert code == 1 and "CUDA does not start on this machine: the driver is too old" in err
+    library.unlink()
+    code, _, err = check_cuda(gpu_programs)
+    assert code == 2 and "libanneal_trainer_cuda.so, which is not in" in err
+
+
+def test_a_gpu_worker_whose_trainer_does_not_start_there_is_named(cluster, gpu_programs, monkeypatch):
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(BIN_DIR.parent / "lib"))
+    cluster.worker_flags = ("--bin-dir", gpu_programs, "--nvml-library", BIN_DIR.parent / "lib" / "libfake_nvml.so", "--spares=false")
+    cluster.start_worker(2)
+    cluster.wait_for_workers(3)
+    code, checks = doctor(cluster, "--all-workers")
+    assert code == 6
+    assert checks["workers/w2", "gpu driver"]["verdict"] == "VERDICT_OK", checks
+    assert ("workers/w2", "rdma") in checks and ("workers/w0", "rdma") not in checks
+    assert checks["workers/w2", "trainer on GPU"]["verdict"] == "VERDICT_FAILED"
+    assert "lacks anneal_make_cuda_accelerator" in checks["workers/w2", "trainer on GPU"]["measured"]
+    # Others have no slots of that kind to measure with.
+    assert ("workers/w0", "GPU collectives with w2") not in checks
+    assert figures(checks, "workers/w0", "CPU collectives with w2") == COLLECTIVES.format("w0", "w2")
 
 
 def test_what_is_wrong_is_named(cluster, tmp_path):

@@ -121,6 +121,11 @@ void Examiner::Run() {
       traces = std::make_unique<Traces>();
       result.Clear();
       result.set_token(wanted->token());
+      if (wanted->work() != Examination::WORK_LOOK_AT_MACHINE) {
+        *result.add_checks() = WarningCheck(
+            "start", "the daemon has started anew meanwhile, and what it had found is gone",
+            "see in its log why it ended, and ask again");
+      }
     }
     Do(*wanted, *traces, result);
     result.set_step(wanted->step());

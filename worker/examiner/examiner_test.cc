@@ -178,6 +178,12 @@ TEST_F(ExaminerTest, AfterwardsItPutsAwayWhatItHasOpened) {
   EXPECT_TRUE(std::filesystem::is_empty(storage_.path() + "/tmp/doctor-" + std::string(32, 'b')));
 }
 
+TEST_F(ExaminerTest, OneThatComesIntoTheMidstOfAnExaminationSaysSo) {
+  Worker worker("w1", storage_.path());
+  EXPECT_THAT(NotOk(worker.Do(Examination::WORK_CHANGE_MARKS)),
+              ElementsAre(HasSubstr("start: the daemon has started anew")));
+}
+
 TEST_F(ExaminerTest, WhatIsWrongIsNamed) {
   Worker worker("w1", "/proc", /*data_address=*/"192.0.2.1");
   const ExaminationResult ready = worker.Do(Examination::WORK_LOOK_AT_MACHINE);

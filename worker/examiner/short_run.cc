@@ -37,6 +37,7 @@ absl::StatusOr<std::unique_ptr<ShortRun>> ShortRun::Start(const TrainerSlot& slo
                                                           absl::Duration patience, Clock& clock) {
   std::unique_ptr<ShortRun> run(
       new ShortRun(std::move(must_end), clock.MonotonicNow() + patience, clock));
+  run->program_ = slot.program;
   run->command_ = absl::StrCat(slot.program, " ", arguments.empty() ? "" : arguments.front());
   int ends[2];
   if (::pipe2(ends, O_CLOEXEC) != 0) return absl::ErrnoToStatus(errno, "cannot make a pipe");
@@ -103,19 +104,22 @@ absl::Status ShortRun::Reap() {
   return absl::UnavailableError(words.empty() ? absl::StrCat(command_, ": ", how) : words);
 }
 
-// The last line on standard error: those before it are notes of libraries.
+// Of standard error the last line that begins with the program's name; those of libraries are
+// notes, and count only where it has said nothing itself.
 std::string ShortRun::LastWords() const {
   std::string words(kMostWords, '\0');
   const off_t size = ::lseek(errors_.get(), 0, SEEK_END);
   const off_t begin = std::max<off_t>(0, size - static_cast<off_t>(kMostWords));
   const ssize_t count = ::pread(errors_.get(), words.data(), words.size(), begin);
   words.resize(static_cast<size_t>(std::max<ssize_t>(0, count)));
-  std::string last;
+  const absl::string_view name = absl::string_view(program_).substr(program_.rfind('/') + 1);
+  absl::string_view own, last;
   for (absl::string_view line : absl::StrSplit(words, '\n')) {
     line = absl::StripAsciiWhitespace(line);
-    if (!line.empty()) last = std::string(line);
+    if (!line.empty()) last = line;
+    if (absl::StartsWith(line, name)) own = line;
   }
-  return last;
+  return std::string(own.empty() ? last : own);
 }
 
 absl::StatusOr<std::string> ShortRun::AwaitWord(absl::string_view word) {

@@ -50,7 +50,7 @@ class ShortRun {
   const std::function<bool()> must_end_;
   const absl::Duration deadline_;
   Clock& clock_;
-  std::string command_;  // for errors
+  std::string program_, command_;  // for errors
   UniqueFd output_, errors_;
   std::string unread_;
   pid_t pid_ = 0;  // 0 = reaped

@@ -35,7 +35,9 @@ TEST(ShortRunTest, WordsAndResultComeThroughAndNotesDoNot) {
 }
 
 TEST(ShortRunTest, WhatAProcessSaysLastIsTheError) {
-  const FakeTrainer trainer("echo a note >&2\necho anneal-trainer: no such luck >&2\nexit 1\n");
+  const FakeTrainer trainer(
+      "echo a note >&2\necho anneal-trainer: no such luck >&2\necho raised from x.cpp >&2\nexit "
+      "1\n");
   for (const bool word : {true, false}) {
     ANNEAL_ASSERT_OK_AND_ASSIGN(const auto run, Start(trainer));
     EXPECT_THAT(word ? run->AwaitWord("where").status() : run->AwaitResult().status(),
