@@ -3,6 +3,7 @@
 #include <arpa/inet.h>
 #include <fcntl.h>
 #include <netinet/in.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
@@ -10,13 +11,19 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstdint>
+#include <filesystem>
 #include <optional>
+#include <system_error>
 #include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "absl/strings/str_replace.h"
+#include "absl/strings/string_view.h"
 #include "common/base/file.h"
 #include "common/base/status.h"
 #include "common/host/check.h"
@@ -29,9 +36,15 @@ namespace {
 constexpr char kGpuDriver[] = "gpu driver";
 constexpr char kSharedMemory[] = "shared memory";
 constexpr char kPorts[] = "ports";
+constexpr char kRdma[] = "rdma";
 
 // Of the CUDA that anneal-trainer is built with; newer minor versions run on the same drivers.
 constexpr int kCudaMajorVersion = 13;
+// The first driver that runs it without NVIDIA's compatibility libraries.
+constexpr int kDriverMajorVersion = 580;
+constexpr char kNvidia[] = "0x10de";  // PCI vendor
+// PCI classes: VGA and 3D controllers.
+constexpr absl::string_view kDisplayClass = "0x03";
 // As NCCL takes with eight GPUs, with room to spare.
 constexpr int64_t kSharedMemoryForGpus = int64_t{1} << 30;
 constexpr size_t kBytesWritten = 1 << 20;
@@ -40,6 +53,40 @@ constexpr int kPortsWanted = 64;
 
 std::string CudaVersionText(int version) {
   return absl::StrCat(version / 1000, ".", version % 1000 / 10);
+}
+
+// Entries of a folder; none if there is no folder.
+std::vector<std::string> NamesIn(const std::string& folder) {
+  std::vector<std::string> names;
+  std::error_code error;
+  for (const auto& entry : std::filesystem::directory_iterator(folder, error))
+    names.push_back(entry.path().filename());
+  std::sort(names.begin(), names.end());
+  return names;
+}
+
+// NVIDIA's, whether or not there is a driver for them.
+int CountGpusOnBus(const std::string& bus) {
+  int count = 0;
+  for (const std::string& device : NamesIn(bus)) {
+    const auto word = [&](const char* file) {
+      return ReadSmallFile(absl::StrCat(bus, "/", device, "/", file)).value_or("");
+    };
+    if (absl::StripAsciiWhitespace(word("vendor")) == kNvidia &&
+        absl::StartsWith(word("class"), kDisplayClass))
+      ++count;
+  }
+  return count;
+}
+
+v1::Check WithoutDriver(const std::string& library, int gpus) {
+  if (gpus == 0) return OkCheck(kGpuDriver, "none: this machine has CPU slots only");
+  return FailedCheck(
+      kGpuDriver,
+      absl::StrCat(gpus, " NVIDIA GPUs are on the bus, and ", library, " is not installed"),
+      absl::StrCat("install NVIDIA's driver, ", kDriverMajorVersion,
+                   " or newer, or give the container the GPUs (--gpus all, the runtime class "
+                   "nvidia); a worker that shall not lend them starts with --gpus=false"));
 }
 
 absl::Status WriteThere(const std::string& folder) {
@@ -63,7 +110,7 @@ absl::StatusOr<UniqueFd> BindAnyPort(const SocketAddress& address) {
 
 }  // namespace
 
-v1::Check CheckGpuDriver(const std::string& library) {
+v1::Check CheckGpuDriver(const std::string& library, const std::string& bus) {
   const absl::StatusOr<std::optional<GpuDriver>> driver = ReadGpuDriver(library);
   const absl::StatusOr<std::vector<GpuDevice>> gpus = ListGpus(library);
   const absl::Status status = driver.ok() ? gpus.status() : driver.status();
@@ -72,18 +119,64 @@ v1::Check CheckGpuDriver(const std::string& library) {
                        "make nvidia-smi work here first; a driver that was upgraded needs its "
                        "kernel module loaded again, or a restart of the machine");
   }
-  if (!driver->has_value()) return OkCheck(kGpuDriver, "none: this machine has CPU slots only");
+  if (!driver->has_value()) return WithoutDriver(library, CountGpusOnBus(bus));
+  const std::string& version = (*driver)->version;
   const std::string measured =
-      absl::StrCat((*driver)->version, " with ", gpus->size(), " GPUs, runs CUDA up to ",
+      absl::StrCat(version, " with ", gpus->size(), " GPUs, runs CUDA up to ",
                    CudaVersionText((*driver)->cuda_version));
   if ((*driver)->cuda_version / 1000 < kCudaMajorVersion) {
-    return FailedCheck(kGpuDriver, measured,
-                       absl::StrCat("install a driver that runs CUDA ", kCudaMajorVersion,
-                                    ".0, with which the trainer is built"));
+    return FailedCheck(
+        kGpuDriver, measured,
+        absl::StrCat("install a driver that runs CUDA ", kCudaMajorVersion,
+                     ".0, with which the trainer is built: ", kDriverMajorVersion, " or newer"));
+  }
+  int major = 0;
+  if (!absl::SimpleAtoi(version.substr(0, version.find('.')), &major) ||
+      major < kDriverMajorVersion) {
+    return WarningCheck(
+        kGpuDriver, absl::StrCat(measured, " by compatibility libraries"),
+        absl::StrCat("install driver ", kDriverMajorVersion, " or newer: with an older one CUDA ",
+                     kCudaMajorVersion, " runs on some GPUs only"));
   }
   if (gpus->empty())
     return WarningCheck(kGpuDriver, measured, "the driver shows no GPU: look at nvidia-smi");
   return OkCheck(kGpuDriver, measured);
+}
+
+v1::Check CheckRdma(uint64_t lockable_bytes, const std::string& devices,
+                    const std::string& adapters) {
+  const std::vector<std::string> names = NamesIn(adapters);
+  std::vector<std::string> verbs;
+  for (const std::string& name : NamesIn(devices)) {
+    if (absl::StartsWith(name, "uverbs")) verbs.push_back(absl::StrCat(devices, "/", name));
+  }
+  if (names.empty() && verbs.empty()) return OkCheck(kRdma, "no adapters: NCCL takes TCP");
+  const std::string measured = absl::StrCat("adapters ", absl::StrJoin(names, ", "));
+  if (verbs.empty()) {
+    return WarningCheck(kRdma, absl::StrCat(measured, ", and no devices in ", devices),
+                        "NCCL takes TCP: give the container the devices (--device=/dev/infiniband, "
+                        "a device plugin), or load ib_uverbs");
+  }
+  for (const std::string& path : verbs) {
+    if (::access(path.c_str(), R_OK | W_OK) == 0) continue;
+    return WarningCheck(kRdma,
+                        absl::StrCat(measured, ", ", absl::ErrnoToStatus(errno, path).message()),
+                        "NCCL takes TCP: let the worker's account open the devices");
+  }
+  if (lockable_bytes != UINT64_MAX) {
+    return WarningCheck(
+        kRdma, absl::StrCat(measured, ", ", lockable_bytes >> 10, " KiB may be locked"),
+        "RDMA locks memory without bound, and NCCL fails with less: LimitMEMLOCK=infinity for "
+        "anneal-worker, or for the container's runtime");
+  }
+  return OkCheck(kRdma, absl::StrCat(measured, ", memory may be locked without bound"));
+}
+
+uint64_t LockableBytes() {
+  rlimit limit = {};
+  if (::getrlimit(RLIMIT_MEMLOCK, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY)
+    return UINT64_MAX;
+  return limit.rlim_cur;
 }
 
 v1::Check CheckSharedMemory(int gpus, const std::string& path) {

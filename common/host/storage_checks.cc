@@ -7,7 +7,6 @@
 
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_join.h"
 #include "common/base/status.h"
 #include "common/base/thread.h"
 #include "common/host/check.h"
@@ -16,14 +15,10 @@ namespace anneal {
 namespace {
 
 constexpr char kStorage[] = "storage";
-constexpr char kSharedStorage[] = "shared storage";
 constexpr int kRenames = 20;
 // A reader that sees part of a file must not see a valid one.
 constexpr size_t kFileBytes = 64 << 10;
 constexpr absl::Duration kSlowSync = absl::Seconds(1);
-constexpr absl::Duration kLookAgainAfter = absl::Milliseconds(20);
-// Reports and checkpoints are looked for by others as soon as they are told of.
-constexpr absl::Duration kLateSight = absl::Seconds(3);
 constexpr char kAdvice[] =
     "the storage root needs a POSIX file system (NFSv4, Lustre, CephFS, a local disk): not an "
     "object store that is mounted as one";
@@ -126,53 +121,6 @@ v1::Check CheckStorage(FileSystem& files, const std::string& folder, Clock& cloc
                         "checkpoints will take long: look at the load of the storage");
   }
   return OkCheck(kStorage, measured);
-}
-
-absl::Status LeaveMark(FileSystem& files, const std::string& folder, const std::string& name,
-                       absl::string_view content) {
-  ANNEAL_RETURN_IF_ERROR(files.MakeFolders(folder));
-  const std::string path = absl::StrCat(folder, "/", name);
-  ANNEAL_RETURN_IF_ERROR(WriteSynced(files, path + ".new", content));
-  return files.Rename(path + ".new", path);
-}
-
-v1::Check CheckMarks(FileSystem& files, const std::string& folder,
-                     const std::vector<std::string>& names, absl::string_view content,
-                     absl::Duration patience, Clock& clock) {
-  const absl::Duration start = clock.MonotonicNow();
-  absl::Duration last_seen;
-  std::vector<std::string> missing;
-  for (const std::string& name : names) {
-    const std::string path = absl::StrCat(folder, "/", name);
-    while (true) {
-      const absl::StatusOr<std::string> seen = ReadWhole(files, path);
-      const absl::Duration waited = clock.MonotonicNow() - start;
-      if (seen.ok() && *seen == content) {
-        last_seen = waited;
-        break;
-      }
-      if (waited >= patience) {
-        missing.push_back(name);
-        break;
-      }
-      clock.Sleep(kLookAgainAfter);
-    }
-  }
-  if (!missing.empty()) {
-    return FailedCheck(kSharedStorage,
-                       absl::StrCat("does not see what was written by ",
-                                    absl::StrJoin(missing, ", "), " in ", folder),
-                       "every worker and the coordinator must have the same folder as "
-                       "--storage-root: compare their mounts");
-  }
-  const std::string measured = absl::StrCat("sees the files of ", names.size(),
-                                            " others, the last after ", Milliseconds(last_seen));
-  if (last_seen > kLateSight) {
-    return WarningCheck(kSharedStorage, measured,
-                        "caches hide new files for long: mount with a shorter attribute cache "
-                        "(NFS: actimeo)");
-  }
-  return OkCheck(kSharedStorage, measured);
 }
 
 }  // namespace anneal

@@ -111,49 +111,5 @@ TEST_F(StorageChecksTest, AFolderThatCannotBeMadeIsAFailure) {
   EXPECT_THAT(check.measured(), HasSubstr("/proc/doctor"));
 }
 
-TEST_F(StorageChecksTest, MarksOfOthersAreSeen) {
-  FileSystem& files = FileSystem::Posix();
-  ASSERT_TRUE(LeaveMark(files, folder_, "w1", "token").ok());
-  ASSERT_TRUE(LeaveMark(files, folder_, "w2", "token").ok());
-  const v1::Check check =
-      CheckMarks(files, folder_, {"w1", "w2"}, "token", absl::Seconds(1), clock_);
-  EXPECT_EQ(check.verdict(), v1::Check::VERDICT_OK) << check.ShortDebugString();
-  EXPECT_THAT(check.measured(), HasSubstr("the files of 2 others"));
-}
-
-TEST_F(StorageChecksTest, AMarkThatIsMissingOrAnothersIsNamed) {
-  FileSystem& files = FileSystem::Posix();
-  ASSERT_TRUE(LeaveMark(files, folder_, "w1", "token").ok());
-  ASSERT_TRUE(LeaveMark(files, folder_, "w2", "of another time").ok());
-  const v1::Check check =
-      CheckMarks(files, folder_, {"w1", "w2", "w3"}, "token", absl::Seconds(1), clock_);
-  EXPECT_EQ(check.verdict(), v1::Check::VERDICT_FAILED);
-  EXPECT_THAT(check.measured(), HasSubstr("written by w2, w3 in " + folder_));
-  EXPECT_THAT(check.advice(), HasSubstr("--storage-root"));
-}
-
-// Its files appear to readers only after a while, as with a long attribute cache.
-class LateSight : public WrappedFileSystem {
- public:
-  LateSight(FileSystem& base, absl::Duration when, Clock& clock)
-      : WrappedFileSystem(base), clock_(clock), seen_from_(clock.MonotonicNow() + when) {}
-  absl::StatusOr<std::unique_ptr<ReadableFile>> OpenForRead(const std::string& path) override {
-    if (clock_.MonotonicNow() < seen_from_) return absl::NotFoundError(path);
-    return base().OpenForRead(path);
-  }
-
- private:
-  Clock& clock_;
-  const absl::Duration seen_from_;
-};
-
-TEST_F(StorageChecksTest, AMarkThatIsSeenLateIsAWarning) {
-  ASSERT_TRUE(LeaveMark(FileSystem::Posix(), folder_, "w1", "token").ok());
-  LateSight files(FileSystem::Posix(), absl::Seconds(5), clock_);
-  const v1::Check check = CheckMarks(files, folder_, {"w1"}, "token", absl::Seconds(10), clock_);
-  EXPECT_EQ(check.verdict(), v1::Check::VERDICT_WARNING);
-  EXPECT_THAT(check.advice(), HasSubstr("actimeo"));
-}
-
 }  // namespace
 }  // namespace anneal

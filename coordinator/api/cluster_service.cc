@@ -87,12 +87,12 @@ grpc::Status ClusterServiceImpl::GetCoordinator(grpc::ServerContext* context,
   return grpc::Status::OK;
 }
 grpc::Status ClusterServiceImpl::CheckFleet(grpc::ServerContext* context,
-                                            const v1::CheckFleetRequest*,
+                                            const v1::CheckFleetRequest* request,
                                             v1::CheckFleetResponse* response) {
   const auto check = [&]() -> absl::Status {
     ANNEAL_RETURN_IF_ERROR(parts_.authenticator.CallerOf(*context, Right::kOperate).status());
-    ANNEAL_ASSIGN_OR_RETURN(*response,
-                            parts_.examiner.Examine([&] { return context->IsCancelled(); }));
+    ANNEAL_ASSIGN_OR_RETURN(
+        *response, parts_.examiner.Examine(*request, [&] { return context->IsCancelled(); }));
     return absl::OkStatus();
   };
   return ToGrpcStatus(check());

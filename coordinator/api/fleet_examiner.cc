@@ -1,5 +1,6 @@
 #include "coordinator/api/fleet_examiner.h"
 
+#include <algorithm>
 #include <map>
 #include <memory>
 #include <utility>
@@ -14,6 +15,7 @@
 #include "common/host/check.h"
 #include "common/host/clock_check.h"
 #include "common/host/storage_checks.h"
+#include "common/host/storage_marks.h"
 #include "coordinator/fleet/link_choice.h"
 #include "coordinator/lifecycle/proto_time.h"
 
@@ -81,16 +83,43 @@ class FleetExaminer::Round {
     found->second.clock.ReceivedAt(clock_.TimeNow(), TimeOf(result.send_time()));
   }
 
-  // Waits until all have come so far, or `patience` is over; with `only_ready`, all who take part
-  // in the second half.
-  absl::Status Await(bool (ExaminationResult::*reached)() const, bool only_ready,
-                     absl::Duration patience, const std::function<bool()>& cancelled) {
+  // What all who take part are to do next, in a step of its own; `add` says more to each.
+  template <typename Add>
+  std::map<std::string, Examination> NextStep(Examination::Work work, const Add& add) {
+    absl::MutexLock lock(&mu_);
+    ++step_;
+    std::map<std::string, Examination> wanted;
+    for (const auto& [name, asked] : asked_) {
+      if (!asked.takes_part) continue;
+      Examination& examination = wanted[name];
+      examination.set_token(token_);
+      *examination.mutable_ask_time() = TimestampOf(ask_time_);
+      examination.set_step(step_);
+      examination.set_work(work);
+      add(name, examination);
+    }
+    return wanted;
+  }
+  std::map<std::string, Examination> NextStep(Examination::Work work) {
+    return NextStep(work, [](const std::string&, Examination&) {});
+  }
+  // With these marks, each without its own.
+  std::map<std::string, Examination> NextStep(Examination::Work work,
+                                              const std::vector<std::string>& marks) {
+    return NextStep(work, [&marks](const std::string& name, Examination& examination) {
+      for (const std::string& mark : marks) {
+        if (mark != name) examination.add_marks(mark);
+      }
+    });
+  }
+
+  // Waits until all who take part have done the step, or `patience` is over.
+  absl::Status Await(absl::Duration patience, const std::function<bool()>& cancelled) {
     const absl::Duration deadline = clock_.MonotonicNow() + patience;
     absl::MutexLock lock(&mu_);
     const auto all = [&]() ABSL_SHARED_LOCKS_REQUIRED(mu_) {
       for (const auto& [name, asked] : asked_) {
-        if (only_ready && !asked.takes_part) continue;
-        if (!(asked.result.*reached)()) return false;
+        if (asked.takes_part && asked.result.step() < step_) return false;
       }
       return true;
     };
@@ -98,55 +127,58 @@ class FleetExaminer::Round {
       if (cancelled()) return absl::CancelledError("nobody waits for the answer any more");
       if (clock_.MonotonicNow() >= deadline) break;
     }
+    for (auto& [name, asked] : asked_)
+      asked.takes_part = asked.takes_part && asked.result.step() >= step_;
     return absl::OkStatus();
   }
 
-  std::map<std::string, Examination> FirstHalf() {
+  // Names of the workers that have left marks, or changed them.
+  std::vector<std::string> Marks(bool (ExaminationResult::*has)() const) {
     absl::MutexLock lock(&mu_);
-    std::map<std::string, Examination> wanted;
-    for (const auto& [name, asked] : asked_) wanted[name] = NewExamination();
-    return wanted;
+    std::vector<std::string> names;
+    for (const auto& [name, asked] : asked_) {
+      if (asked.takes_part && (asked.result.*has)()) names.push_back(name);
+    }
+    return names;
   }
 
-  // Those who are ready go on with each other.
-  std::map<std::string, Examination> SecondHalf(bool own_mark, Random& random) {
+  // Workers whose links can be measured.
+  std::vector<std::string> Listening() {
     absl::MutexLock lock(&mu_);
-    std::map<std::string, Examination> wanted;
-    std::vector<std::string> listening;
-    for (auto& [name, asked] : asked_) {
-      Examination& examination = wanted[name] = NewExamination();
-      asked.takes_part = asked.result.is_ready();
-      examination.set_everyone_is_ready(asked.takes_part);
-      if (!asked.result.listen_address().empty()) listening.push_back(name);
-      if (own_mark) examination.add_marks(kOwnMark);
+    std::vector<std::string> names;
+    for (const auto& [name, asked] : asked_) {
+      if (asked.takes_part && !asked.result.listen_address().empty()) names.push_back(name);
     }
-    for (auto& [name, examination] : wanted) {
-      for (const std::string& other : MarksLeft()) {
-        if (other != name) examination.add_marks(other);
+    return names;
+  }
+
+  // Pairs of a round, numbers in `names`. One whose other end has dropped out is left out.
+  std::map<std::string, Examination> NextLinks(const std::vector<std::string>& names,
+                                               const LinkRound& pairs) {
+    std::map<std::string, Examination::Peer> peers;
+    {
+      absl::MutexLock lock(&mu_);
+      for (const auto& [a, b] : pairs) {
+        const Asked& other = asked_[names[b]];
+        if (!other.takes_part) continue;
+        Examination::Peer& peer = peers[names[a]];
+        peer.set_worker(names[b]);
+        peer.set_address(other.result.listen_address());
       }
     }
-    for (const auto& [a, b] : ChooseLinks(static_cast<int>(listening.size()), random)) {
-      Examination::Peer& peer = *wanted[listening[a]].add_peers();
-      peer.set_worker(listening[b]);
-      peer.set_address(asked_[listening[b]].result.listen_address());
-    }
-    return wanted;
-  }
-
-  // Names of the workers that have left one.
-  std::vector<std::string> Marks() {
-    absl::MutexLock lock(&mu_);
-    return MarksLeft();
+    return NextStep(Examination::WORK_MEASURE_LINKS,
+                    [&peers](const std::string& name, Examination& examination) {
+                      const auto found = peers.find(name);
+                      if (found != peers.end()) *examination.add_peers() = found->second;
+                    });
   }
 
   std::vector<v1::Check> ToChecks() {
     absl::MutexLock lock(&mu_);
     std::vector<MeasuredLink> links;
     for (const auto& [name, asked] : asked_) {
-      for (const ExaminationResult::Link& link : asked.result.links()) {
-        links.push_back({name, link.worker(), link.bytes_per_second(), link.round_trip_seconds(),
-                         link.error()});
-      }
+      for (const ExaminationResult::Link& link : asked.result.links())
+        links.push_back({name, link});
     }
     const std::vector<v1::Check> judged = JudgeLinks(links);
     std::vector<v1::Check> checks;
@@ -165,25 +197,10 @@ class FleetExaminer::Round {
  private:
   struct Asked {
     bool heard = false;
-    bool takes_part = false;  // in the second half
+    bool takes_part = true;  // has done all steps so far in time
     ExaminationResult result;
     ClockBounds clock;
   };
-
-  Examination NewExamination() const {
-    Examination examination;
-    examination.set_token(token_);
-    *examination.mutable_ask_time() = TimestampOf(ask_time_);
-    return examination;
-  }
-
-  std::vector<std::string> MarksLeft() const ABSL_SHARED_LOCKS_REQUIRED(mu_) {
-    std::vector<std::string> names;
-    for (const auto& [name, asked] : asked_) {
-      if (asked.result.has_left_mark()) names.push_back(name);
-    }
-    return names;
-  }
 
   std::vector<v1::Check> ChecksOf(const v1::Worker& worker) const ABSL_SHARED_LOCKS_REQUIRED(mu_) {
     const auto found = asked_.find(NameOf(worker));
@@ -193,7 +210,7 @@ class FleetExaminer::Round {
     }
     const Asked& asked = found->second;
     std::vector<v1::Check> checks;
-    if (asked.result.is_complete()) {
+    if (asked.takes_part) {
       checks.push_back(StateCheck(worker));
     } else {
       checks.push_back(FailedCheck(
@@ -212,20 +229,73 @@ class FleetExaminer::Round {
   Clock& clock_;
   const FleetRoster::Workers workers_;
   absl::Mutex mu_;
+  int step_ ABSL_GUARDED_BY(mu_) = 0;
   std::map<std::string, Asked> asked_ ABSL_GUARDED_BY(mu_);
 };
 
+void FleetExaminer::Want(const std::shared_ptr<Round>& round,
+                         std::map<std::string, Examination> wanted) {
+  parts_.inbox.Examine(std::move(wanted),
+                       [round](const std::string& worker, const ExaminationResult& result) {
+                         round->Hear(worker, result);
+                       });
+}
+
+absl::Status FleetExaminer::CompareStorage(const std::shared_ptr<Round>& round,
+                                           const std::function<bool()>& cancelled,
+                                           std::vector<v1::Check>& checks) {
+  FileSystem& files = parts_.storage.files();
+  const std::string folder = parts_.storage.Absolute(round->folder());
+  const std::string& token = round->token();
+  const absl::StatusOr<std::unique_ptr<StorageMark>> own =
+      StorageMark::Leave(files, folder, kOwnMark, token);
+  const auto with_own = [](std::vector<std::string> marks, bool has_own) {
+    if (has_own) marks.push_back(kOwnMark);
+    return marks;
+  };
+
+  const std::vector<std::string> left = round->Marks(&ExaminationResult::has_left_mark);
+  Want(round, round->NextStep(Examination::WORK_LOOK_FOR_MARKS, with_own(left, own.ok())));
+  const MarksSeen seen = CheckMarks(files, folder, left, token, patience_.marks, parts_.clock);
+  checks.push_back(seen.check);
+  ANNEAL_RETURN_IF_ERROR(round->Await(patience_.answers, cancelled));
+
+  Want(round, round->NextStep(Examination::WORK_CHANGE_MARKS));
+  const bool changed_own = own.ok() && (*own)->Change().ok();
+  const std::string mixture = FindMixture(files, folder, seen.names, token);
+  ANNEAL_RETURN_IF_ERROR(round->Await(patience_.answers, cancelled));
+
+  const std::vector<std::string> changed = round->Marks(&ExaminationResult::has_changed_mark);
+  Want(round, round->NextStep(Examination::WORK_LOOK_FOR_CHANGES, with_own(changed, changed_own)));
+  std::vector<std::string> expected;
+  for (const std::string& name : seen.names) {
+    if (std::count(changed.begin(), changed.end(), name) > 0) expected.push_back(name);
+  }
+  if (!expected.empty()) {
+    checks.push_back(
+        CheckChanges(files, folder, expected, token, mixture, patience_.marks, parts_.clock));
+  }
+  return round->Await(patience_.answers, cancelled);
+}
+
+absl::Status FleetExaminer::MeasureLinks(const std::shared_ptr<Round>& round, bool all_pairs,
+                                         const std::function<bool()>& cancelled) {
+  const std::vector<std::string> names = round->Listening();
+  for (const LinkRound& pairs :
+       PlanLinkRounds(static_cast<int>(names.size()), all_pairs, parts_.random)) {
+    Want(round, round->NextLinks(names, pairs));
+    ANNEAL_RETURN_IF_ERROR(round->Await(patience_.links, cancelled));
+  }
+  return absl::OkStatus();
+}
+
 absl::StatusOr<v1::CheckFleetResponse> FleetExaminer::Examine(
-    const std::function<bool()>& cancelled) {
+    const v1::CheckFleetRequest& request, const std::function<bool()>& cancelled) {
   if (busy_.exchange(true))
     return absl::AbortedError("the fleet is being examined already: wait for that");
   const absl::Cleanup free = [this] { busy_ = false; };
   const auto round = std::make_shared<Round>(RandomHex(kTokenBytes, parts_.random),
                                              *parts_.roster.workers(), parts_.clock);
-  const FleetInbox::ExaminationSink sink = [round](const std::string& worker,
-                                                   const ExaminationResult& result) {
-    round->Hear(worker, result);
-  };
   FileSystem& files = parts_.storage.files();
   const std::string folder = parts_.storage.Absolute(round->folder());
   const absl::Cleanup put_away = [&] {
@@ -234,17 +304,12 @@ absl::StatusOr<v1::CheckFleetResponse> FleetExaminer::Examine(
     parts_.inbox.Examine({}, nullptr);
   };
 
-  parts_.inbox.Examine(round->FirstHalf(), sink);
+  Want(round, round->NextStep(Examination::WORK_LOOK_AT_MACHINE));
   std::vector<v1::Check> own = {
       CheckStorage(files, absl::StrCat(folder, "/of-", kOwnMark), parts_.clock)};
-  const absl::Status left = LeaveMark(files, folder, kOwnMark, round->token());
-  ANNEAL_RETURN_IF_ERROR(round->Await(&ExaminationResult::is_ready, /*only_ready=*/false,
-                                      patience_.answers, cancelled));
-  parts_.inbox.Examine(round->SecondHalf(left.ok(), parts_.random), sink);
-  own.push_back(
-      CheckMarks(files, folder, round->Marks(), round->token(), patience_.marks, parts_.clock));
-  ANNEAL_RETURN_IF_ERROR(round->Await(&ExaminationResult::is_complete, /*only_ready=*/true,
-                                      patience_.answers, cancelled));
+  ANNEAL_RETURN_IF_ERROR(round->Await(patience_.answers, cancelled));
+  ANNEAL_RETURN_IF_ERROR(CompareStorage(round, cancelled, own));
+  ANNEAL_RETURN_IF_ERROR(MeasureLinks(round, request.all_pairs(), cancelled));
 
   v1::CheckFleetResponse response;
   for (v1::Check& check : own) {

@@ -1,8 +1,10 @@
 #include "coordinator/api/fleet_examiner.h"
 
+#include <algorithm>
 #include <filesystem>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -12,7 +14,7 @@
 #include "common/base/temp_dir.h"
 #include "common/config/version.h"
 #include "common/host/check.h"
-#include "common/host/storage_checks.h"
+#include "common/host/storage_marks.h"
 #include "coordinator/lifecycle/proto_time.h"
 #include "gmock/gmock.h"
 
@@ -23,6 +25,7 @@ using internal::Examination;
 using internal::ExaminationResult;
 using ::testing::AllOf;
 using ::testing::Contains;
+using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 using ::testing::Not;
@@ -34,8 +37,9 @@ class FakeFleet : public FleetInbox {
   struct Worker {
     absl::Duration clock_ahead = absl::ZeroDuration();
     bool answers = true;
-    bool comes_to_an_end = true;
-    std::string storage_root;  // where its marks lie
+    int does_steps = 1000;           // then it stands still
+    bool shows_old_content = false;  // says that it has changed its mark, and nobody sees it
+    std::string storage_root;        // where its marks lie
     double bytes_per_second = 1e9;
     std::string link_error;
     std::vector<v1::Check> checks = {};
@@ -47,45 +51,80 @@ class FakeFleet : public FleetInbox {
   void Examine(std::map<std::string, Examination> wanted, ExaminationSink sink) override {
     if (during) during();
     wanted_ = std::move(wanted);
+    if (wanted_.empty()) marks_.clear();
+    rounds_.emplace_back();
     for (const auto& [name, examination] : wanted_) {
-      if (workers.at(name).answers) sink(name, Answer(name, workers.at(name), examination));
+      const Worker& worker = workers.at(name);
+      if (!worker.answers) continue;
+      ExaminationResult& result = results_[name];
+      if (result.token() != examination.token()) result.Clear();
+      result.set_token(examination.token());
+      const google::protobuf::Timestamp now =
+          TimestampOf(Clock::Real().TimeNow() + worker.clock_ahead);
+      *result.mutable_hear_time() = *result.mutable_send_time() = now;
+      if (examination.step() <= worker.does_steps) {
+        Do(name, worker, examination, result);
+        result.set_step(examination.step());
+      }
+      sink(name, result);
     }
+    if (rounds_.back().empty()) rounds_.pop_back();
   }
 
   const std::map<std::string, Examination>& wanted() const { return wanted_; }
+  // Pairs that were measured at a time.
+  const std::vector<std::set<std::pair<std::string, std::string>>>& rounds() const {
+    return rounds_;
+  }
   std::map<std::string, Worker> workers;
   std::function<void()> during;
 
  private:
-  static ExaminationResult Answer(const std::string& name, const Worker& worker,
-                                  const Examination& examination) {
+  void Do(const std::string& name, const Worker& worker, const Examination& examination,
+          ExaminationResult& result) {
     FileSystem& files = FileSystem::Posix();
-    const std::string folder =
-        absl::StrCat(worker.storage_root, "/tmp/doctor-", examination.token());
-    ExaminationResult result;
-    result.set_token(examination.token());
-    const google::protobuf::Timestamp now =
-        TimestampOf(Clock::Real().TimeNow() + worker.clock_ahead);
-    *result.mutable_hear_time() = *result.mutable_send_time() = now;
-    result.set_listen_address(absl::StrCat(name, ":40000"));
-    result.set_is_ready(true);
-    for (const v1::Check& check : worker.checks) *result.add_checks() = check;
-    result.set_has_left_mark(LeaveMark(files, folder, name, examination.token()).ok());
-    if (!examination.everyone_is_ready() || !worker.comes_to_an_end) return result;
-    for (const Examination::Peer& peer : examination.peers()) {
-      ExaminationResult::Link& link = *result.add_links();
-      link.set_worker(peer.worker());
-      link.set_bytes_per_second(worker.bytes_per_second);
-      link.set_error(worker.link_error);
+    const std::string& token = examination.token();
+    const std::string folder = absl::StrCat(worker.storage_root, "/tmp/doctor-", token);
+    const std::vector<std::string> marks(examination.marks().begin(), examination.marks().end());
+    if (examination.work() == Examination::WORK_LOOK_AT_MACHINE) {
+      result.set_listen_address(absl::StrCat(name, ":40000"));
+      for (const v1::Check& check : worker.checks) *result.add_checks() = check;
+      auto mark = StorageMark::Leave(files, folder, name, token);
+      result.set_has_left_mark(mark.ok());
+      if (mark.ok()) marks_[name] = *std::move(mark);
+    } else if (examination.work() == Examination::WORK_LOOK_FOR_MARKS) {
+      MarksSeen seen = CheckMarks(files, folder, marks, token, absl::ZeroDuration(), Clock::Real());
+      *result.add_checks() = seen.check;
+      seen_[name] = seen.names;
+    } else if (examination.work() == Examination::WORK_CHANGE_MARKS) {
+      result.set_has_changed_mark(worker.shows_old_content || marks_.at(name)->Change().ok());
+    } else if (examination.work() == Examination::WORK_LOOK_FOR_CHANGES) {
+      std::vector<std::string> names;
+      for (const std::string& other : seen_[name]) {
+        if (std::count(marks.begin(), marks.end(), other) > 0) names.push_back(other);
+      }
+      *result.add_checks() =
+          CheckChanges(files, folder, names, token, "", absl::ZeroDuration(), Clock::Real());
+    } else if (examination.work() == Examination::WORK_MEASURE_LINKS) {
+      for (const Examination::Peer& peer : examination.peers()) {
+        EXPECT_EQ(peer.address(), peer.worker() + ":40000");
+        rounds_.back().insert({name, peer.worker()});
+        ExaminationResult::Link& link = *result.add_links();
+        link.set_worker(peer.worker());
+        link.set_bytes_per_second(worker.bytes_per_second);
+        link.set_back_bytes_per_second(worker.bytes_per_second);
+        link.set_error(worker.link_error);
+      }
+    } else {
+      ADD_FAILURE() << examination.ShortDebugString();
     }
-    *result.add_checks() =
-        CheckMarks(files, folder, {examination.marks().begin(), examination.marks().end()},
-                   examination.token(), absl::ZeroDuration(), Clock::Real());
-    result.set_is_complete(true);
-    return result;
   }
 
   std::map<std::string, Examination> wanted_;
+  std::map<std::string, ExaminationResult> results_;
+  std::map<std::string, std::unique_ptr<StorageMark>> marks_;
+  std::map<std::string, std::vector<std::string>> seen_;
+  std::vector<std::set<std::pair<std::string, std::string>>> rounds_;
 };
 
 class FleetExaminerTest : public ::testing::Test {
@@ -106,8 +145,12 @@ class FleetExaminerTest : public ::testing::Test {
   }
   absl::StatusOr<v1::CheckFleetResponse> Examine(bool cancelled = false) {
     FleetExaminer examiner({roster_, fleet_, *storage_, Clock::Real(), random_},
-                           {.answers = absl::Milliseconds(300), .marks = absl::Milliseconds(300)});
-    return examiner.Examine([cancelled] { return cancelled; });
+                           {.answers = absl::Milliseconds(300),
+                            .links = absl::Milliseconds(300),
+                            .marks = absl::Milliseconds(300)});
+    v1::CheckFleetRequest request;
+    request.set_all_pairs(all_pairs_);
+    return examiner.Examine(request, [cancelled] { return cancelled; });
   }
   // "machine name verdict: measured" of each check that is not OK.
   std::vector<std::string> NotOk() {
@@ -130,6 +173,7 @@ class FleetExaminerTest : public ::testing::Test {
   FleetRoster roster_;
   std::vector<v1::Worker> roster_workers_;
   FakeFleet fleet_;
+  bool all_pairs_ = false;
 };
 
 TEST_F(FleetExaminerTest, AWholeFleetIsWell) {
@@ -144,6 +188,7 @@ TEST_F(FleetExaminerTest, AWholeFleetIsWell) {
   for (const char* name :
        {"coordinator storage", "coordinator shared storage", "workers/w1 answer",
         "workers/w1 version", "workers/w1 clock", "workers/w1 shared storage",
+        "workers/w1 shared storage changes", "coordinator shared storage changes",
         "workers/w1 link to w2", "workers/w1 link to w3", "workers/w2 link to w3"}) {
     EXPECT_THAT(names, Contains(name));
   }
@@ -185,7 +230,8 @@ TEST_F(FleetExaminerTest, LinksAreJudgedAgainstEachOther) {
   Add("w4").link_error = "unused: the last measures no pair";
   fleet_.workers["w2"].link_error = "cannot connect";
   const std::vector<std::string> found = NotOk();
-  EXPECT_THAT(found, Contains(HasSubstr("workers/w3 link to w4 VERDICT_WARNING: 10 MB/s")));
+  EXPECT_THAT(found,
+              Contains(HasSubstr("workers/w3 link to w4 VERDICT_WARNING: w3 to w4 10 MB/s")));
   EXPECT_THAT(found, Contains("workers/w2 link to w3 VERDICT_FAILED: cannot connect"));
   EXPECT_THAT(found, Contains("workers/w2 link to w4 VERDICT_FAILED: cannot connect"));
   EXPECT_EQ(found.size(), 3u);
@@ -194,11 +240,59 @@ TEST_F(FleetExaminerTest, LinksAreJudgedAgainstEachOther) {
 TEST_F(FleetExaminerTest, WhoDoesNotAnswerIsNotWaitedForLong) {
   Add("w1");
   Add("w2").answers = false;
-  Add("w3").comes_to_an_end = false;
+  Add("w3").does_steps = 2;
   const std::vector<std::string> found = NotOk();
-  EXPECT_THAT(found, ::testing::ElementsAre(
-                         HasSubstr("workers/w2 answer VERDICT_FAILED: no answer in time"),
-                         HasSubstr("workers/w3 answer VERDICT_FAILED: has begun")));
+  EXPECT_THAT(found, ElementsAre(HasSubstr("workers/w2 answer VERDICT_FAILED: no answer in time"),
+                                 HasSubstr("workers/w3 answer VERDICT_FAILED: has begun")));
+}
+
+TEST_F(FleetExaminerTest, PairsAreMeasuredInRoundsThatDisturbNobody) {
+  for (const char* name : {"w1", "w2", "w3", "w4"}) Add(name);
+  EXPECT_THAT(NotOk(), IsEmpty());
+  ASSERT_EQ(fleet_.rounds().size(), 3u);
+  std::set<std::pair<std::string, std::string>> pairs;
+  for (const auto& round : fleet_.rounds()) {
+    EXPECT_EQ(round.size(), 2u);
+    pairs.insert(round.begin(), round.end());
+  }
+  EXPECT_EQ(pairs.size(), 6u);
+}
+
+TEST_F(FleetExaminerTest, AllPairsOfManyOnlyWhenAsked) {
+  for (int i = 0; i < 34; ++i) Add(absl::StrCat("w", i));
+  const auto measured = [this] {
+    const size_t before = fleet_.rounds().size();
+    EXPECT_THAT(NotOk(), IsEmpty());
+    size_t pairs = 0;
+    for (size_t i = before; i < fleet_.rounds().size(); ++i) pairs += fleet_.rounds()[i].size();
+    return pairs;
+  };
+  EXPECT_EQ(measured(), 2 * 34u);
+  all_pairs_ = true;
+  EXPECT_EQ(measured(), 34u * 33 / 2);
+}
+
+TEST_F(FleetExaminerTest, WhatAFileSystemGoesOnShowingIsNamed) {
+  Add("w1");
+  Add("w2").shows_old_content = true;
+  const std::vector<std::string> found = NotOk();
+  EXPECT_THAT(
+      found,
+      Contains(AllOf(HasSubstr("coordinator shared storage changes VERDICT_FAILED: after 300ms"),
+                     HasSubstr("renamed over not yet of w2"))));
+  EXPECT_THAT(found, Contains(HasSubstr("workers/w1 shared storage changes VERDICT_FAILED")));
+  EXPECT_EQ(found.size(), 2u);
+}
+
+TEST_F(FleetExaminerTest, WhoDropsOutBetweenRoundsIsNotMeasuredWith) {
+  for (const char* name : {"w1", "w2", "w3", "w4"}) Add(name);
+  fleet_.workers["w2"].does_steps = 5;  // the first round
+  EXPECT_THAT(NotOk(), ElementsAre(HasSubstr("workers/w2 answer VERDICT_FAILED: has begun")));
+  size_t with_w2 = 0;
+  for (const auto& round : fleet_.rounds()) {
+    for (const auto& [a, b] : round) with_w2 += a == "w2" || b == "w2";
+  }
+  EXPECT_LE(with_w2, 2u) << "the round that it has done, and the one in which it stood still";
 }
 
 TEST_F(FleetExaminerTest, OneAtATimeAndOnlyWhileSomebodyWaits) {
@@ -206,10 +300,12 @@ TEST_F(FleetExaminerTest, OneAtATimeAndOnlyWhileSomebodyWaits) {
   EXPECT_THAT(Examine(/*cancelled=*/true), StatusIs(absl::StatusCode::kCancelled));
   EXPECT_THAT(fleet_.wanted(), IsEmpty());
   FleetExaminer examiner({roster_, fleet_, *storage_, Clock::Real(), random_},
-                         {.answers = absl::Milliseconds(1), .marks = absl::Milliseconds(1)});
+                         {.answers = absl::Milliseconds(1),
+                          .links = absl::Milliseconds(1),
+                          .marks = absl::Milliseconds(1)});
   absl::Status second;
-  fleet_.during = [&] { second = examiner.Examine([] { return false; }).status(); };
-  EXPECT_THAT(examiner.Examine([] { return false; }), testing::IsOk());
+  fleet_.during = [&] { second = examiner.Examine({}, [] { return false; }).status(); };
+  EXPECT_THAT(examiner.Examine({}, [] { return false; }), testing::IsOk());
   EXPECT_THAT(second, StatusIs(absl::StatusCode::kAborted));
 }
 

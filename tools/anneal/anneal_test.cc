@@ -320,7 +320,9 @@ TEST_F(AnnealTest, DoctorNamesWhatFailsInTheFleet) {
   const Outcome failed = Anneal({"doctor", "--all-workers", "--output", "json"});
   EXPECT_EQ(failed.code, 6);
   EXPECT_THAT(failed.out, HasSubstr("\"verdict\":\"VERDICT_FAILED\""));
+  EXPECT_EQ(Anneal({"doctor", "--all-workers", "--all-pairs"}).code, 6);
   EXPECT_EQ(Anneal({"doctor", "--all-workers", "--storage-root", "/tmp"}).code, 2);
+  EXPECT_EQ(Anneal({"doctor", "--all-pairs"}).code, 2) << "pairs are of workers";
 }
 
 TEST_F(AnnealTest, DoctorWithoutACoordinatorStillLooksAtTheMachine) {

@@ -31,11 +31,12 @@ namespace {
 
 using Cluster = v1::ClusterService::StubInterface;
 
-// Both halves of an examination, and the storage's own time.
-constexpr absl::Duration kFleetTimeout = absl::Minutes(2);
+// All rounds of links, each of which takes some seconds, and up to minutes where something hangs.
+constexpr absl::Duration kFleetTimeout = absl::Hours(2);
 
 struct DoctorOptions {
   bool all_workers = false;
+  bool all_pairs = false;
   std::string storage_root;
   std::string data_address = "0.0.0.0";
   std::string nvml_library = "libnvidia-ml.so.1";
@@ -54,7 +55,7 @@ v1::Check CheckStorageHere(const std::string& root) {
 std::vector<v1::Check> LookAtThisMachine(const DoctorOptions& options) {
   const absl::StatusOr<std::vector<GpuDevice>> gpus = ListGpus(options.nvml_library);
   std::vector<v1::Check> checks = {
-      CheckGpuDriver(options.nvml_library),
+      CheckGpuDriver(options.nvml_library), CheckRdma(LockableBytes()),
       CheckSharedMemory(gpus.ok() ? static_cast<int>(gpus->size()) : 0),
       CheckPorts(options.data_address)};
   if (!options.storage_root.empty()) checks.push_back(CheckStorageHere(options.storage_root));
@@ -122,9 +123,10 @@ absl::StatusOr<ExitCode> Doctor(CommandLine& line, const DoctorOptions& options)
   add(std::move(of_coordinator));
   if (options.all_workers) {
     ANNEAL_ASSIGN_OR_RETURN(Client * client, line.client());
-    ANNEAL_ASSIGN_OR_RETURN(
-        const v1::CheckFleetResponse fleet,
-        client->Call(&Cluster::CheckFleet, v1::CheckFleetRequest(), kFleetTimeout));
+    v1::CheckFleetRequest request;
+    request.set_all_pairs(options.all_pairs);
+    ANNEAL_ASSIGN_OR_RETURN(const v1::CheckFleetResponse fleet,
+                            client->Call(&Cluster::CheckFleet, request, kFleetTimeout));
     found.MergeFrom(fleet);
   }
   if (line.json()) {
@@ -177,6 +179,11 @@ void AddDoctorCommand(CommandLine& line) {
   CLI::Option* all = doctor->add_flag(
       "--all-workers", options->all_workers,
       "Check every worker, the ways between them and their storage instead of this machine");
+  doctor
+      ->add_flag("--all-pairs", options->all_pairs,
+                 "Measure the links between all workers also where there are more than 32; takes "
+                 "some seconds for each worker")
+      ->needs(all);
   doctor
       ->add_option("--storage-root", options->storage_root,
                    "Folder that is, or shall be, the storage root of a worker here")

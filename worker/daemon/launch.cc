@@ -145,4 +145,17 @@ std::vector<SpareRequest> MakeFirstSpares(const std::vector<v1::Slot>& slots,
   return spares;
 }
 
+std::vector<TrainerSlot> MakeTrainerSlots(const std::vector<v1::Slot>& slots,
+                                          const WorkerOptions& options,
+                                          const std::map<std::string, std::string>& inherited) {
+  std::vector<TrainerSlot> made;
+  for (const v1::Slot& slot : slots) {
+    ProcessImage image = MakeImage("anneal-trainer", slot.threads(), &slot, options);
+    image.environment.insert(inherited.begin(), inherited.end());
+    made.push_back(
+        {slot.id(), slot.accelerator(), std::move(image.program), std::move(image.environment)});
+  }
+  return made;
+}
+
 }  // namespace anneal

@@ -1,6 +1,7 @@
 #pragma once
 // How a task becomes a process: pure functions of plain values.
 
+#include <map>
 #include <string>
 #include <vector>
 
@@ -9,6 +10,7 @@
 #include "anneal/v1/cluster_service.pb.h"
 #include "common/protocol/run_folder_layout.h"
 #include "worker/daemon/options.h"
+#include "worker/examiner/slot_lender.h"
 #include "worker/supervisor/keeper_link.h"
 #include "worker/supervisor/run_folder.h"
 
@@ -35,6 +37,12 @@ SpawnRequest MakeSpawnRequest(const RunFolder& folder, const TaskFile& task,
 // its slot.
 std::vector<SpareRequest> MakeFirstSpares(const std::vector<v1::Slot>& slots,
                                           const WorkerOptions& options);
+
+// How measurements start a trainer in these slots, with the environment that a task's has: its own
+// settings over `inherited`, those of this process.
+std::vector<TrainerSlot> MakeTrainerSlots(const std::vector<v1::Slot>& slots,
+                                          const WorkerOptions& options,
+                                          const std::map<std::string, std::string>& inherited);
 
 // <storage root>/jobs/<job>/logs/g<generation>/rank<rank>.log, or .../logs/prepare.log
 std::string LogPath(const protocol::TaskKey& key, const std::string& storage_root);

@@ -131,5 +131,20 @@ TEST_F(LaunchTest, ATaskBecomesAProcess) {
   EXPECT_THAT(prepare.image.environment, Not(Contains(Key("CUDA_VISIBLE_DEVICES"))));
 }
 
+TEST_F(LaunchTest, MeasurementsStartAsTasksDo) {
+  slots_[0].set_threads(3);
+  slots_[1].set_accelerator(v1::ResourceSpec::ACCELERATOR_GPU);
+  const std::vector<TrainerSlot> slots =
+      MakeTrainerSlots(slots_, options_, {{"NCCL_DEBUG", "INFO"}, {"OMP_NUM_THREADS", "64"}});
+  ASSERT_EQ(slots.size(), 2u);
+  EXPECT_EQ(slots[0].id, "cpu0");
+  EXPECT_EQ(slots[0].program, "/opt/bin/anneal-trainer");
+  EXPECT_THAT(slots[0].environment, Contains(Pair("OMP_NUM_THREADS", "3")));
+  EXPECT_THAT(slots[0].environment, Not(Contains(Key("CUDA_VISIBLE_DEVICES"))));
+  EXPECT_EQ(slots[1].accelerator, v1::ResourceSpec::ACCELERATOR_GPU);
+  EXPECT_THAT(slots[1].environment, Contains(Pair("CUDA_VISIBLE_DEVICES", "GPU-1")));
+  EXPECT_THAT(slots[1].environment, Contains(Pair("NCCL_DEBUG", "INFO")));
+}
+
 }  // namespace
 }  // namespace anneal

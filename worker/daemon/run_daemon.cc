@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <csignal>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -30,9 +31,11 @@
 #include "worker/daemon/await_slots.h"
 #include "worker/daemon/coordinator_link.h"
 #include "worker/daemon/gpu_metrics.h"
+#include "worker/daemon/launch.h"
 #include "worker/daemon/worker_daemon.h"
 #include "worker/daemon/worker_metrics.h"
 #include "worker/examiner/examiner.h"
+#include "worker/supervisor/spawn.h"
 
 namespace anneal {
 namespace {
@@ -69,6 +72,7 @@ absl::Status RunDaemon(const WorkerOptions& options, UniqueFd keeper_fd) {
   // A daemon without a keeper can do nothing, and the next keeper starts its own.
   ::prctl(PR_SET_PDEATHSIG, SIGKILL);
   ::signal(SIGPIPE, SIG_IGN);
+  const std::map<std::string, std::string> environment = ReadEnvironment();
   KeeperClient keeper(std::move(keeper_fd));
   Clock& clock = Clock::Real();
   MetricRegistry registry;
@@ -100,7 +104,8 @@ absl::Status RunDaemon(const WorkerOptions& options, UniqueFd keeper_fd) {
       {.data_address = options.data_address,
        .storage_root = options.storage_root,
        .worker = options.name,
-       .nvml_library = options.inventory.use_gpus ? options.inventory.nvml_library : ""},
+       .nvml_library = options.inventory.use_gpus ? options.inventory.nvml_library : "",
+       .slots = MakeTrainerSlots(slots, options, environment)},
       FileSystem::Posix(), [fd = wake.get()] { WorkerDaemon::WakeUp(fd); }, clock);
   WorkerDaemon daemon(options, std::move(slots), keeper, link, examiner, wake.get(), metrics,
                       clock);

@@ -138,6 +138,7 @@ absl::Status WorkerDaemon::Run() {
     if (examiner_.TakeNews()) changed_ = true;
     StopOrphans();
     AdvanceTasks();
+    TellBusySlots();
     ForgetUndesired();
     StartWaitingTasks();
     AskForSpares();
@@ -245,6 +246,7 @@ std::unique_ptr<Task> WorkerDaemon::MakeTask(const TaskKey& key, const DesiredTa
 void WorkerDaemon::StartWaitingTasks() {
   for (const auto& [key, task] : tasks_) {
     if (task->state() != Task::State::kWaiting || !MayStart(*task)) continue;
+    TellBusySlots(task.get());
     task->Start();
     changed_ = true;
   }
@@ -268,6 +270,15 @@ void WorkerDaemon::AdvanceTasks() {
     if (task->Advance()) changed_ = true;
     if (held && !task->holds_slots()) metrics_.CountEnd(key.kind, task->exit());
   }
+}
+
+void WorkerDaemon::TellBusySlots(const Task* starting) {
+  std::set<std::string> busy;
+  for (const auto& [key, task] : tasks_) {
+    if (task.get() == starting || task->holds_slots())
+      busy.insert(task->slots().begin(), task->slots().end());
+  }
+  examiner_.SetBusySlots(std::move(busy));
 }
 
 void WorkerDaemon::ForgetUndesired() {

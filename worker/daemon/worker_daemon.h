@@ -71,6 +71,8 @@ class WorkerDaemon {
   void StartWaitingTasks();
   bool MayStart(const Task& task) const;
   void AdvanceTasks();
+  // Which slots tasks hold, and the one that is about to start.
+  void TellBusySlots(const Task* starting = nullptr);
   void ForgetUndesired();
   void AskForSpares();
   void StopOrphans();

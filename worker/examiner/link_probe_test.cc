@@ -20,16 +20,16 @@ absl::StatusOr<LinkMeasurement> Measure(absl::string_view listener,
   return MeasureLink(kHere, listener, token, Clock::Real());
 }
 
-TEST(LinkProbeTest, MeasuresAStreamAndRoundTrips) {
-  ANNEAL_ASSERT_OK_AND_ASSIGN(const auto listener, LinkListener::Start(kHere, kToken));
+TEST(LinkProbeTest, MeasuresAStreamEachWayAndRoundTrips) {
+  ANNEAL_ASSERT_OK_AND_ASSIGN(const auto listener, LinkListener::Start(kHere, kToken, nullptr));
   ANNEAL_ASSERT_OK_AND_ASSIGN(const LinkMeasurement measured, Measure(listener->address()));
-  EXPECT_GT(measured.bytes_per_second, 1e6);
+  EXPECT_GT(measured.bytes_per_second, 0);
+  EXPECT_GT(measured.back_bytes_per_second, 0);
   EXPECT_GT(measured.round_trip_seconds, 0);
-  EXPECT_LT(measured.round_trip_seconds, 1);
 }
 
 TEST(LinkProbeTest, SeveralAreServedOneAfterAnother) {
-  ANNEAL_ASSERT_OK_AND_ASSIGN(const auto listener, LinkListener::Start(kHere, kToken));
+  ANNEAL_ASSERT_OK_AND_ASSIGN(const auto listener, LinkListener::Start(kHere, kToken, nullptr));
   std::vector<absl::Status> results(3, absl::UnknownError("not measured"));
   {
     std::vector<Thread> threads;
@@ -41,7 +41,7 @@ TEST(LinkProbeTest, SeveralAreServedOneAfterAnother) {
 }
 
 TEST(LinkProbeTest, WithoutTheTokenNothingIsAnswered) {
-  ANNEAL_ASSERT_OK_AND_ASSIGN(const auto listener, LinkListener::Start(kHere, kToken));
+  ANNEAL_ASSERT_OK_AND_ASSIGN(const auto listener, LinkListener::Start(kHere, kToken, nullptr));
   EXPECT_THAT(Measure(listener->address(), std::string(32, 'u')),
               StatusIs(absl::StatusCode::kUnavailable));
   EXPECT_THAT(Measure(listener->address()), IsOk()) << "the next one is served";
@@ -50,14 +50,16 @@ TEST(LinkProbeTest, WithoutTheTokenNothingIsAnswered) {
 TEST(LinkProbeTest, WhatCannotBeReachedIsSaid) {
   std::string address;
   {
-    ANNEAL_ASSERT_OK_AND_ASSIGN(const auto listener, LinkListener::Start(kHere, kToken));
+    ANNEAL_ASSERT_OK_AND_ASSIGN(const auto listener, LinkListener::Start(kHere, kToken, nullptr));
     address = listener->address();
   }
   EXPECT_THAT(Measure(address), StatusIs(absl::StatusCode::kUnavailable));
   EXPECT_THAT(Measure("nowhere"), StatusIs(absl::StatusCode::kInvalidArgument));
   // For documentation (RFC 5737): nobody has it.
-  EXPECT_THAT(LinkListener::Start("192.0.2.1", kToken), StatusIs(absl::StatusCode::kUnavailable));
-  EXPECT_THAT(LinkListener::Start(kHere, "short"), StatusIs(absl::StatusCode::kInvalidArgument));
+  EXPECT_THAT(LinkListener::Start("192.0.2.1", kToken, nullptr),
+              StatusIs(absl::StatusCode::kUnavailable));
+  EXPECT_THAT(LinkListener::Start(kHere, "short", nullptr),
+              StatusIs(absl::StatusCode::kInvalidArgument));
 }
 
 }  // namespace

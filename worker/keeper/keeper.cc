@@ -20,7 +20,7 @@
 #include "common/base/status.h"
 #include "common/protocol/child_channel.h"
 #include "worker/keeper/child_exec.h"
-#include "worker/keeper/spawn.h"
+#include "worker/supervisor/spawn.h"
 
 namespace anneal {
 namespace {

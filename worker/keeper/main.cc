@@ -21,7 +21,7 @@
 #include "worker/keeper/child_exec.h"
 #include "worker/keeper/keeper.h"
 #include "worker/keeper/program_path.h"
-#include "worker/keeper/spawn.h"
+#include "worker/supervisor/spawn.h"
 
 namespace {
 

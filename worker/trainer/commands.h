@@ -14,5 +14,9 @@ int SpareCommand(int argc, char** argv);
 int LogitsCommand(int argc, char** argv);
 // A model's answer to a prompt.
 int GenerateCommand(int argc, char** argv);
+// One of two ranks that measure collectives between workers, and whether the CUDA library loads:
+// for anneal doctor (common/protocol/bench_messages.h).
+int BenchCollectiveCommand(int argc, char** argv);
+int CheckCudaCommand(int argc, char** argv);
 
 }  // namespace anneal::trainer

@@ -42,6 +42,9 @@ constexpr Command kCommands[] = {
     {"spare", anneal::trainer::SpareCommand, "wait for a worker's task, then train"},
     {"logits", anneal::trainer::LogitsCommand, "write a model's logits for rows of token ids"},
     {"generate", anneal::trainer::GenerateCommand, "answer a prompt with a model and an adapter"},
+    {"bench-collective", anneal::trainer::BenchCollectiveCommand,
+     "measure collectives between two workers"},
+    {"check-cuda", anneal::trainer::CheckCudaCommand, "say what the CUDA library finds"},
 };
 
 int Usage() {
@@ -49,7 +52,7 @@ int Usage() {
       stderr,
       "usage: anneal-trainer [COMMAND] [ARGUMENTS]; --help after a command shows its arguments\n");
   for (const Command& command : kCommands)
-    std::fprintf(stderr, "  %-10s %s\n", command.name, command.help);
+    std::fprintf(stderr, "  %-16s %s\n", command.name, command.help);
   return 2;
 }
 

@@ -1,6 +1,7 @@
 // Stands for libnvidia-ml.so.1 with two GPUs. Built as a shared library, loaded by tests. With
 // FAKE_NVML_BROKEN defined its start fails, as that of a driver does that does not fit the kernel;
-// with FAKE_NVML_OLD the driver runs no CUDA newer than 12.4.
+// with FAKE_NVML_OLD the driver runs no CUDA newer than 12.4; with FAKE_NVML_COMPAT it is an older
+// one that runs CUDA 13 all the same.
 
 #include <sched.h>
 
@@ -20,7 +21,11 @@ int nvmlInit_v2() { return 0; }
 int nvmlShutdown() { return 0; }
 const char* nvmlErrorString(int) { return "Driver/library version mismatch"; }
 int nvmlSystemGetDriverVersion(char* version, unsigned length) {
+#ifdef FAKE_NVML_COMPAT
+  std::strncpy(version, "570.86.15", length);
+#else
   std::strncpy(version, "580.65.06", length);
+#endif
   return 0;
 }
 int nvmlSystemGetCudaDriverVersion_v2(int* version) {

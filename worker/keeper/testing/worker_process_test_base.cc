@@ -15,7 +15,7 @@
 #include "common/format/json.h"
 #include "common/protocol/messages.h"
 #include "worker/daemon/launch.h"
-#include "worker/keeper/spawn.h"
+#include "worker/supervisor/spawn.h"
 
 namespace anneal::testing {
 

@@ -1,4 +1,4 @@
-#include "worker/keeper/spawn.h"
+#include "worker/supervisor/spawn.h"
 
 #include <fcntl.h>
 #include <spawn.h>
@@ -36,6 +36,10 @@ absl::StatusOr<pid_t> Spawn(const SpawnOptions& options) {
     // since 2.29).
     posix_spawn_file_actions_adddup2(&actions, options.inherited_fd, options.inherited_as);
   }
+  if (options.output_fd >= 0)
+    posix_spawn_file_actions_adddup2(&actions, options.output_fd, STDOUT_FILENO);
+  if (options.error_fd >= 0)
+    posix_spawn_file_actions_adddup2(&actions, options.error_fd, STDERR_FILENO);
   posix_spawnattr_t attributes;
   posix_spawnattr_init(&attributes);
   sigset_t none, all;

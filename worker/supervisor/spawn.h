@@ -1,12 +1,12 @@
 #pragma once
-// posix_spawn with what the keeper needs: an own process group, no inherited signal settings,
-// nothing open but the standard descriptors.
+// posix_spawn with what the worker's processes need: an own process group, no inherited signal
+// settings, nothing open but the standard descriptors.
+
+#include <sys/types.h>
 
 #include <map>
 #include <string>
 #include <vector>
-
-#include <sys/types.h>
 
 #include "absl/status/statusor.h"
 
@@ -20,8 +20,11 @@ struct SpawnOptions {
   // rule of this code base.
   int inherited_fd = -1;
   int inherited_as = -1;
+  // Its standard output and error. -1 = ours.
+  int output_fd = -1;
+  int error_fd = -1;
 };
-// Standard input is /dev/null, standard output and error are ours.
+// Standard input is /dev/null.
 absl::StatusOr<pid_t> Spawn(const SpawnOptions& options);
 
 // The environment of this process. Read once, at the start of main.
