@@ -217,7 +217,9 @@ TEST_F(ProjectsTest, WhatAJobNamesIsOfItsOwnProject) {
       EXPECT_THAT(checked->issues(0).message(), Not(HasSubstr("vision")));
     }
     // An adapter is no whole model to begin from, whoever asks.
-    if (field != "spec.model of a job") EXPECT_THAT(Create(request), IsOk());
+    if (field != "spec.model of a job") {
+      EXPECT_THAT(Create(request), IsOk());
+    }
   }
 }
 

@@ -134,7 +134,9 @@ TEST_F(CertificateAuthorizationTest, RolesFindWhatIsTheirProjectsOwnAndNothingEl
         EXPECT_EQ(ReasonOf(status), "ROLE_TOO_WEAK") << status;
         continue;
       }
-      if (!need.is_shared) EXPECT_THAT(stranger, StatusIs(absl::StatusCode::kNotFound));
+      if (!need.is_shared) {
+        EXPECT_THAT(stranger, StatusIs(absl::StatusCode::kNotFound));
+      }
       EXPECT_TRUE(status.ok() || ReasonOf(status) == "WRONG_STATE") << status;
     }
   }

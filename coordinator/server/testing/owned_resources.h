@@ -15,7 +15,7 @@
 #include "common/base/status_matchers.h"
 #include "common/rpc/channel.h"
 #include "common/rpc/status.h"
-#include "coordinator/api/read_job_log.h"
+#include "common/storage/layout.h"
 
 namespace anneal::testing {
 
