@@ -12,6 +12,7 @@
 #include "common/base/status.h"
 #include "common/format/json.h"
 #include "common/protocol/messages.h"
+#include "common/protocol/run_folder_layout.h"
 
 namespace anneal {
 namespace {
