@@ -12,11 +12,9 @@
 #include <string>
 #include <vector>
 
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
-#include "common/base/clock.h"
 #include "common/base/status.h"
 #include "common/metrics/testing/http_get.h"
 #include "coordinator/catalog/schema.h"
@@ -40,17 +38,6 @@ class CoordinatorTest : public testing::CoordinatorFixture {
     v1::ListStepMetricsRequest request;
     request.set_name(name);
     return Call(*jobs_, &Jobs::ListStepMetrics, request);
-  }
-  // Polls the admin endpoint, which announces nothing; fails the test after 20 s.
-  void AwaitMetric(const std::string& line) {
-    const absl::Duration end = Clock::Real().MonotonicNow() + absl::Seconds(20);
-    std::string page;
-    do {
-      page = testing::HttpGet(coordinator_->admin_address(), "GET /metrics");
-      if (absl::StrContains(page, line)) return;
-      Clock::Real().Sleep(absl::Milliseconds(20));
-    } while (Clock::Real().MonotonicNow() < end);
-    ADD_FAILURE() << "waited in vain for " << line << page;
   }
 };
 
@@ -450,42 +437,6 @@ TEST_F(CoordinatorTest, ProbesTellWhetherDecisionsCanBeKept) {
   EXPECT_THAT(Create(NewRequest(1)), StatusIs(absl::StatusCode::kUnavailable));
   EXPECT_THAT(testing::HttpGet(admin, "GET /readyz"), HasSubstr("the catalog cannot be written"));
   EXPECT_THAT(testing::HttpGet(admin, "GET /livez"), HasSubstr("200 OK"));
-}
-
-TEST_F(CoordinatorTest, WhatIsWantedShowsBeforeThereIsAnyWorker) {
-  options_.admin_listen = "127.0.0.1:0";
-  StartCoordinator();
-  v1::CreateJobRequest request = NewRequest(4);
-  request.mutable_spec()->mutable_resources()->set_accelerator(v1::ResourceSpec::ACCELERATOR_GPU);
-  ANNEAL_ASSERT_OK_AND_ASSIGN(const v1::Job job, Create(request));
-  EXPECT_EQ(job.state(), v1::JOB_STATE_PENDING);
-  AwaitMetric("anneal_slots_wanted{accelerator=\"gpu\"} 4\n");
-  EXPECT_THAT(testing::HttpGet(coordinator_->admin_address(), "GET /metrics"),
-              HasSubstr("anneal_slots_wanted{accelerator=\"cpu\"} 0\n"));
-  ANNEAL_ASSERT_OK(Act(&Jobs::CancelJob, job.name()));
-  AwaitMetric("anneal_slots_wanted{accelerator=\"gpu\"} 0\n");
-}
-
-TEST_F(CoordinatorTest, WorkersHearWhetherTheirKindOfSlotIsWanted) {
-  auto worker = StartWorker("w1", 1);
-  const auto await = [&worker](bool wanted) {
-    worker->AwaitDesired([wanted](const internal::Desired& d) { return d.is_wanted() == wanted; });
-  };
-  v1::CreateJobRequest request = NewRequest(2);
-  request.mutable_spec()->mutable_resources()->set_accelerator(v1::ResourceSpec::ACCELERATOR_GPU);
-  ANNEAL_ASSERT_OK(Create(request));
-  FinishPrepare(*worker);
-  worker->AwaitTasks(0);
-  EXPECT_FALSE(worker->AwaitTasks(0).is_wanted()) << "it has no GPU";
-  worker->observed().clear_tasks();
-  worker->Sync();
-  ANNEAL_ASSERT_OK_AND_ASSIGN(const v1::Job job, Create(NewRequest(2)));
-  await(true);
-  FinishPrepare(*worker);
-  AwaitState(job.name(), v1::JOB_STATE_QUEUED);
-  await(true);
-  ANNEAL_ASSERT_OK(Act(&Jobs::CancelJob, job.name()));
-  await(false);
 }
 
 TEST_F(CoordinatorTest, TwoCoordinatorsCannotShareAFolder) {
