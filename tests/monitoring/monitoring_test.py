@@ -194,9 +194,9 @@ def test_numbers_of_jobs_are_neither_added_up_nor_without_their_job():
 
 def test_events_are_bars_of_an_interval():
     for where, panel in all_panels():
-        counts = any("increase(" in query.expr for query in panel.queries)
+        counts = any(re.search(r"increase\(|changes\(", query.expr) for query in panel.queries)
         assert panel.bars == counts, where
-        assert not any(re.search(r"increase\([^)]*\[\$__range\]", query.expr) for query in panel.queries), where
+        assert not any(re.search(r"(increase|changes)\([^)]*\[\$__range\]", query.expr) for query in panel.queries), where
         assert "within the time shown" not in panel.description, where
 
 

@@ -196,9 +196,9 @@ CONTROL_PLANE = Dashboard("anneal-control-plane", "Anneal / Control plane", "The
               *(Query(f"histogram_quantile({q}, sum by (le) (rate(anneal_job_queue_wait_seconds_bucket{{{AT}}}[$__range]))) >= 0",
                       f"p{q * 100:.0f}") for q in (0.5, 0.9)), live=False),
         RESTARTS,
-        graph("Starts", "Starts of the coordinator, and of each worker's daemon, after the first within the time shown.", "short",
-              Query(f"changes(anneal_coordinator_epoch{{{AT}}}[$__range])", "coordinator"),
-              Query(f"changes(anneal_worker_incarnation{{{AT}}}[$__range])", "{{instance}}")),
+        bars("Starts", "Starts of the coordinator, and of each worker's daemon.", "short",
+             Query(f"changes(anneal_coordinator_epoch{{{AT}}}[$__rate_interval])", "coordinator"),
+             Query(f"changes(anneal_worker_incarnation{{{AT}}}[$__rate_interval])", "{{instance}}")),
     ]),
     ("Programs", [
         graph("Coordinator heard", "1 while a worker hears the coordinator.", "short",

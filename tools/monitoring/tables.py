@@ -25,9 +25,10 @@ LABELS = {
     "gpu": Label("UUID of a GPU", "the GPUs of a machine", ("GPU-8f6d0000", "GPU-8f6d0001")),
     "job_id": Label("id of a job, without `jobs/`", "series end 5 minutes after the job", ("01hf7yat00abcdefghjkmnpqrs",)),
     "kind": Label("what a process does", "prepare, train", ("prepare", "train")),
-    "limit": Label("which limit", "key_request_rate, project_request_rate, project_streams, project_uploads, project_storage",
+    "limit": Label("which limit", "key_request_rate, project_request_rate, project_streams, project_uploads, project_storage, "
+                   "project_jobs, failed_authentication_rate",
                    ("key_request_rate", "project_uploads")),
-    "method": Label("gRPC method, or how a job trains", "the API's methods; lora, full", ("anneal.v1.FineTuningService/CreateJob",)),
+    "method": Label("gRPC method, or how a job trains", "the API's methods, unknown for others; lora, full", ("anneal.v1.FineTuningService/CreateJob",)),
     "model": Label("the base model as the user named it", "one a job", ("models/tiny",)),
     "outcome": Label("how a process ended", "ok, failed, killed", ("ok", "failed", "killed")),
     "phase": Label("part of a training step, or what else a trainer does",
