@@ -11,6 +11,7 @@
 #include "common/rpc/paging.h"
 #include "common/rpc/request_id.h"
 #include "common/rpc/status.h"
+#include "coordinator/api/list_usage.h"
 #include "coordinator/api/resource_names.h"
 #include "coordinator/lifecycle/proto_time.h"
 
@@ -96,6 +97,16 @@ grpc::Status ClusterServiceImpl::CheckFleet(grpc::ServerContext* context,
     return absl::OkStatus();
   };
   return ToGrpcStatus(check());
+}
+grpc::Status ClusterServiceImpl::ListUsage(grpc::ServerContext* context,
+                                           const v1::ListUsageRequest* request,
+                                           v1::ListUsageResponse* response) {
+  const auto list = [&]() -> absl::Status {
+    const Right right = request->all_projects() ? Right::kOperate : Right::kRead;
+    ANNEAL_ASSIGN_OR_RETURN(const Caller caller, parts_.authenticator.CallerOf(*context, right));
+    return anneal::ListUsage(parts_.usage, caller, *request, response);
+  };
+  return ToGrpcStatus(list());
 }
 
 }  // namespace anneal

@@ -6,14 +6,16 @@
 #include "common/base/clock.h"
 #include "common/rpc/authentication.h"
 #include "coordinator/api/fleet_examiner.h"
+#include "coordinator/catalog/usage_ledger.h"
 #include "coordinator/collection/storage_collector.h"
 #include "coordinator/fleet/fleet_roster.h"
 #include "coordinator/fleet/fleet_session.h"
 
 namespace anneal {
 
-// Purpose: shows, drains and examines workers. The fleet belongs to no project, so any caller sees
-// it; jobs of other projects in its slots are shown by name only. Owner: Coordinator. Thread-safe.
+// Purpose: shows, drains and examines workers, and tells who has used them. The fleet belongs to no
+// project, so any caller sees it; jobs of other projects in its slots are shown by name only.
+// Owner: Coordinator. Thread-safe.
 class ClusterServiceImpl : public v1::ClusterService::Service {
  public:
   struct Parts {
@@ -22,6 +24,7 @@ class ClusterServiceImpl : public v1::ClusterService::Service {
     FleetInbox& inbox;
     const StorageCollector& collector;
     FleetExaminer& examiner;
+    UsageLedger& usage;
     Clock& clock;
   };
   explicit ClusterServiceImpl(const Parts& parts) : parts_(parts) {}
@@ -39,6 +42,8 @@ class ClusterServiceImpl : public v1::ClusterService::Service {
                               v1::Coordinator* response) override;
   grpc::Status CheckFleet(grpc::ServerContext* context, const v1::CheckFleetRequest* request,
                           v1::CheckFleetResponse* response) override;
+  grpc::Status ListUsage(grpc::ServerContext* context, const v1::ListUsageRequest* request,
+                         v1::ListUsageResponse* response) override;
 
  private:
   absl::Status List(const grpc::ServerContext& context, const v1::ListWorkersRequest& request,

@@ -137,6 +137,7 @@ absl::Status SqliteCatalogStore::Commit(const CatalogChange& change) {
     }
   }
   ANNEAL_RETURN_IF_ERROR(PutWorkers(change.workers));
+  ANNEAL_RETURN_IF_ERROR(AddUsage(change.usage, database_));
   return transaction.Commit();
 }
 

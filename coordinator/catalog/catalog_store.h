@@ -12,6 +12,7 @@
 #include "absl/time/time.h"
 #include "anneal/internal/catalog.pb.h"
 #include "anneal/v1/job.pb.h"
+#include "coordinator/catalog/usage_ledger.h"
 
 namespace anneal {
 
@@ -21,9 +22,11 @@ struct CatalogChange {
   std::vector<std::pair<std::string, v1::JobEvent>> events;      // by job id, to append
   std::vector<std::string> deleted_jobs;
   std::vector<internal::WorkerRecord> workers;
+  UsageRows usage = {};  // to add to what is booked
 
   bool empty() const {
-    return jobs.empty() && events.empty() && deleted_jobs.empty() && workers.empty();
+    return jobs.empty() && events.empty() && deleted_jobs.empty() && workers.empty() &&
+           usage.empty();
   }
 };
 

@@ -55,6 +55,16 @@ CREATE TABLE workers (
 CREATE TABLE keys (
   id TEXT PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID;    -- anneal.internal.KeyRecord
 )sql",
+    R"sql(
+-- Slot-seconds, added to and never deleted; project and creator are empty for free slots.
+CREATE TABLE usage (
+  day INTEGER NOT NULL,                            -- since 1970, in UTC
+  project TEXT NOT NULL, creator TEXT NOT NULL,
+  accelerator INTEGER NOT NULL,                    -- anneal.v1.ResourceSpec.Accelerator
+  useful REAL NOT NULL, redone REAL NOT NULL, lost REAL NOT NULL, idle REAL NOT NULL,
+  free REAL NOT NULL,
+  PRIMARY KEY (day, project, creator, accelerator)) WITHOUT ROWID;
+)sql",
 };
 
 constexpr const char* kMetricsMigrations[] = {

@@ -76,7 +76,7 @@ absl::Time NextDeadline(const internal::JobRecord& record) {
   }
   if (state == v1::JOB_STATE_RUNNING && limits.max_slot_seconds() > 0) {
     const double left = limits.max_slot_seconds() + record.limit_base_slot_seconds() -
-                        record.job().usage().slot_seconds();
+                        record.slot_account().ended_attempts();
     next = std::min(next, start + absl::Seconds(left / std::max(1, record.train().ranks_size())));
   }
   return next;

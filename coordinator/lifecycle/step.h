@@ -9,6 +9,7 @@
 #include "anneal/internal/catalog.pb.h"
 #include "anneal/v1/job.pb.h"
 #include "coordinator/lifecycle/lifecycle_event.h"
+#include "coordinator/lifecycle/slot_account.h"
 
 namespace anneal {
 
@@ -17,6 +18,8 @@ struct StepResult {
   internal::JobRecord record;
   // To append to the job's history, numbered without gaps after the record's last.
   std::vector<v1::JobEvent> events;
+  // To add to what is booked for the job: its slots' time since the record was changed last.
+  SlotTimeByDay slot_time;
   // False: the event meant nothing to this job, and `record` is as it was.
   bool changed = false;
   // True: the job's outputs need to have their name (OutputPath) before this is made durable. If

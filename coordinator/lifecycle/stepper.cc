@@ -25,13 +25,16 @@ absl::Status Stepper::Apply(const LifecycleEvent& event) {
                        std::holds_alternative<ResumeRequested>(event) ||
                        std::holds_alternative<FinishRequested>(event) ||
                        std::holds_alternative<StacksRequested>(event);
+  account_before_ = record_.slot_account();
   // Terminal states never change; a request must hear why.
   if (IsTerminal(state()) && !request) return absl::OkStatus();
+  CountSlotTime(now_, &record_, &slot_time_);
   return std::visit([this](const auto& e) { return On(e); }, event);
 }
 
 void Stepper::Create() {
   *job().mutable_create_time() = TimestampOf(now_);
+  OpenSlotAccount(now_, &record_, &slot_time_);
   Enter(v1::JOB_STATE_PENDING, "WAITING_FOR_PREPARE_SLOT", "waits for a prepare slot");
 }
 
@@ -39,8 +42,13 @@ StepResult Stepper::Finish() {
   if (changed_) {
     record_.set_version(record_.version() + 1);
     job().set_etag(absl::StrCat(record_.version()));
+    ShowSlotTime(now_, &record_);
+  } else if (record_.has_slot_account()) {
+    *record_.mutable_slot_account() = std::move(account_before_);
+    slot_time_.clear();
   }
-  return {std::move(record_), std::move(events_), changed_, publishes_output_};
+  return {std::move(record_), std::move(events_), std::move(slot_time_), changed_,
+          publishes_output_};
 }
 
 v1::JobEvent& Stepper::AddEvent(v1::JobEvent::Level level, absl::string_view message) {
@@ -59,6 +67,11 @@ void Stepper::Enter(v1::JobState to, absl::string_view reason, absl::string_view
   const v1::JobState from = state();
   ANNEAL_CHECK(from == v1::JOB_STATE_UNSPECIFIED || IsLegalTransition(from, to));
   if (HasTrainers(from) && !HasTrainers(to)) EndAttempt();
+  if (to == v1::JOB_STATE_FAILED || to == v1::JOB_STATE_CANCELLING) {
+    CountLost(&record_, &slot_time_);
+  } else if (HasTrainers(from) && !HasTrainers(to) && !IsTerminal(to)) {
+    CountAttemptEnd(&record_, &slot_time_);
+  }
   if (to != v1::JOB_STATE_PAUSING && to != v1::JOB_STATE_PREEMPTING) record_.clear_stop_reason();
   job().set_state(to);
   job().set_state_reason(std::string(reason));
@@ -79,8 +92,8 @@ void Stepper::EndAttempt() {
   const double seconds =
       std::max(0.0, absl::ToDoubleSeconds(now_ - TimeOf(record_.train().start_time())));
   record_.set_train_seconds(record_.train_seconds() + seconds);
-  v1::JobUsage& usage = *job().mutable_usage();
-  usage.set_slot_seconds(usage.slot_seconds() + seconds * record_.train().ranks_size());
+  internal::SlotAccount& account = *record_.mutable_slot_account();
+  account.set_ended_attempts(account.ended_attempts() + seconds * record_.train().ranks_size());
 }
 
 void Stepper::EnterQueue(absl::string_view reason, absl::string_view message) {

@@ -15,6 +15,7 @@
 #include "common/protocol/messages.h"
 #include "coordinator/lifecycle/blame.h"
 #include "coordinator/lifecycle/lifecycle_event.h"
+#include "coordinator/lifecycle/slot_account.h"
 #include "coordinator/lifecycle/states.h"
 #include "coordinator/lifecycle/step.h"
 #include "google/rpc/code.pb.h"
@@ -109,6 +110,8 @@ class Stepper {
   internal::JobRecord record_;
   const absl::Time now_;
   std::vector<v1::JobEvent> events_;
+  SlotTimeByDay slot_time_;
+  internal::SlotAccount account_before_;  // for an event that changes nothing
   bool changed_ = false;
   bool publishes_output_ = false;
 };

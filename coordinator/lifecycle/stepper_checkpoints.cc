@@ -26,6 +26,7 @@ void Stepper::CommitCheckpoint(const protocol::CheckpointReport& report) {
   if (report.validation_loss.has_value()) checkpoint.set_validation_loss(*report.validation_loss);
   checkpoint.set_write_seconds(report.write_seconds);
   checkpoint.set_stall_seconds(report.stall_seconds);
+  checkpoint.set_trained_slot_seconds(TrainedBy(record_, report.write_seconds));
   auto& checkpoints = *record_.mutable_checkpoints();
   // A generation that has gone back replaces what is ahead of it: the steps are done again.
   checkpoints.erase(std::remove_if(checkpoints.begin(), checkpoints.end(),
@@ -62,6 +63,7 @@ void Stepper::Resumed(const protocol::ResumedReport& report) {
     }
   }
   job().set_checkpoint_step(record_.checkpoints().empty() ? 0 : record_.checkpoints(0).step());
+  if (!report.damaged.empty()) CountRedone(&record_, &slot_time_);
   if (!report.dir.empty())
     AddEvent(v1::JobEvent::LEVEL_INFO, absl::StrCat("goes on after step ", report.step));
   if (!report.fingerprint_change.empty()) {
@@ -102,7 +104,7 @@ void Stepper::CheckLimits() {
   const v1::LimitSpec& limits = job().resolved().spec().limits();
   const double seconds = absl::ToDoubleSeconds(now_ - TimeOf(record_.train().start_time()));
   const double hours = (record_.train_seconds() + seconds - record_.limit_base_seconds()) / 3600;
-  const double slot_seconds = job().usage().slot_seconds() +
+  const double slot_seconds = record_.slot_account().ended_attempts() +
                               seconds * record_.train().ranks_size() -
                               record_.limit_base_slot_seconds();
   std::string reached;

@@ -262,6 +262,7 @@ void Stepper::RankEnded(const TaskEnded& event) {
 
 absl::Status Stepper::On(const TaskLost& event) {
   if (!MarkEnded(event.task)) return absl::OkStatus();
+  if (internal::RankRecord* rank = FindRank(event.task)) rank->set_lost(true);
   if (state() == v1::JOB_STATE_PREPARING && event.task.kind == TaskKey::Kind::kPrepare) {
     if (record_.prepare().attempt() - record_.lost_prepare_attempt() >= kMaxPrepareAttempts) {
       FailPrepare(

@@ -65,16 +65,6 @@ void Stepper::AttemptFailed(const internal::TaskFailure& failure) {
   const std::optional<std::string> spent = SpendRetry(blame, made_progress);
   DescribeAttemptEnd(failure, blame, message, /*goes_on=*/!spent.has_value());
 
-  // What was done since the last checkpoint, or the start, is done again.
-  const bool resumes_from_own = !record_.checkpoints().empty() &&
-                                record_.checkpoints(0).generation() == record_.train().generation();
-  const absl::Time kept_until = TimeOf(resumes_from_own ? record_.checkpoints(0).create_time()
-                                                        : record_.train().start_time());
-  v1::JobUsage& usage = *job().mutable_usage();
-  usage.set_redone_slot_seconds(usage.redone_slot_seconds() +
-                                std::max(0.0, absl::ToDoubleSeconds(now_ - kept_until)) *
-                                    record_.train().ranks_size());
-
   if (spent.has_value()) {
     const bool same_step = record_.retry().same_step_failures() >= kMaxSameStepFailures;
     Fail(static_cast<google::rpc::Code>(failure.code()),
@@ -82,6 +72,7 @@ void Stepper::AttemptFailed(const internal::TaskFailure& failure) {
          failure.worker(), failure.rank(), same_step ? failure.reason() : "");
     return;
   }
+  CountRedone(&record_, &slot_time_);
   if (state() == v1::JOB_STATE_PAUSING) {
     Pause("a trainer died while pausing");
   } else {
@@ -150,6 +141,7 @@ absl::Status Stepper::On(const Tick&) {
   } else if ((state() == v1::JOB_STATE_PAUSING || state() == v1::JOB_STATE_PREEMPTING) &&
              now_ >= TimeOf(record_.state_time()) + kStopPatience) {
     // It hangs: what it has done since its last checkpoint is given up.
+    CountRedone(&record_, &slot_time_);
     if (state() == v1::JOB_STATE_PAUSING) {
       Pause("stopped by force, as it did not reach a step boundary");
     } else {

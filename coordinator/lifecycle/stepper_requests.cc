@@ -104,7 +104,7 @@ absl::Status Stepper::On(const ResumeRequested& event) {
   }
   Accept(event.request_id);
   record_.set_limit_base_seconds(record_.train_seconds());
-  record_.set_limit_base_slot_seconds(job().usage().slot_seconds());
+  record_.set_limit_base_slot_seconds(record_.slot_account().ended_attempts());
   if (record_.has_prepared()) {
     EnterQueue();
   } else {

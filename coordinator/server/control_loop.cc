@@ -50,6 +50,7 @@ absl::Status ControlLoop::Load() {
   ANNEAL_RETURN_IF_ERROR(SkipLostGenerations(records));
   for (internal::JobRecord& record : records) {
     PackOrigins(&record);
+    OpenSlotAccountOf(record);
     auto shared = std::make_shared<const internal::JobRecord>(std::move(record));
     Keep(shared);
     if (!shared->request_id().empty()) requests_[RequestKey(*shared)] = shared->id();
@@ -197,6 +198,7 @@ void ControlLoop::RunTurn(std::vector<Message> messages) {
   }
   CheckDeadlines(turn);
   Schedule(turn);
+  BookUsage(turn);
   const absl::Status status = Commit(turn);
   {
     absl::MutexLock lock(&mu_);
@@ -270,6 +272,7 @@ absl::Status ControlLoop::Apply(const std::string& id, const LifecycleEvent& eve
     NoteFault(e, result.record, turn.now);
     turn.change.events.emplace_back(id, std::move(e));
   }
+  Book(result.record, result.slot_time, turn);
   if (std::holds_alternative<SlotsAssigned>(event))
     meters_.GoBack(id, result.record.train().first_step());
   if (in_place) {
@@ -373,6 +376,7 @@ void ControlLoop::Install(Turn& turn) {
     meters_.TakeRecord(*record, turn.now);
     if (IsTerminal(record->job().state())) meters_.End(id, turn.monotonic_now);
   }
+  InstallUsage(turn);
   requests_.merge(turn.new_requests);
   for (const std::string& id : turn.change.deleted_jobs) {
     const auto found = jobs_.find(id);
@@ -433,6 +437,7 @@ void ControlLoop::Publish() {
     last_roster_ = now;
     std::vector<v1::Worker> workers = fleet_.Roster(now, parts_.clock.TimeNow());
     parts_.metrics.CountWorkers(workers);
+    free_slots_.Look(workers, RecoveringJobs(), parts_.clock.TimeNow());
     parts_.roster.Publish(std::move(workers));
   }
   if (unpublished_.empty() && unpublished_deletions_.empty()) return;

@@ -33,6 +33,7 @@
 #include "coordinator/server/answers.h"
 #include "coordinator/server/coordinator_metrics.h"
 #include "coordinator/server/deadlines.h"
+#include "coordinator/server/free_slots.h"
 #include "coordinator/server/job_meters.h"
 #include "coordinator/server/job_queue.h"
 
@@ -140,6 +141,7 @@ class ControlLoop : public EventSink, public FleetInbox {
     std::vector<std::function<Answers::Answer(const absl::Status&)>> replies;  // to the commit
     std::vector<std::shared_ptr<FleetSession>> read_next;
     std::string call;  // the one whose wish is being carried out; empty for what happens by itself
+    bool books_free_slots = false;
   };
 
   ControlLoop(ControlLoopParts parts, const ControlLoopOptions& options, int64_t epoch);
@@ -185,6 +187,15 @@ class ControlLoop : public EventSink, public FleetInbox {
   // Carries the job over the event, into the turn; gives its outputs their name if that ends it.
   absl::Status Apply(const std::string& id, const LifecycleEvent& event, Turn& turn);
 
+  // What slots did (control_loop_usage.cc). A record of an earlier version is given its account,
+  // which is booked with the next commit.
+  void OpenSlotAccountOf(internal::JobRecord& record);
+  void Book(const internal::JobRecord& record, const SlotTimeByDay& slot_time, Turn& turn);
+  // What no change of a job has booked. After everything else that a turn decides.
+  void BookUsage(Turn& turn);
+  void InstallUsage(const Turn& turn);
+  JobTable RecoveringJobs() const;
+
   absl::Status Commit(Turn& turn);
   void Install(Turn& turn);
   // Takes the record as the job's newest, wherever it is looked up.
@@ -216,6 +227,9 @@ class ControlLoop : public EventSink, public FleetInbox {
   // Loop thread only.
   Fleet fleet_;
   JobMeters meters_;
+  FreeSlots free_slots_;
+  std::map<std::string, SlotTimeByDay> opened_;  // accounts, by job, since the last commit
+  absl::Duration last_booking_ = -absl::InfiniteDuration();
   JobTable jobs_;
   std::map<v1::JobState, int> counts_;           // of jobs_, by state
   std::map<std::string, std::string> requests_;  // request key -> job

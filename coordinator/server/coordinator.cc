@@ -105,6 +105,7 @@ absl::Status Coordinator::OpenStores() {
   clients_ = std::make_unique<ClientAuthenticator>(*authenticator_, *limits_);
   workers_ = std::make_unique<WorkerAuthenticator>(*authenticator_, *limits_);
   ANNEAL_ASSIGN_OR_RETURN(history_, JobHistory::Open(options_.data_dir));
+  ANNEAL_ASSIGN_OR_RETURN(usage_, UsageLedger::Open(options_.data_dir));
   ANNEAL_ASSIGN_OR_RETURN(store_, CatalogStore::Open(options_.data_dir));
   ANNEAL_ASSIGN_OR_RETURN(steps_, StepMetricsWriter::Open(options_.data_dir));
   ANNEAL_ASSIGN_OR_RETURN(loop_, ControlLoop::Create({*store_, *steps_, catalog_, roster_,
@@ -146,8 +147,8 @@ absl::Status Coordinator::StartServing() {
                                                   StorageCollector::Options());
   examiner_ = std::make_unique<FleetExaminer>(
       FleetExaminer::Parts{roster_, *loop_, *storage_, clock_, random_});
-  cluster_service_ = std::make_unique<ClusterServiceImpl>(
-      ClusterServiceImpl::Parts{*clients_, roster_, *loop_, *collector_, *examiner_, clock_});
+  cluster_service_ = std::make_unique<ClusterServiceImpl>(ClusterServiceImpl::Parts{
+      *clients_, roster_, *loop_, *collector_, *examiner_, *usage_, clock_});
   files_ = std::make_unique<FileLibrary>(
       FileLibrary::Parts{*resources_, *limits_, *storage_, clock_, random_},
       FileLibrary::Options());

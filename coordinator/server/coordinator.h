@@ -39,6 +39,7 @@
 #include "coordinator/catalog/job_history.h"
 #include "coordinator/catalog/key_store.h"
 #include "coordinator/catalog/resource_store.h"
+#include "coordinator/catalog/usage_ledger.h"
 #include "coordinator/catalog/wal_checkpointer.h"
 #include "coordinator/collection/storage_collector.h"
 #include "coordinator/fleet/fleet_roster.h"
@@ -107,6 +108,7 @@ class Coordinator {
   std::unique_ptr<KeyStore> keys_;
   std::unique_ptr<AuditLog> audit_;
   std::unique_ptr<JobHistory> history_;
+  std::unique_ptr<UsageLedger> usage_;
   std::unique_ptr<CatalogStore> store_;
   std::unique_ptr<StepMetricsWriter> steps_;
   std::unique_ptr<WalCheckpointer> checkpointer_;

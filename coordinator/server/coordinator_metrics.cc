@@ -33,6 +33,14 @@ CoordinatorMetrics::CoordinatorMetrics(MetricRegistry& r)
                        "Slots that jobs want and do not have; also of those that are, or will be, "
                        "prepared first.",
                        {"accelerator"}}),
+      slot_seconds(r, {"anneal_slot_seconds_total",
+                       "Time times slots, by what they did: training (evaluation and export "
+                       "included), idle (held by a job that starts, stops or recovers) or free.",
+                       {"accelerator", "use"}}),
+      wasted_slot_seconds(r, {"anneal_wasted_slot_seconds_total",
+                              "Of the training in anneal_slot_seconds_total, what was redone after "
+                              "a fault, or lost with a job that failed or was cancelled.",
+                              {"accelerator", "use"}}),
       oldest_wait(r, {"anneal_jobs_oldest_wait_seconds",
                       "How long the job that waits longest has waited this time, by what it waits "
                       "for.",
@@ -148,6 +156,22 @@ CoordinatorMetrics::CoordinatorMetrics(MetricRegistry& r)
   for (Blame blame : {Blame::kInfrastructure, Blame::kUser, Blame::kUnknown})
     jobs_failed.Add(0, {BlameName(blame)});
   CountQueue({}, {}, absl::Time());
+  for (const auto accelerator :
+       {v1::ResourceSpec::ACCELERATOR_CPU, v1::ResourceSpec::ACCELERATOR_GPU})
+    CountSlotTime({{UsageKey{.accelerator = accelerator}, UsageSeconds()}});
+}
+
+void CoordinatorMetrics::CountSlotTime(const UsageRows& booked) {
+  for (const auto& [key, seconds] : booked) {
+    const char* kind = key.accelerator == v1::ResourceSpec::ACCELERATOR_GPU ? "gpu" : "cpu";
+    // What moves from one kind of training to another stays training; rounding is no fall.
+    const double training = seconds.held.useful + seconds.held.redone + seconds.held.lost;
+    slot_seconds.Add(std::max(0.0, training), {kind, "training"});
+    slot_seconds.Add(seconds.held.idle, {kind, "idle"});
+    slot_seconds.Add(seconds.free, {kind, "free"});
+    wasted_slot_seconds.Add(seconds.held.redone, {kind, "redone"});
+    wasted_slot_seconds.Add(seconds.held.lost, {kind, "lost"});
+  }
 }
 
 void CoordinatorMetrics::CountWorkers(const std::vector<v1::Worker>& roster) {

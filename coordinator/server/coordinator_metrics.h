@@ -12,6 +12,7 @@
 #include "anneal/v1/cluster_service.pb.h"
 #include "anneal/v1/job.pb.h"
 #include "common/metrics/metrics.h"
+#include "coordinator/catalog/usage_ledger.h"
 #include "coordinator/lifecycle/blame.h"
 #include "coordinator/scheduling/placement_policy.h"
 #include "coordinator/server/job_queue.h"
@@ -25,6 +26,7 @@ struct CoordinatorMetrics {
   void CountJobs(const std::map<v1::JobState, int>& by_state);
   void CountWorkers(const std::vector<v1::Worker>& roster);
   void CountQueue(const std::vector<WaitingJob>& queue, const SlotsWanted& wanted, absl::Time now);
+  void CountSlotTime(const UsageRows& booked);
   // `cause`: the reason of its last failure, where `reason` sums up several; else the same.
   void CountEnd(absl::string_view job, v1::JobState state, absl::string_view reason,
                 absl::string_view cause);
@@ -32,14 +34,16 @@ struct CoordinatorMetrics {
   void CountFailure(Blame blame) { jobs_failed.Increment({BlameName(blame)}); }
 
   Gauge epoch;
-  Gauge jobs;           // {state}
-  Counter jobs_ended;   // {state, reason}
-  Counter jobs_failed;  // {blame}
-  Gauge workers;        // {state}
-  Gauge worker_up;      // {worker}
-  Gauge slots;          // {accelerator, use}
-  Gauge slots_wanted;   // {accelerator}
-  Gauge oldest_wait;    // {resource}
+  Gauge jobs;                   // {state}
+  Counter jobs_ended;           // {state, reason}
+  Counter jobs_failed;          // {blame}
+  Gauge workers;                // {state}
+  Gauge worker_up;              // {worker}
+  Gauge slots;                  // {accelerator, use}
+  Gauge slots_wanted;           // {accelerator}
+  Counter slot_seconds;         // {accelerator, use}
+  Counter wasted_slot_seconds;  // {accelerator, use}
+  Gauge oldest_wait;            // {resource}
   Histogram queue_wait;
   Histogram turn_seconds;
   Counter failed_turns;

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "coordinator/lifecycle/proto_time.h"
+#include "coordinator/lifecycle/slot_account.h"
 #include "coordinator/lifecycle/states.h"
 #include "google/protobuf/util/time_util.h"
 #include "google/rpc/error_details.pb.h"
@@ -251,6 +252,7 @@ void JobMeters::Overlay(internal::JobRecord& record, absl::Time now) const {
   *job.mutable_progress() = meter.progress;
   job.mutable_usage()->set_trained_tokens(meter.tokens);
   job.mutable_usage()->set_supervised_tokens(meter.supervised_tokens);
+  ShowSlotTime(now, &record);
   job.clear_estimated_finish_time();
   const std::optional<absl::Duration> left = TimeLeft(meter);
   if (job.state() != v1::JOB_STATE_RUNNING || !left.has_value()) return;

@@ -102,15 +102,28 @@ TEST_F(UpgradeTest, CatalogsOfAllOlderVersionsAreCarriedOn) {
     const internal::Desired desired = worker->AwaitTasks(1);
     EXPECT_EQ(absl::StrCat("jobs/", desired.tasks(0).id().job()), jobs["waiting"].name());
 
+    // What slots did before they had an account is booked.
+    ANNEAL_ASSERT_OK_AND_ASSIGN(
+        const v1::ListUsageResponse usage,
+        Call(*cluster_, &v1::ClusterService::Stub::ListUsage, v1::ListUsageRequest(), kTesterKey));
+    ASSERT_EQ(usage.usage_size(), 1);
+    EXPECT_EQ(usage.usage(0).creator(), "tester");
+    EXPECT_GT(usage.usage(0).useful_slot_seconds(), 0);
+    EXPECT_DOUBLE_EQ(usage.usage(0).useful_slot_seconds(), jobs["trained"].usage().slot_seconds());
+
+    const auto keys =
+        v1::KeyService::NewStub(*MakeChannel({.target = "unix:" + options_.admin_socket}));
+    ANNEAL_ASSERT_OK_AND_ASSIGN(
+        const v1::ListKeysResponse kept,
+        Call(*keys, &v1::KeyService::Stub::ListKeys, v1::ListKeysRequest(), ""));
+    EXPECT_EQ(kept.keys_size(), version >= 2 ? 1 : 0) << "version 2 brought them";
+
     // And what the new version brings is there.
     v1::CreateKeyRequest key;
     key.set_role(v1::Key::ROLE_USER);
     key.set_project("default");
     key.set_creator("ada");
-    EXPECT_THAT(
-        Call(*v1::KeyService::NewStub(*MakeChannel({.target = "unix:" + options_.admin_socket})),
-             &v1::KeyService::Stub::CreateKey, key, ""),
-        IsOk());
+    EXPECT_THAT(Call(*keys, &v1::KeyService::Stub::CreateKey, key, ""), IsOk());
     coordinator_.reset();
     EXPECT_EQ(SchemaVersion(), newest_);
   }

@@ -30,11 +30,14 @@ class SimDisk {
     if (full_) return absl::ResourceExhaustedError("no space left on the disk (simulated)");
     for (const auto& [job, event] : change.events) CheckEvent(job, event);
     for (const auto& record : change.jobs) CheckRecord(*record);
+    for (const auto& record : change.jobs) CheckHeld(*record);
     for (const auto& record : change.jobs) jobs_[record->id()] = record->SerializeAsString();
     for (const internal::WorkerRecord& worker : change.workers)
       workers_[worker.name()] = worker.SerializeAsString();
     for (const std::string& id : change.deleted_jobs) jobs_.erase(id);
     CheckSlots();
+    for (const auto& [key, seconds] : change.usage) Book(key, seconds);
+    CheckBooks();
     return absl::OkStatus();
   }
 
@@ -106,6 +109,70 @@ class SimDisk {
     }
   }
 
+  // All the time that a job's slots were held is counted, and no more: from commit to commit they
+  // are what the record on disk says.
+  void CheckHeld(const internal::JobRecord& record) {
+    Holding& holding = holdings_[record.id()];
+    const absl::Time now = world_.clock().TimeNow();
+    holding.slot_seconds += absl::ToDoubleSeconds(now - holding.since) * holding.slots;
+    holding.since = now;
+    holding.slots = 0;
+    const v1::JobState state = record.job().state();
+    for (const internal::RankRecord& rank : record.train().ranks()) {
+      holding.slots += HasTrainers(state) || (state == v1::JOB_STATE_RECOVERING && !rank.lost()) ||
+                       (state == v1::JOB_STATE_CANCELLING && !rank.ended());
+    }
+    const v1::JobUsage& usage = record.job().usage();
+    EXPECT_NEAR(usage.slot_seconds(), holding.slot_seconds, kRounding) << record.id();
+    const double wasted = usage.redone_slot_seconds() + usage.lost_slot_seconds();
+    const double useful = usage.slot_seconds() - wasted - usage.idle_slot_seconds();
+    EXPECT_GE(useful, -kRounding) << record.id();
+    if (state == v1::JOB_STATE_FAILED || state == v1::JOB_STATE_CANCELLED) {
+      EXPECT_NEAR(useful, 0, kRounding) << record.id();
+    }
+  }
+
+  static void Add(const SlotTime& more, SlotTime* sum) {
+    sum->useful += more.useful;
+    sum->redone += more.redone;
+    sum->lost += more.lost;
+    sum->idle += more.idle;
+  }
+  void Book(const UsageKey& key, const UsageSeconds& seconds) {
+    SlotTime& row = booked_[key];
+    Add(seconds.held, &row);
+    EXPECT_GE(row.useful, -kRounding);
+    EXPECT_GE(seconds.held.redone, 0);
+    EXPECT_GE(seconds.held.lost, 0);
+    EXPECT_GE(seconds.held.idle, 0);
+    EXPECT_GE(seconds.free, 0);
+    EXPECT_EQ(key.project.empty(), seconds.free > 0);
+  }
+  // What is booked is what the jobs together show: nothing twice, nothing missing.
+  void CheckBooks() const {
+    SlotTime booked, shown;
+    for (const auto& [key, row] : booked_) Add(row, &booked);
+    for (const internal::JobRecord& record : jobs()) {
+      const v1::JobUsage& usage = record.job().usage();
+      SlotTime job{.redone = usage.redone_slot_seconds(),
+                   .lost = usage.lost_slot_seconds(),
+                   .idle = usage.idle_slot_seconds()};
+      job.useful = usage.slot_seconds() - job.redone - job.lost - job.idle;
+      Add(job, &shown);
+    }
+    EXPECT_NEAR(booked.useful, shown.useful, kRounding);
+    EXPECT_NEAR(booked.redone, shown.redone, kRounding);
+    EXPECT_NEAR(booked.lost, shown.lost, kRounding);
+    EXPECT_NEAR(booked.idle, shown.idle, kRounding);
+  }
+
+  static constexpr double kRounding = 1e-3;  // of times on disk, to the microsecond
+
+  struct Holding {
+    absl::Time since;
+    int slots = 0;
+    double slot_seconds = 0;
+  };
   struct History {
     int64_t sequence = 0;
     v1::JobState state = v1::JOB_STATE_UNSPECIFIED;
@@ -115,6 +182,8 @@ class SimDisk {
   int64_t epoch_ = 0;
   std::map<std::string, std::string> jobs_, workers_;
   std::map<std::string, History> histories_;
+  std::map<std::string, Holding> holdings_;
+  std::map<UsageKey, SlotTime> booked_;
 };
 
 // The outputs in the storage root, which outlives coordinators too.

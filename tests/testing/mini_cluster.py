@@ -145,8 +145,8 @@ class MiniCluster:
             self.channel.close()
         self.channel = self.connect()
 
-    def connect(self):
-        call_credentials = _BearerKey(KEY)
+    def connect(self, key=KEY):
+        call_credentials = _BearerKey(key)
         return grpc.intercept_channel(grpc.insecure_channel(self.coordinator_ports["api"]), call_credentials)
 
     def start_worker(self, index, coordinator=None, state=None):

@@ -66,9 +66,18 @@ std::string FormatState(const v1::Job& job, const std::vector<v1::JobEvent>& eve
 
 std::string FormatCost(const v1::JobUsage& usage) {
   if (usage.slot_seconds() <= 0) return "";
-  return absl::StrCat("it has held slots for ", ShortDuration(absl::Seconds(usage.slot_seconds())),
-                      " in all, ", ShortDuration(absl::Seconds(usage.redone_slot_seconds())),
-                      " of that for steps that were done again\n");
+  const auto time = [](double seconds) { return ShortDuration(absl::Seconds(seconds)); };
+  std::string text =
+      absl::StrCat("it has held slots for ", time(usage.slot_seconds()), " in all, ",
+                   time(usage.redone_slot_seconds()), " of that for steps that were done again");
+  if (usage.lost_slot_seconds() > 0)
+    absl::StrAppend(&text, ", ", time(usage.lost_slot_seconds()),
+                    " for steps that came to nothing");
+  if (usage.idle_slot_seconds() > 0) {
+    absl::StrAppend(&text, ", ", time(usage.idle_slot_seconds()),
+                    " without training (starting, stopping, recovering)");
+  }
+  return absl::StrCat(text, "\n");
 }
 
 absl::StatusOr<ExitCode> Explain(CommandLine& line, const std::string& text) {

@@ -2,7 +2,6 @@
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
-#include "tools/anneal/usage.h"
 
 namespace anneal::cli {
 namespace {
@@ -39,6 +38,7 @@ TEST(ExplainTest, ListsAttemptsWarningsAndWhatWasDoneAgain) {
   job.set_state(v1::JOB_STATE_RUNNING);
   job.mutable_usage()->set_slot_seconds(600);
   job.mutable_usage()->set_redone_slot_seconds(90);
+  job.mutable_usage()->set_idle_slot_seconds(30);
   v1::JobEvent ended = EventAt(1'700'000'000), warning = EventAt(1'700'000'100),
                note = EventAt(1'700'000'200);
   ended.mutable_attempt_end()->set_generation(1);
@@ -60,7 +60,8 @@ TEST(ExplainTest, ListsAttemptsWarningsAndWhatWasDoneAgain) {
   EXPECT_THAT(FormatExplanation(job, {ended}, kNow), HasSubstr("(infrastructure)\n"));
   EXPECT_THAT(text, HasSubstr("warnings:\n  checkpoint 100-g1 is damaged\n"));
   EXPECT_THAT(text, HasSubstr("held slots for 10m00s in all, 1m30s of that for steps that were "
-                              "done again"));
+                              "done again, 30s without training (starting, stopping, "
+                              "recovering)\n"));
   EXPECT_THAT(text, Not(HasSubstr("validation")));
 }
 
@@ -103,28 +104,6 @@ TEST(ExplainTest, SaysItToProgramsToo) {
   ASSERT_THAT(json["warnings"], SizeIs(1));
   EXPECT_EQ(json["warnings"][0]["message"], "checkpoint 100-g1 is damaged");
   EXPECT_EQ(json["usage"]["slot_seconds"], 1);
-}
-
-TEST(UsageTest, AddsUpByProjectAndUser) {
-  std::vector<v1::Job> jobs(3);
-  for (v1::Job& job : jobs) {
-    job.set_project("vision");
-    job.set_creator("ada");
-    job.mutable_usage()->set_trained_tokens(10);
-    job.mutable_usage()->set_slot_seconds(100);
-    job.mutable_usage()->set_redone_slot_seconds(25);
-  }
-  jobs[2].set_creator("=cmd|' /C calc'!A0, \"x\"");
-  const std::vector<UsageRow> rows = SumUsage(jobs);
-  ASSERT_THAT(rows, SizeIs(2));
-  EXPECT_EQ(rows[1].jobs, 2);
-  EXPECT_EQ(rows[1].trained_tokens, 20);
-  EXPECT_EQ(rows[1].useful_slot_seconds, 150);
-  EXPECT_EQ(rows[1].redone_slot_seconds, 50);
-  EXPECT_EQ(FormatUsageCsv(rows),
-            "project,user,jobs,trained_tokens,useful_slot_seconds,redone_slot_seconds\r\n"
-            "\"vision\",\"'=cmd|' /C calc'!A0, \"\"x\"\"\",1,10,75.0,25.0\r\n"
-            "\"vision\",\"ada\",2,20,150.0,50.0\r\n");
 }
 
 }  // namespace

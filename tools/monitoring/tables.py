@@ -40,7 +40,8 @@ LABELS = {
     "reason": Label("why a job ended", "the first 40 reasons since the start; others are OTHER", ("NON_FINITE_LOSS",)),
     "resource": Label("what a job waits for", "prepare_slot, slots", ("prepare_slot", "slots")),
     "state": Label("state of a job, worker or task", "the states", ("RUNNING",)),
-    "use": Label("whether a slot is in use", "free and taken; busy and free on a worker", ("free", "taken")),
+    "use": Label("whether a slot is in use, or what it did",
+                 "free and taken; busy and free on a worker; training, idle, free, redone, lost", ("free", "taken")),
     "version": Label("version of the program", "one a process", ("0.1.0",)),
     "worker": Label("name of a worker", "the fleet; ends when the worker has left, or was lost for a day", ("g1", "g2")),
 }

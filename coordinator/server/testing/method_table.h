@@ -66,6 +66,7 @@ inline const std::map<std::string, Need>& Needs() {
       {"ClusterService.GetStorage", {Right::kOperate}},
       {"ClusterService.GetCoordinator", {Right::kRead}},
       {"ClusterService.CheckFleet", {Right::kOperate}},
+      {"ClusterService.ListUsage", {Right::kRead}},
       {"KeyService.CreateKey", {Right::kOperate}},
       {"KeyService.ListKeys", {Right::kOperate}},
       {"KeyService.RevokeKey", {Right::kOperate, "key", true}},

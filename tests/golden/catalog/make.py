@@ -1,7 +1,9 @@
 #!/usr/bin/env python3
 """Writes catalog_v<N>.sql, the catalog of a coordinator that has done some of everything, as text.
 
-Usage: ANNEAL_SOURCE_DIR=. ANNEAL_BIN_DIR=build/release/bin tests/golden/catalog/make.py FOLDER TARGET
+Usage: ANNEAL_SOURCE_DIR=. ANNEAL_BIN_DIR=build/release/bin tests/golden/catalog/make.py FOLDER TARGET [OLDER.sql]
+
+With the catalog of an older version, it is that one, opened and added to by the present version.
 
 Run it in a checkout of the version whose schema is wanted, before the schema changes. The service runs in FOLDER, which the catalog
 will name: take one that says nothing about your machine, such as /srv/anneal.
@@ -51,11 +53,27 @@ def fill(folder):
         cluster.jobs.CancelJob(pb2.JobActionRequest(name=submit("cancelled")))
 
 
+def carry_on(folder, older):
+    """What `older` holds, and an API key."""
+    (folder / "catalog").mkdir(mode=0o700)
+    database = sqlite3.connect(folder / "catalog" / "catalog.db")
+    # Its tables come in the order of their names.
+    database.executescript("PRAGMA foreign_keys=OFF;" + older.read_text())
+    database.close()
+    with MiniCluster(folder, workers=0) as cluster:
+        pb2, grpc = stubs("key_service_pb2"), stubs("key_service_pb2_grpc")
+        grpc.KeyServiceStub(cluster.channel).CreateKey(
+            pb2.CreateKeyRequest(role=pb2.Key.ROLE_USER, project="default", creator="ada"))
+
+
 def main():
     folder, target = Path(sys.argv[1]), Path(sys.argv[2])
     folder.mkdir(parents=True)
     try:
-        fill(folder)
+        if len(sys.argv) > 3:
+            carry_on(folder, Path(sys.argv[3]))
+        else:
+            fill(folder)
         database = sqlite3.connect(folder / "catalog" / "catalog.db")
         version = database.execute("PRAGMA user_version").fetchone()[0]
         (target / f"catalog_v{version}.sql").write_text("\n".join(database.iterdump()) + f"\nPRAGMA user_version={version};\n")
