@@ -2,15 +2,19 @@
 
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/arange.h>
+#include <sys/stat.h>
 
 #include <filesystem>
 #include <fstream>
 #include <sstream>
 
 #include "absl/strings/str_cat.h"
+#include "common/base/clock.h"
+#include "common/base/status.h"
 #include "common/base/status_matchers.h"
 #include "common/base/temp_dir.h"
 #include "common/format/json.h"
+#include "common/format/model_directory.h"
 #include "common/format/model_tensors.h"
 #include "common/format/model_weights.h"
 #include "worker/trainer/collective/solo_communicator.h"
