@@ -35,7 +35,9 @@ def test_no_word_of_refused_data_is_in_the_archive(tmp_path, tiny, make_spec):
     spec = make_spec(slots=1)
     del spec.data.train[:]
     spec.data.train.append(f"file://{data}")
-    with MiniCluster(tmp_path / "cluster", workers=1, allowed_roots=[tmp_path, tiny], worker_flags=("--spares=false",)) as cluster:
+    folder = tmp_path / "cluster"
+    folder.mkdir()
+    with MiniCluster(folder, workers=1, allowed_roots=[tmp_path, tiny], worker_flags=("--spares=false",)) as cluster:
         name = create(cluster, spec)
         job = cluster.wait_for_state(name, {"FAILED"})
         assert CANARY[:20] in str(job), "there is something to leave out"
