@@ -52,6 +52,7 @@ class Statement {
 
   // Columns of the present row, from 0. Views hold until the next Step().
   int64_t Int(int column) const;
+  double Double(int column) const;
   bool IsNull(int column) const;
   absl::string_view Bytes(int column) const;
   std::string Text(int column) const { return std::string(Bytes(column)); }
