@@ -17,7 +17,7 @@ constexpr char kSeen[] = "shared storage";
 constexpr char kChanges[] = "shared storage changes";
 // Of one version of a file, in tokens: more than a page, so that a mixture shows, and of two
 // lengths.
-constexpr int kOldTokens = 2048, kNewTokens = 3072;
+constexpr int kOldTokens = 256, kNewTokens = 384;
 constexpr int64_t kMostBytes = 1 << 20;
 constexpr absl::Duration kLookAgainAfter = absl::Milliseconds(20);
 // Reports and checkpoints are looked for by others as soon as they are told of.
