@@ -85,7 +85,7 @@ def test_a_pair_that_cannot_talk_is_named(cluster, tmp_path):
 def test_jobs_keep_their_slots(cluster, make_spec):
     """Where they hold all, the plain link is measured and collectives are not; and they go on."""
     pb2 = stubs("fine_tuning_service_pb2")
-    job = cluster.jobs.CreateJob(pb2.CreateJobRequest(spec=make_spec(epochs=10000))).name
+    job = cluster.jobs.CreateJob(pb2.CreateJobRequest(spec=make_spec(epochs=1000))).name
     wait_until(lambda: cluster.get_job(job).progress.step >= 1, 120, "the job to train on both slots")
     code, checks = doctor(cluster, "--all-workers")
     assert code == 0, checks
