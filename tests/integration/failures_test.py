@@ -104,11 +104,12 @@ def test_a_worker_with_the_name_of_another_takes_its_place(cluster, make_spec):
     old = cluster.workers[0]
     [daemon] = daemons_of(old.popen.pid)
     daemon.kill()  # the second daemon's incarnation is what the new pod has to get past
-    wait_until(lambda: old.log_path.read_text().count(" connected ") >= 2, 30, "a second daemon")
+    connected = "connected coordinator_epoch="
+    wait_until(lambda: old.log_path.read_text().count(connected) >= 2, 30, "a second daemon")
     cluster.start_worker(0, state="new0")
     cluster.workers.append(old)  # to be stopped at the end, too
     new = cluster.workers[0]
-    wait_until(lambda: " connected " in new.log_path.read_text(), 30, "the new worker")
+    wait_until(lambda: connected in new.log_path.read_text(), 30, "the new worker")
     # Both try; the newer stays.
     wait_until(lambda: "is older than" in old.log_path.read_text(), 30, "the old worker to be refused")
     assert "is older than" not in new.log_path.read_text()
