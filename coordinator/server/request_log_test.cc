@@ -80,9 +80,10 @@ TEST_F(RequestLogTest, LinesAboutAJobNameTheCallThatCausedThem) {
   EXPECT_EQ(created[0].at("job"), id);
   EXPECT_EQ(created[0].at("request_id"), "create-1");
   const auto changed = Logged("job state changed");
-  ASSERT_EQ(changed.size(), 1u);
-  EXPECT_EQ(changed[0].at("to"), "CANCELLED");
-  EXPECT_EQ(changed[0].at("request_id"), "cancel-1");
+  ASSERT_EQ(changed.size(), 2u);
+  EXPECT_EQ(changed[0].at("to"), "CANCELLING");
+  EXPECT_EQ(changed[1].at("to"), "CANCELLED");
+  for (const auto& line : changed) EXPECT_EQ(line.at("request_id"), "cancel-1");
   const auto deleted = Logged("job deleted");
   ASSERT_EQ(deleted.size(), 1u);
   EXPECT_EQ(deleted[0].at("job"), id);
