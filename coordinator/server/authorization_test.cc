@@ -91,6 +91,7 @@ class ProjectsTest : public AuthorizationTest {
  protected:
   void SetUp() override {
     options_.fleet.lease = absl::Seconds(2);
+    options_.fleet.start_grace = absl::ZeroDuration();
     AuthorizationTest::SetUp();
     owned_ = std::make_unique<OwnedResources>(
         OwnedResources::Parts{.channel = channel_,

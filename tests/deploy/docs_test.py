@@ -164,7 +164,7 @@ def test_commands_within_the_text(page, service):
     for span, paragraph in spans(page.read_text()):
         words = span.split()
         command = span
-        for name, value in [("JOB_OUTPUT", "."), ("JOB", "waits"), ("COORDINATOR:7445", admin), ("WORKER", "w0"), ("FOLDER", "."), ("DIR", "."),
+        for name, value in [("JOB_OUTPUT", "."), ("JOB", "waits"), ("COORDINATOR:7445", admin), ("INSTANCE", admin), ("WORKER", "w0"), ("FOLDER", "."), ("DIR", "."),
                             ("NODE", "w0"), (" W", " w0"), ("--rank N", "--rank 0")]:
             command = command.replace(name, value)
         if words[0] == "anneal" and len(words) > 1:
