@@ -165,7 +165,7 @@ def test_commands_within_the_text(page, service):
         words = span.split()
         command = span
         for name, value in [("JOB_OUTPUT", "."), ("JOB", "waits"), ("COORDINATOR:7445", admin), ("INSTANCE", admin), ("WORKER", "w0"), ("FOLDER", "."), ("DIR", "."),
-                            ("NODE", "w0"), (" W", " w0"), ("--rank N", "--rank 0")]:
+                            ("NODE", "w0"), (" W", " w0"), ("--rank N", "--rank 0"), ("--generation G", "--generation 1")]:
             command = command.replace(name, value)
         if words[0] == "anneal" and len(words) > 1:
             if words[1] in ("up", "down", "submit", "init", "check", "generate", "download", "delete"):  # what they would do is not wanted here
