@@ -21,7 +21,7 @@ def logged(tmp_path_factory, tiny, make_spec):
     with MiniCluster(tmp_path_factory.mktemp("cluster"), workers=2, allowed_roots=[tiny], coordinator_flags=flags,
                      worker_flags=flags) as cluster:
         job, call = cluster.jobs.CreateJob.with_call(
-            pb2.CreateJobRequest(spec=make_spec(epochs=1, display_name="two\nlines \"and\" ümlaut"), request_id="idempotent"),
+            pb2.CreateJobRequest(spec=make_spec(epochs=1, display_name="a \"name\" = ümlaut"), request_id="idempotent"),
             metadata=[("x-request-id", REQUEST_ID)])
         told["create"] = dict(call.trailing_metadata())["x-request-id"]
         cluster.wait_for_state(job.name, {"SUCCEEDED"})
@@ -69,7 +69,7 @@ def test_every_program_says_who_it_is(logged):
 def test_lines_about_the_job_carry_it(logged):
     job, logs, _ = logged
     [created] = about(logs["coordinator"], "job created")
-    assert created["job"] == job and created["name"] == "two\nlines \"and\" ümlaut"
+    assert created["job"] == job and created["name"] == "a \"name\" = ümlaut"
     changes = about(logs["coordinator"], "job state changed")
     assert [line["to"] for line in changes][-1] == "SUCCEEDED" and {line["job"] for line in changes} == {job}
     for message in ("task started", "child started", "child ended", "task ended"):
