@@ -201,10 +201,16 @@ void Task::Escalate() {
   int signal = 0;
   // Only a child that has been heard can have been asked.
   if (waited >= grace || !channel_->greeted()) signal = SIGTERM;
-  if (waited >= 2 * grace || at_once_) signal = SIGKILL;
+  if (waited >= 2 * grace || (at_once_ && waited >= WordsPatience())) signal = SIGKILL;
   if (signal == 0 || signal == last_signal_ || process_.pid == 0) return;
   last_signal_ = signal;
   context_.keeper.Kill({.run_dir = folder_->path(), .signal = signal});
+}
+
+absl::Duration Task::WordsPatience() const {
+  // It writes the stacks of its threads when it is told to stop, which takes some milliseconds.
+  const protocol::RankReport* rank = rank_report();
+  return rank != nullptr && !rank->overdue.empty() ? absl::Seconds(1) : absl::ZeroDuration();
 }
 
 void Task::Forget() {

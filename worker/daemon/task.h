@@ -64,7 +64,8 @@ class Task {
   // Begins to end the process: asks it, then SIGTERM, then SIGKILL. Nothing if it is on its way
   // already.
   void Stop();
-  // The same without asking first.
+  // The same without asking first; but one that hangs inside a collective may say where, for a
+  // second.
   void Kill();
   // Looks at the folder and the socket and moves on. Whether there is something new to observe.
   bool Advance();
@@ -105,6 +106,7 @@ class Task {
   void LookAtFolder();
   void End(internal::TaskExit exit);
   void Escalate();
+  absl::Duration WordsPatience() const;
 
   const Context context_;
   const protocol::TaskKey key_;

@@ -322,10 +322,14 @@ absl::StatusOr<RunEnd> RunTask(const protocol::TrainTask& task, const std::strin
   LastWords last_words(run_dir);
   auto channel = protocol::ChildChannel::Listen(socket);
   if (!channel.ok()) Leave(channel.status(), last_words);
+  Whereabouts whereabouts(Clock::Real());
   const StopWatcher watcher(
       [&] { return (*channel)->stop_requested() == protocol::StopMode::kNow; },
-      [&] { LeaveStopped(last_words); });
-  Whereabouts whereabouts(Clock::Real());
+      [&] {
+        // Told to stop because the ranks wait for each other for too long: one of them hangs.
+        if (whereabouts.Look().overdue()) WriteThreadStacks(STDERR_FILENO);
+        LeaveStopped(last_words);
+      });
   WorkerHost host(**channel, whereabouts);
   const Watchdog watchdog(
       Clock::Real(), whereabouts,
