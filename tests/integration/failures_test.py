@@ -102,9 +102,9 @@ def test_a_restarted_daemon_stops_no_training(cluster, make_spec, signal_number)
 def test_a_worker_with_the_name_of_another_takes_its_place(cluster, make_spec):
     """A pod that is made anew has its old name and an empty state folder; the old one may still live where nobody sees it."""
     old = cluster.workers[0]
-    [daemon] = daemons_of(old.popen.pid)
-    daemon.kill()  # the second daemon's incarnation is what the new pod has to get past
-    connected = "connected coordinator_epoch="
+    [first] = daemons_of(old.popen.pid)
+    first.kill()  # the second daemon's incarnation is what the new pod has to get past
+    connected = "coordinator_epoch="  # said when one hears its coordinator
     wait_until(lambda: old.log_path.read_text().count(connected) >= 2, 30, "a second daemon")
     cluster.start_worker(0, state="new0")
     cluster.workers.append(old)  # to be stopped at the end, too
