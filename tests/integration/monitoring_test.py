@@ -1,12 +1,13 @@
 """The shipped rules and dashboards in a real Prometheus that scrapes a live service: one job trains, then a worker is killed."""
 
 import http.server
+import math
 import re
+import subprocess
 import sys
 import threading
 
 import pytest
-import yaml
 
 from mini_cluster import BIN_DIR, SOURCE_DIR, MiniCluster, stubs, wait_until
 from prometheus import Prometheus
@@ -14,6 +15,7 @@ from prometheus import Prometheus
 sys.path.insert(0, str(SOURCE_DIR / "tools" / "monitoring"))
 
 import dashboards  # noqa: E402
+import panels  # noqa: E402
 import tables  # noqa: E402
 
 RULES = SOURCE_DIR / "deploy" / "monitoring" / "prometheus"
@@ -64,7 +66,11 @@ def live(tmp_path_factory, tiny):
     pb2, job_pb2 = stubs("fine_tuning_service_pb2"), stubs("job_pb2")
     exporter = TableExporter()
     try:
-        with MiniCluster(folder, workers=2, allowed_roots=[tiny]) as cluster:
+        # Workers show how long the authority is good that they would check a coordinator's certificate against.
+        authority = folder / "authority.pem"
+        subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "90",
+                        "-subj", "/CN=authority", "-keyout", "/dev/null", "-out", authority], check=True, capture_output=True)
+        with MiniCluster(folder, workers=2, allowed_roots=[tiny], worker_flags=["--tls-ca-file", authority]) as cluster:
             jobs = {"anneal-coordinator": [cluster.coordinator_ports["admin"]],
                     "anneal-worker": [w.addresses()["admin"] for w in cluster.workers], "tables": [exporter.address]}
             with Prometheus(folder, jobs, scaled_rules(folder)) as prometheus:
@@ -73,12 +79,13 @@ def live(tmp_path_factory, tiny):
                     data=job_pb2.DataSpec(train=[f"file://{tiny}/train.jsonl"], max_length=128,
                                           validation=job_pb2.ValidationSpec(files=[f"file://{tiny}/validation.jsonl"])),
                     training=job_pb2.TrainingSpec(epochs=1000, batch_size=16),
+                    checkpoint=job_pb2.CheckpointSpec(every={"seconds": 1}),
                     resources=job_pb2.ResourceSpec(slots=2, accelerator=job_pb2.ResourceSpec.ACCELERATOR_CPU))
                 job = cluster.jobs.CreateJob(pb2.CreateJobRequest(spec=spec))
                 cluster.wait_for_state(job.name, {"RUNNING"})
                 # Rules read what other rules recorded: these are the ends of the longest chains.
                 ulid = job.name.removeprefix("jobs/")
-                for recorded in ("job_id_phase:anneal_rank_step_seconds:ratio5m", "job_id:anneal_job_loss:mean10m"):
+                for recorded in ("anneal_job_checkpoint_write_seconds", "job_id_phase:anneal_rank_step_seconds:ratio5m", "job_id:anneal_job_loss:mean10m"):
                     wait_until(lambda name=recorded: prometheus.query(f'{name}{{job_id="{ulid}"}} > 0'), 90, f"{recorded} of the job")
 
                 # Panels of calls divide by their rate: somebody looks at the job until it shows.
@@ -92,6 +99,24 @@ def live(tmp_path_factory, tiny):
         exporter.close()
 
 
+def values_for(expression, job_id, instance):
+    """A query of a panel or a variable as Grafana sends it."""
+    expression = (expression.replace("$job_id", job_id).replace("$instance", instance)
+                  .replace("$__rate_interval", "15s").replace("$__range", "15m"))
+    assert "$" not in expression, expression
+    return expression
+
+
+def numbers(samples):
+    """The values of an instant query that are numbers: NaN is what a quotient or a quantile of nothing is."""
+    return [value for value in (float(sample["value"][1]) for sample in samples) if not math.isnan(value)]
+
+
+def test_nan_is_no_data(live):
+    _, prometheus, _, _ = live
+    assert prometheus.query("vector(0) / 0") and not numbers(prometheus.query("vector(0) / 0"))
+
+
 def test_every_query_of_every_dashboard_returns_data(live):
     cluster, prometheus, exporter, job = live
     targets = [cluster.coordinator_ports["admin"], *(w.addresses()["admin"] for w in cluster.workers)]
@@ -101,12 +126,36 @@ def test_every_query_of_every_dashboard_returns_data(live):
             instance = "|".join(targets) if panel.live else exporter.address
             job_id = job.name.removeprefix("jobs/") if panel.live else tables.LABELS["job_id"].examples[0]
             for query in panel.queries:
-                expression = (query.expr.replace("$job_id", job_id).replace("$instance", instance)
-                              .replace("$__rate_interval", "15s").replace("$__range", "1m"))
-                assert "$" not in expression, expression
-                if not prometheus.query(expression):
+                expression = values_for(query.expr, job_id, instance)
+                if not numbers(prometheus.query(expression)):
                     silent.append(f"{board.title}, {panel.title}: {expression}")
     assert not silent, "\n".join(silent)
+
+
+@pytest.mark.parametrize("board", dashboards.ALL, ids=lambda board: board.uid)
+def test_every_variable_offers_what_there_is(live, board):
+    cluster, prometheus, _, job = live
+    variables = {v["name"]: v for v in panels.to_json(board)["templating"]["list"] if v["type"] == "query"}
+    [names] = re.findall(r"query_result\((.*)\)$", variables["job_id"]["query"]["query"])
+    labels = [sample["metric"] for sample in prometheus.query(values_for(names, "", ""))]
+    # Grafana matches the expression against the samples as text.
+    texts = ["{" + ",".join(f'{name}="{value}"' for name, value in sorted(found.items())) + "}" for found in labels]
+    pattern = variables["job_id"]["regex"].strip("/g").replace("(?<", "(?P<")
+    offered = set()
+    for text in texts:
+        groups = [match.groupdict() for match in re.finditer(pattern, text)]
+        offered.add((next(g["text"] for g in groups if g["text"]), next(g["value"] for g in groups if g["value"])))
+    assert ("watched", job.name.removeprefix("jobs/")) in offered
+    [(metric, label)] = re.findall(r"label_values\((\w+), (\w+)\)", variables["instance"]["query"]["query"])
+    instances = set(prometheus.get(f"label/{label}/values", **{"match[]": metric}))
+    assert {cluster.coordinator_ports["admin"], *(w.addresses()["admin"] for w in cluster.workers)} <= instances
+
+
+def test_values_of_labels_are_those_that_the_page_bounds_them_to(live):
+    _, prometheus, _, _ = live
+    for label, bounds in tables.VALUES.items():
+        found = set(prometheus.get(f"label/{label}/values", **{"match[]": '{job!="tables", __name__=~"anneal_.*"}'}))
+        assert found <= bounds, f"{label}: {found - bounds}"
 
 
 def test_every_scraped_metric_is_in_the_tables(live):
@@ -116,21 +165,31 @@ def test_every_scraped_metric_is_in_the_tables(live):
     assert set(names) <= tables.sample_names(tables.load(BIN_DIR / "anneal-metric-tables"))
 
 
+# What may fire beside what a test is about, and why.
+ALLOWED = {
+    "AnnealCommunicationBound": "two trainers of a tiny model on the cores of one machine wait for each other more than they compute",
+    "AnnealRankStraggling": "cores that others use, too",
+    "AnnealDataStarvation": "a step of the tiny model is so short that reading rows is a good part of it",
+    "AnnealTrainingDiverges": "the windows of ten minutes hold a few seconds",
+    "AnnealDiskFilling": "the machine's own disk, of which the windows of an hour hold seconds",
+    "AnnealDiskAlmostFull": "the machine's own disk",
+}
+
+
 def test_a_healthy_service_is_silent_and_a_killed_worker_alerts(live):
     cluster, prometheus, _, job = live
-    known = {rule["alert"] for group in yaml.safe_load((RULES / "alerting_rules.yml").read_text())["groups"] for rule in group["rules"]}
 
-    def firing(**labels):
+    def firing():
         live_alerts = [a for a in prometheus.alerts() if a.get("job") != "tables" and a.get("job_id") != tables.LABELS["job_id"].examples[0]]
-        assert {a["alertname"] for a in live_alerts} <= known
-        return [a for a in live_alerts if labels.items() <= a.items()]
+        return {a["alertname"]: a for a in live_alerts if a["alertname"] not in ALLOWED}
 
-    assert not firing(alertname="AnnealWorkerLost")
+    assert firing() == {}
     # With its keeper a worker loses its trainers: nothing of it is left.
     cluster.workers[1].kill()
-    lost = wait_until(lambda: firing(alertname="AnnealWorkerLost"), 90, "the alert")
-    assert [a["worker"] for a in lost] == ["w1"] and lost[0]["severity"] == "warning"
+    lost = wait_until(lambda: (found := firing()).keys() >= {"AnnealWorkerLost", "AnnealWorkerUnseen"} and found, 90, "the alerts")
+    assert set(lost) == {"AnnealWorkerLost", "AnnealWorkerUnseen"}
+    assert lost["AnnealWorkerLost"]["worker"] == "w1" and lost["AnnealWorkerLost"]["severity"] == "warning"
     cluster.wait_for_state(job.name, {"FAILED", "RECOVERING", "QUEUED"}, seconds=60)
-    # Back again, it is silent again.
+    # Back again, on another port and so another target, it is lost no more.
     cluster.start_worker(1)
-    wait_until(lambda: not firing(alertname="AnnealWorkerLost"), 60, "the alert to end")
+    wait_until(lambda: set(firing()) == {"AnnealWorkerUnseen"}, 60, "the alert to end")

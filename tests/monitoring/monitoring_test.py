@@ -71,6 +71,13 @@ def test_labels_are_known_and_used(all_tables):
     assert used == set(tables.LABELS)
 
 
+def test_values_that_labels_are_bounded_to_are_those_on_the_page():
+    for label, values in tables.VALUES.items():
+        assert set(tables.LABELS[label].examples) <= values
+        if label not in ("code", "program"):
+            assert set(re.findall(r"\w+", tables.LABELS[label].bound)) - {"and", "on", "a", "worker"} == values
+
+
 def test_a_name_of_unknown_unit_is_refused(all_tables):
     assert all(tables.unit_of(name) for name in tables.by_name(all_tables))
     assert tables.unit_of("anneal_rank_wait_seconds") == "seconds"

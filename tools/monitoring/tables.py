@@ -46,6 +46,25 @@ LABELS = {
     "worker": Label("name of a worker", "the fleet; ends when the worker has left, or was lost for a day", ("g1", "g2")),
 }
 
+# Labels whose values are a known few.
+VALUES = {
+    "accelerator": {"cpu", "gpu"},
+    "blame": {"infrastructure", "user", "unknown"},
+    "certificate": {"server", "client_ca", "fleet_client_ca", "client", "ca"},
+    "code": {"OK", "CANCELLED", "UNKNOWN", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "NOT_FOUND", "ALREADY_EXISTS", "PERMISSION_DENIED",
+             "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION", "ABORTED", "OUT_OF_RANGE", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE",
+             "DATA_LOSS", "UNAUTHENTICATED"},
+    "kind": {"prepare", "train"},
+    "limit": {"key_request_rate", "project_request_rate", "project_streams", "project_uploads", "project_storage",
+              "project_jobs", "failed_authentication_rate"},
+    "outcome": {"ok", "failed", "killed"},
+    "phase": {"fetch", "forward", "backward", "reduce", "update", "evaluate", "load"},
+    "place": {"catalog", "storage", "state", "certificates", "gpus"},
+    "program": {"anneal-coordinator", "anneal-worker"},
+    "resource": {"prepare_slot", "slots"},
+    "use": {"free", "taken", "busy"},
+}
+
 # By the end of the name; the first that fits.
 UNITS = {
     "_timestamp_seconds": "seconds since 1970", "_seconds": "seconds", "_seconds_total": "seconds", "_bytes": "bytes",
