@@ -62,7 +62,7 @@ VALUES = {
     "place": {"catalog", "storage", "state", "certificates", "gpus"},
     "program": {"anneal-coordinator", "anneal-worker"},
     "resource": {"prepare_slot", "slots"},
-    "use": {"free", "taken", "busy"},
+    "use": {"free", "taken", "busy", "training", "idle", "redone", "lost"},
 }
 
 # By the end of the name; the first that fits.

@@ -208,9 +208,9 @@ void Task::Escalate() {
 }
 
 absl::Duration Task::WordsPatience() const {
-  // It writes the stacks of its threads when it is told to stop, which takes some milliseconds.
+  // It writes the stacks of its threads when it is told to stop, which takes a moment.
   const protocol::RankReport* rank = rank_report();
-  return rank != nullptr && !rank->overdue.empty() ? absl::Seconds(1) : absl::ZeroDuration();
+  return rank != nullptr && !rank->overdue.empty() ? absl::Seconds(3) : absl::ZeroDuration();
 }
 
 void Task::Forget() {

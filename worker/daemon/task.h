@@ -65,7 +65,7 @@ class Task {
   // already.
   void Stop();
   // The same without asking first; but one that hangs inside a collective may say where, for a
-  // second.
+  // few seconds.
   void Kill();
   // Looks at the folder and the socket and moves on. Whether there is something new to observe.
   bool Advance();
