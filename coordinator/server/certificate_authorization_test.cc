@@ -102,7 +102,9 @@ TEST_F(CertificateAuthorizationTest, NoMethodIsReachedWithACertificateOfAnotherA
   ANNEAL_ASSERT_OK(Bind("CN=admin,O=Lab", v1::Key::ROLE_ADMIN).status());
   const std::shared_ptr<grpc::Channel> channel = ChannelAs("admin");
   for (const Method* method : ApiMethods()) {
-    EXPECT_THAT(CallWith(channel, *method), StatusIs(absl::StatusCode::kUnavailable))
+    EXPECT_THAT(MethodCaller::Call(channel, *method, *caller_.NewRequest(*method), testing::kNoKey,
+                                   /*wait_for_connection=*/false),
+                StatusIs(absl::StatusCode::kUnavailable))
         << method->full_name();
   }
 }

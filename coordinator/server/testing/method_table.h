@@ -109,13 +109,16 @@ inline std::vector<const google::protobuf::MethodDescriptor*> ServedMethodsOf(
 // Calls methods by their descriptors.
 class MethodCaller {
  public:
-  // One call, with one request; the status it ends with.
+  // One call, with one request; the status it ends with. Waits for the connection, unless the test
+  // is that there is none.
   static absl::Status Call(const std::shared_ptr<grpc::Channel>& channel,
                            const google::protobuf::MethodDescriptor& method,
-                           const google::protobuf::Message& request, const std::string& key) {
+                           const google::protobuf::Message& request, const std::string& key,
+                           bool wait_for_connection = true) {
     grpc::GenericStub stub(channel);
     grpc::ClientContext context;
     PrepareCall(context, key, absl::Seconds(60));
+    context.set_wait_for_ready(wait_for_connection);
     grpc::CompletionQueue queue;
     const auto step = [&queue] {
       void* tag = nullptr;
