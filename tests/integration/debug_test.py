@@ -69,6 +69,13 @@ def first_end(cluster, name):
     return wait_until(ended, 120, f"the first attempt of {name} to end")[0].attempt_end
 
 
+def await_next_generation(cluster, name):
+    """Its trainers get the slots once those of the first are gone, which write their last words until then."""
+    pb2 = stubs("job_pb2")
+    wait_until(lambda: cluster.get_job(name).generation > 1 and cluster.get_job(name).state == pb2.JOB_STATE_RUNNING, 120,
+               f"the second attempt of {name}")
+
+
 def trainer_after_step(cluster, name, step):
     wait_until(lambda: cluster.get_job(name).progress.step >= step, 120, f"step {step} of {name}")
     return cluster.trainers()[0][1]
@@ -80,6 +87,7 @@ def test_the_stacks_of_a_hung_rank_are_in_the_archive(cluster, make_spec):
     trainer = trainer_after_step(cluster, name, 5)
     hang.hang_thread(trainer.pid)  # the main thread, which trains
     end = first_end(cluster, name)
+    await_next_generation(cluster, name)
     log = debug(cluster, name)[f"logs/g1/rank{end.rank}.log"]
     stacks = log[log.rindex("stacks of "):log.rindex("\nend of stacks\n")]
     # Another thread wrote them; the one that is held answers nobody, and the kernel says in which state it is.
@@ -93,6 +101,7 @@ def test_where_a_stopped_rank_stood_is_in_the_archive(cluster, make_spec):
     trainer = trainer_after_step(cluster, name, 5)
     os.kill(trainer.pid, signal.SIGSTOP)
     end = first_end(cluster, name)
+    await_next_generation(cluster, name)
     log = debug(cluster, name)[f"logs/g1/rank{end.rank}.log"]
     assert f"threads of process {trainer.pid}:\n" in log
     assert f"\nthread {trainer.pid} anneal-trainer, state T" in log
