@@ -275,6 +275,8 @@ def measure(options, say=print):
         with Fleet(coordinator, options.workers) as fleet:
             figures["fleet"] = measure_fleet(coordinator, fleet, options, figures["acknowledged"], say)
             figures["watch"] = measure_watch(coordinator, options, say)
+            figures["peak_bytes_connections"] = coordinator.usage()[1]
+            say(f"largest resident memory with workers and streams: {figures['peak_bytes_connections'] / 2**20:.0f} MiB")
             figures["together"] = measure_together(coordinator, fleet, options, say)
         figures["acknowledged"] += figures["together"]["submit"]["count"]
         figures["peak_bytes"] = coordinator.usage()[1]
