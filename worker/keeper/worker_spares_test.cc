@@ -76,7 +76,8 @@ TEST_F(WorkerSparesTest, ATaskIsGivenToTheSpareOfItsSlotAndANewOneTakesItsPlace)
     std::vector<std::string> paths;
     for (const auto& entry :
          std::filesystem::directory_iterator(absl::StrCat("/proc/", pid, "/fd"))) {
-      paths.push_back(std::filesystem::read_symlink(entry.path()).string());
+      std::error_code closed_meanwhile;
+      paths.push_back(std::filesystem::read_symlink(entry.path(), closed_meanwhile).string());
     }
     return paths;
   };
