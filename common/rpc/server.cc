@@ -88,8 +88,8 @@ absl::StatusOr<std::shared_ptr<grpc::ServerCredentials>> MakeCredentials(
 void SetLimits(grpc::ServerBuilder& builder) {
   builder.SetMaxReceiveMessageSize(kMaxMessageBytes);
   builder.SetMaxSendMessageSize(kMaxMessageBytes);
-  // Many calls wait for one commit of the catalog: threads that have answered stay for the next
-  // calls instead of ending.
+  // Of the services that hold a thread for each call, those of keys and of the cluster: threads
+  // that have answered stay for the next calls instead of ending.
   builder.SetSyncServerOption(grpc::ServerBuilder::SyncServerOption::NUM_CQS, 1);
   builder.SetSyncServerOption(grpc::ServerBuilder::SyncServerOption::MAX_POLLERS, 32);
   // Two servers on one port would share its calls by chance.
