@@ -11,9 +11,9 @@
 
 namespace anneal {
 
-// Requests about jobs. Each is carried out by the loop thread; `reply` is called once, on a thread
-// that all replies share and in the order in which they were decided, after what it says is durable
-// and published, or with UNAVAILABLE when the loop has stopped. Replies must not block.
+// Requests about jobs. Each is carried out by the loop thread; `reply` is called once, on one of a
+// few threads that all replies share, after what it says is durable and published, or with
+// UNAVAILABLE when the loop has stopped. Replies must not block.
 // `call` is the id of the API call that asks, for the log (see common/rpc/request_id.h); a record's
 // own request_id tells repetitions. Thread-safe.
 class EventSink {

@@ -3,13 +3,18 @@
 #include <iterator>
 
 namespace anneal {
+namespace {
+
+constexpr int kThreads = 4;
+
+}  // namespace
 
 void Answers::Start() {
   {
     absl::MutexLock lock(&mu_);
     running_ = true;
   }
-  thread_ = Thread("answers", [this] { Run(); });
+  for (int i = 0; i < kThreads; ++i) threads_.emplace_back("answers", [this] { Run(); });
 }
 
 void Answers::Give(std::vector<Answer> answers) {
@@ -29,7 +34,7 @@ void Answers::Stop() {
     absl::MutexLock lock(&mu_);
     running_ = false;
   }
-  thread_.Join();
+  threads_.clear();
 }
 
 void Answers::Run() {
@@ -37,14 +42,15 @@ void Answers::Run() {
     return !running_ || !waiting_.empty();
   };
   while (true) {
-    std::vector<Answer> answers;
+    Answer answer;
     {
       absl::MutexLock lock(&mu_);
       mu_.Await(absl::Condition(&has_work));
       if (waiting_.empty()) return;
-      answers.swap(waiting_);
+      answer = std::move(waiting_.front());
+      waiting_.pop_front();
     }
-    for (const Answer& answer : answers) answer();
+    answer();
   }
 }
 

@@ -1,6 +1,7 @@
 #pragma once
-// The thread that tells callers what the control loop has decided.
+// The threads that tell callers what the control loop has decided.
 
+#include <deque>
 #include <functional>
 #include <utility>
 #include <vector>
@@ -11,9 +12,11 @@
 
 namespace anneal {
 
-// Purpose: calls replies, in the order in which they were decided, while the loop takes its next
-// turn: to write an answer and send it takes longer than to decide on it. Owner: ControlLoop.
-// Thread-safe.
+// Purpose: calls replies, begun in the order in which they were decided, while the loop takes its
+// next turn: to write an answer and send it takes longer than to decide on it. By several threads,
+// because whoever sends an answer over a connection also sends what the others have for it
+// meanwhile; with one, each answer is a packet of its own, and half the answers come late. Owner:
+// ControlLoop. Thread-safe.
 class Answers {
  public:
   using Answer = std::function<void()>;
@@ -32,9 +35,9 @@ class Answers {
   void Run();
 
   absl::Mutex mu_;
-  std::vector<Answer> waiting_ ABSL_GUARDED_BY(mu_);
+  std::deque<Answer> waiting_ ABSL_GUARDED_BY(mu_);
   bool running_ ABSL_GUARDED_BY(mu_) = false;
-  Thread thread_;
+  std::vector<Thread> threads_;
 };
 
 }  // namespace anneal
