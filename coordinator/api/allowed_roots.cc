@@ -1,12 +1,19 @@
 #include "coordinator/api/allowed_roots.h"
 
+#include <fcntl.h>
+#include <limits.h>
+#include <unistd.h>
+
 #include <algorithm>
+#include <array>
 #include <filesystem>
 #include <system_error>
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "absl/strings/strip.h"
 #include "common/base/status.h"
 #include "common/storage/open_beneath.h"
 
@@ -15,20 +22,81 @@ namespace {
 
 namespace fs = std::filesystem;
 
-bool IsWithin(const fs::path& path, const fs::path& root) {
-  return std::mismatch(root.begin(), root.end(), path.begin(), path.end()).first == root.end();
+constexpr absl::Duration kHold = absl::Seconds(1);
+
+// Both absolute and without "." and "..".
+bool IsWithin(absl::string_view path, absl::string_view root) {
+  root = absl::StripSuffix(root, "/");
+  return absl::ConsumePrefix(&path, root) && (path.empty() || path.front() == '/');
+}
+
+// fs::canonical, which asks for each folder on the way; this lets the kernel walk the path once.
+// Every submit looks up several.
+std::string RealPath(const std::string& path, std::error_code& error) {
+  error.clear();
+  const UniqueFd place(::open(path.c_str(), O_PATH | O_CLOEXEC));
+  if (place.valid()) {
+    std::array<char, PATH_MAX> name{};
+    const ssize_t length =
+        ::readlink(absl::StrCat("/proc/self/fd/", place.get()).c_str(), name.data(), name.size());
+    const absl::string_view real(name.data(), length < 0 ? 0 : static_cast<size_t>(length));
+    // Not so without /proc, and for what was removed or lies outside our root.
+    if (absl::StartsWith(real, "/") && real.size() < name.size() &&
+        !absl::EndsWith(real, " (deleted)")) {
+      return std::string(real);
+    }
+  }
+  return fs::canonical(path, error).string();
+}
+
+bool IsWithinAny(absl::string_view path, const std::vector<std::optional<std::string>>& folders) {
+  return std::any_of(folders.begin(), folders.end(), [&](const auto& folder) {
+    // One that cannot be looked at may be anything.
+    return !folder.has_value() || IsWithin(path, *folder);
+  });
+}
+
+absl::Status NotFound(const std::string& path, const std::error_code& error) {
+  return WithReason(absl::NotFoundError(absl::StrCat(path, ": ", error.message())), "NOT_FOUND");
+}
+
+absl::Status DeniedAsOwn(const std::string& path) {
+  return WithReason(
+      absl::PermissionDeniedError(absl::StrCat(
+          path,
+          " lies in a folder of the service itself, which no job and no import may name: "
+          "name files/{file}, models/{model} or jobs/{job}/artifacts/model instead")),
+      "NOT_ALLOWED");
 }
 
 }  // namespace
 
-bool AllowedRoots::IsOwn(const std::string& real) const {
-  for (const std::string& folder : own_folders_) {
-    std::error_code error;
-    const fs::path own = fs::weakly_canonical(folder, error);
-    // One that cannot be looked at may be anything.
-    if (error || IsWithin(real, own)) return true;
+std::shared_ptr<const AllowedRoots::RealFolders> AllowedRoots::Look() const {
+  const absl::Duration now = clock_.MonotonicNow();
+  {
+    absl::MutexLock lock(&mu_);
+    if (known_ != nullptr && now < known_->seen + kHold) return known_;
   }
-  return false;
+  auto folders = std::make_shared<RealFolders>();
+  folders->seen = now;
+  bool all_there = true;
+  std::error_code error;
+  for (const std::string& root : roots_) {
+    std::string real = RealPath(root, error);
+    if (error) all_there = false;
+    folders->roots.push_back(error ? std::nullopt : std::optional(std::move(real)));
+  }
+  for (const std::string& own : own_folders_) {
+    std::string real = RealPath(own, error);
+    if (error) {
+      all_there = false;
+      real = fs::weakly_canonical(own, error).string();
+    }
+    folders->own.push_back(error ? std::nullopt : std::optional(std::move(real)));
+  }
+  absl::MutexLock lock(&mu_);
+  known_ = all_there ? folders : nullptr;
+  return folders;
 }
 
 absl::StatusOr<std::string> AllowedRoots::Resolve(const std::string& path) const {
@@ -42,36 +110,32 @@ absl::StatusOr<UniqueFd> AllowedRoots::Open(const std::string& path) const {
 }
 
 absl::StatusOr<AllowedRoots::Place> AllowedRoots::Find(const std::string& path) const {
-  const absl::Status denied =
-      WithReason(absl::PermissionDeniedError(absl::StrCat(
-                     path, " is not below an allowed folder",
-                     roots_.empty() ? " (the coordinator allows none: start it with --allowed-root)"
-                                    : absl::StrCat("; allowed: ", absl::StrJoin(roots_, ", ")))),
-                 "NOT_ALLOWED");
-  const absl::Status denied_own = WithReason(
-      absl::PermissionDeniedError(absl::StrCat(
-          path,
-          " lies in a folder of the service itself, which no job and no import may name: "
-          "name files/{file}, models/{model} or jobs/{job}/artifacts/model instead")),
-      "NOT_ALLOWED");
-  const fs::path normal = fs::path(path).lexically_normal();
-  std::error_code error;
-  for (const std::string& root : roots_) {
-    const fs::path real_root = fs::canonical(root, error);
-    if (error) continue;
-    if (!IsWithin(normal, fs::path(root).lexically_normal()) && !IsWithin(normal, real_root))
+  const std::string normal = fs::path(path).lexically_normal().string();
+  const std::shared_ptr<const RealFolders> folders = Look();
+  for (size_t i = 0; i < roots_.size(); ++i) {
+    if (!folders->roots[i].has_value()) continue;
+    const std::string& real_root = *folders->roots[i];
+    if (!IsWithin(normal, fs::path(roots_[i]).lexically_normal().string()) &&
+        !IsWithin(normal, real_root))
       continue;
-    // What may not be named is denied whether it is there or not.
-    const fs::path nearest = fs::weakly_canonical(normal, error);
-    if (error || IsOwn(nearest.string())) return denied_own;
-    const fs::path real = fs::canonical(normal, error);
-    if (error)
-      return WithReason(absl::NotFoundError(absl::StrCat(path, ": ", error.message())),
-                        "NOT_FOUND");
-    if (IsOwn(real.string())) return denied_own;
-    if (IsWithin(real, real_root)) return Place{real_root.string(), real.string()};
+    std::error_code error;
+    std::string real = RealPath(normal, error);
+    if (error) {
+      // What may not be named is denied whether it is there or not.
+      std::error_code unknown;
+      const fs::path nearest = fs::weakly_canonical(normal, unknown);
+      if (unknown || IsWithinAny(nearest.string(), folders->own)) return DeniedAsOwn(path);
+      return NotFound(path, error);
+    }
+    if (IsWithinAny(real, folders->own)) return DeniedAsOwn(path);
+    if (IsWithin(real, real_root)) return Place{real_root, std::move(real)};
   }
-  return denied;
+  return WithReason(
+      absl::PermissionDeniedError(absl::StrCat(
+          path, " is not below an allowed folder",
+          roots_.empty() ? " (the coordinator allows none: start it with --allowed-root)"
+                         : absl::StrCat("; allowed: ", absl::StrJoin(roots_, ", ")))),
+      "NOT_ALLOWED");
 }
 
 }  // namespace anneal

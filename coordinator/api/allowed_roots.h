@@ -1,21 +1,29 @@
 #pragma once
 // Which paths of the coordinator's machine users may name.
 
+#include <memory>
+#include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
+#include "absl/base/thread_annotations.h"
 #include "absl/status/statusor.h"
+#include "absl/synchronization/mutex.h"
+#include "common/base/clock.h"
 #include "common/base/regular_file.h"
 
 namespace anneal {
 
 // Purpose: file:/// references must lie, symbolic links followed, below a folder that the operator
 // has allowed, and not in one that is the service's own, wherever that lies: it holds what other
-// projects have. Owner: Coordinator. Immutable, so thread-safe.
+// projects have. Where these folders really lie is looked up once a second at most; a user's path
+// each time. Owner: Coordinator. Thread-safe.
 class AllowedRoots {
  public:
-  explicit AllowedRoots(std::vector<std::string> roots, std::vector<std::string> own_folders = {})
-      : roots_(std::move(roots)), own_folders_(std::move(own_folders)) {}
+  explicit AllowedRoots(std::vector<std::string> roots, std::vector<std::string> own_folders = {},
+                        Clock& clock = Clock::Real())
+      : clock_(clock), roots_(std::move(roots)), own_folders_(std::move(own_folders)) {}
 
   // The path without symbolic links. PERMISSION_DENIED for one outside, or in a folder of
   // our own, said without looking whether it exists; NOT_FOUND for one inside that is not there.
@@ -37,10 +45,21 @@ class AllowedRoots {
   }
 
  private:
-  bool IsOwn(const std::string& real) const;
+  // Where the folders lie, symbolic links followed; nothing for one that cannot be looked at.
+  struct RealFolders {
+    absl::Duration seen;
+    std::vector<std::optional<std::string>> roots;
+    std::vector<std::optional<std::string>> own;
+  };
+  std::shared_ptr<const RealFolders> Look() const;
 
+  Clock& clock_;
   const std::vector<std::string> roots_;
   const std::vector<std::string> own_folders_;
+
+  mutable absl::Mutex mu_;
+  // The last look, if all folders were there; else null.
+  mutable std::shared_ptr<const RealFolders> known_ ABSL_GUARDED_BY(mu_);
 };
 
 }  // namespace anneal

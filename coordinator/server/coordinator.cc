@@ -49,7 +49,7 @@ Coordinator::Coordinator(CoordinatorOptions options, Clock& clock, Random& rando
       certificate_metrics_(registry_),
       sampler_metrics_(registry_),
       limit_metrics_(registry_),
-      allowed_roots_(options_.allowed_roots, {options_.storage_root, options_.data_dir}),
+      allowed_roots_(options_.allowed_roots, {options_.storage_root, options_.data_dir}, clock_),
       hashes_(clock),
       catalog_(clock) {}
 
