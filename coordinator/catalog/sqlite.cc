@@ -131,11 +131,11 @@ absl::StatusOr<Database> Database::Open(const std::string& path, Synchronous syn
   if (code != SQLITE_OK) return ErrorOf(handle, code, absl::StrCat("cannot open ", path));
   sqlite3_busy_timeout(handle, kBusyTimeoutMs);
   const char* mode = synchronous == Synchronous::kFull ? "FULL" : "NORMAL";
-  absl::Status status =
-      database.Execute(absl::StrCat("PRAGMA journal_mode=WAL; PRAGMA synchronous=", mode,
-                                    "; PRAGMA foreign_keys=ON; PRAGMA cache_size=-2048; "
-                                    "PRAGMA wal_autocheckpoint=",
-                                    kLargestWalPages));
+  absl::Status status = database.Execute(absl::StrCat(
+      "PRAGMA page_size=", kPageBytes, "; PRAGMA journal_mode=WAL; PRAGMA synchronous=", mode,
+      "; PRAGMA foreign_keys=ON; PRAGMA cache_size=-2048; "
+      "PRAGMA wal_autocheckpoint=",
+      kLargestWalPages));
   if (!status.ok()) return Annotate(status, absl::StrCat("cannot open ", path));
   return database;
 }

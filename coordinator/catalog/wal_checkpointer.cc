@@ -12,6 +12,24 @@ namespace {
 
 // Where nothing was committed it costs two system calls.
 constexpr absl::Duration kEvery = absl::Milliseconds(250);
+// A log of so many pages begins anew: half of what a commit would do so at itself.
+constexpr int64_t kLongLogPages = kLargestWalPages / 2;
+
+// Moves what it can without keeping anybody waiting; the log's pages.
+absl::StatusOr<int64_t> Checkpoint(Database& database) {
+  ANNEAL_ASSIGN_OR_RETURN(Statement statement, database.Prepare("PRAGMA wal_checkpoint(PASSIVE)"));
+  ANNEAL_ASSIGN_OR_RETURN(const bool found, statement.Step());
+  return found ? statement.Int(1) : 0;
+}
+
+absl::Status CheckpointOf(Database& database) {
+  ANNEAL_ASSIGN_OR_RETURN(const int64_t pages, Checkpoint(database));
+  if (pages < kLongLogPages) return absl::OkStatus();
+  // Those committed meanwhile, so that the next leaves as few as can be to the one that commits
+  // wait for.
+  ANNEAL_RETURN_IF_ERROR(Checkpoint(database).status());
+  return database.Execute("PRAGMA wal_checkpoint(RESTART)");
+}
 
 }  // namespace
 
@@ -43,7 +61,7 @@ void WalCheckpointer::Run() {
     }
     for (Database& database : databases_) {
       // A full disk is the commits' to report: what is in the log stays there and is read there.
-      if (absl::Status status = database.Execute("PRAGMA wal_checkpoint(PASSIVE)"); !status.ok())
+      if (absl::Status status = CheckpointOf(database); !status.ok())
         ANNEAL_LOG(WARNING) << "log of the catalog stays" << Field("why", status.message());
     }
   }

@@ -16,8 +16,10 @@ namespace anneal {
 
 // Purpose: SQLite's own way is to let every so many'th commit do it, and that commit then takes
 // tens of milliseconds and more, with all answers waiting for it. Here a thread does it with
-// connections of its own (PRAGMA wal_checkpoint(PASSIVE): it waits for nobody, and nobody for it);
-// a commit does it only should the log have grown beyond kLargestWalPages in spite of that. Owner:
+// connections of its own (PRAGMA wal_checkpoint(PASSIVE): it waits for nobody, and nobody for it).
+// Commits that never pause leave it no moment at which all is moved and the log can begin anew, so
+// every few thousand pages they wait for that once, for as long as the few last ones take. A commit
+// does it only should the log have grown beyond kLargestWalPages in spite of that. Owner:
 // Coordinator; ends with its destructor.
 class WalCheckpointer {
  public:
