@@ -155,25 +155,34 @@ Json AnyToJson(const google::protobuf::Any& any) {
   return out;
 }
 
-void ForEachLeafBelow(const Message& message, const std::string& prefix, const LeafVisitor& visit) {
-  const Reflection& reflection = *message.GetReflection();
+std::vector<const FieldDescriptor*> SetFields(const Message& message) {
   std::vector<const FieldDescriptor*> fields;
-  reflection.ListFields(message, &fields);
+  message.GetReflection()->ListFields(message, &fields);
+  return fields;
+}
+
+// `path` is that of the message with a dot, and the same again afterwards.
+void ForEachLeafOf(const Message& message, const std::vector<const FieldDescriptor*>& fields,
+                   std::string& path, const LeafVisitor& visit) {
+  const size_t length = path.size();
   for (const FieldDescriptor* field : fields) {
-    const std::string path = absl::StrCat(prefix, field->name());
+    path += field->name();
     const bool holds_fields = !field->is_repeated() &&
                               field->cpp_type() == FieldDescriptor::CPPTYPE_MESSAGE &&
                               field->message_type() != google::protobuf::Duration::descriptor();
+    std::vector<const FieldDescriptor*> below;
+    const Message* inner = nullptr;
     if (holds_fields) {
-      const Message& inner = reflection.GetMessage(message, field);
-      std::vector<const FieldDescriptor*> set;
-      inner.GetReflection()->ListFields(inner, &set);
-      if (!set.empty()) {
-        ForEachLeafBelow(inner, absl::StrCat(path, "."), visit);
-        continue;
-      }
+      inner = &message.GetReflection()->GetMessage(message, field);
+      below = SetFields(*inner);
     }
-    visit(path, message, *field);
+    if (below.empty()) {
+      visit(path, message, *field);
+    } else {
+      path += '.';
+      ForEachLeafOf(*inner, below, path, visit);
+    }
+    path.resize(length);
   }
 }
 
@@ -208,7 +217,8 @@ Json MessageToJson(const Message& message) {
 }
 
 void ForEachLeaf(const Message& message, const LeafVisitor& visit) {
-  ForEachLeafBelow(message, "", visit);
+  std::string path;
+  ForEachLeafOf(message, SetFields(message), path, visit);
 }
 
 }  // namespace anneal::spec

@@ -72,6 +72,23 @@ EventSink::JobReply ReplyTo(v1::Job* response, FinishCall finish) {
   };
 }
 
+// The same for a job that the call has made, whose origins it knows; unless it turns out that an
+// earlier call has made it, or something has changed them.
+EventSink::JobReply ReplyWithNew(const internal::JobRecord& made, OriginMap origins,
+                                 v1::Job* response, FinishCall finish) {
+  auto known = std::make_shared<OriginMap>(std::move(origins));
+  return [response, finish = std::move(finish), known = std::move(known), id = made.id(),
+          packed = made.origins()](
+             const absl::StatusOr<std::shared_ptr<const internal::JobRecord>>& result) {
+    if (result.ok() && (*result)->id() == id && (*result)->origins() == packed) {
+      ShowJob(**result, std::move(*known), response);
+    } else if (result.ok()) {
+      ShowJob(**result, response);
+    }
+    finish(result.status());
+  };
+}
+
 }  // namespace
 
 absl::StatusOr<FineTuningServiceImpl::Record> FineTuningServiceImpl::Find(
@@ -101,7 +118,8 @@ absl::Status FineTuningServiceImpl::Check(const Caller& caller, const v1::CheckJ
 }
 
 absl::StatusOr<std::unique_ptr<internal::JobRecord>> FineTuningServiceImpl::MakeRecord(
-    const Caller& caller, const v1::CreateJobRequest& request, v1::Job* response) {
+    const Caller& caller, const v1::CreateJobRequest& request, OriginMap* origins,
+    v1::Job* response) {
   ANNEAL_RETURN_IF_ERROR(CheckRequestId(request.request_id()));
   auto record = std::make_unique<internal::JobRecord>();
   record->set_request_id(request.request_id());
@@ -130,7 +148,7 @@ absl::StatusOr<std::unique_ptr<internal::JobRecord>> FineTuningServiceImpl::Make
   job.set_creator(caller.creator);
   *job.mutable_spec() = request.spec();
   *job.mutable_resolved() = std::move(result.resolution.job);
-  PackOrigins(record.get());
+  *origins = PackOrigins(record.get());
   if (!request.parent().empty()) ANNEAL_RETURN_IF_ERROR(CarryOn(request.parent(), record.get()));
   return record;
 }
@@ -308,12 +326,14 @@ grpc::ServerUnaryReactor* FineTuningServiceImpl::CreateJob(grpc::CallbackServerC
                                                            v1::Job* response) {
   return BeginOnPool(parts_.pool, parts_.authenticator, Right::kWrite, *context,
                      [=, this](const Caller& caller, const FinishCall& finish) {
+                       OriginMap origins;
                        absl::StatusOr<std::unique_ptr<internal::JobRecord>> record =
-                           MakeRecord(caller, *request, response);
+                           MakeRecord(caller, *request, &origins, response);
                        if (!record.ok() || *record == nullptr) return finish(record.status());
+                       EventSink::JobReply reply =
+                           ReplyWithNew(**record, std::move(origins), response, finish);
                        parts_.sink.CreateJob(std::move(**record),
-                                             std::string(RequestIdOf(*context)),
-                                             ReplyTo(response, finish));
+                                             std::string(RequestIdOf(*context)), std::move(reply));
                      });
 }
 grpc::ServerUnaryReactor* FineTuningServiceImpl::GetJob(grpc::CallbackServerContext* context,

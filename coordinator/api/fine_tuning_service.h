@@ -19,6 +19,7 @@
 #include "coordinator/catalog/catalog.h"
 #include "coordinator/catalog/job_history.h"
 #include "coordinator/lifecycle/event_sink.h"
+#include "coordinator/lifecycle/shown_job.h"
 
 namespace anneal {
 
@@ -98,10 +99,11 @@ class FineTuningServiceImpl final : public v1::FineTuningService::CallbackServic
   // The bodies, in our own status.
   absl::Status Check(const Caller& caller, const v1::CheckJobRequest& request,
                      v1::CheckJobResponse* response);
-  // The record of the new job as the loop takes it, or null if the same request has made a job
-  // before, which is then in `response`.
+  // The record of the new job as the loop takes it, and the long form of its origins; or null if
+  // the same request has made a job before, which is then in `response`.
   absl::StatusOr<std::unique_ptr<internal::JobRecord>> MakeRecord(
-      const Caller& caller, const v1::CreateJobRequest& request, v1::Job* response);
+      const Caller& caller, const v1::CreateJobRequest& request, OriginMap* origins,
+      v1::Job* response);
   // Refuses what a full disk could not hold; what is there goes on and can be read.
   absl::Status CheckRoom() const;
   // Makes the new job carry on the training of `parent`, from its checkpoints if it has any.

@@ -1,6 +1,7 @@
 #include "coordinator/lifecycle/shown_job.h"
 
 #include <map>
+#include <set>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -43,29 +44,47 @@ void Unpack(const internal::JobRecord& record, Map* origins) {
   }
 }
 
+// Of paths that are not in the spec; there are none in what common/spec makes.
+void PackDefaultsWithoutValue(const v1::JobSpec& spec, const OriginMap& origins, Origins* packed) {
+  std::set<std::string> follow;
+  spec::ForEachLeaf(spec, [&](const std::string& path, const google::protobuf::Message&,
+                              const google::protobuf::FieldDescriptor&) { follow.insert(path); });
+  for (const auto& [path, origin] : origins) {
+    if (origin == spec::kOriginDefault && follow.count(path) == 0) (*packed)[path] = origin;
+  }
+}
+
 bool IsPacked(const internal::JobRecord& record) { return !record.origins().empty(); }
 
 }  // namespace
 
-void PackOrigins(internal::JobRecord* record) {
-  if (IsPacked(*record) || record->job().resolved().origins().empty()) return;
+OriginMap PackOrigins(internal::JobRecord* record) {
+  if (IsPacked(*record) || record->job().resolved().origins().empty()) return {};
   v1::ResolvedJob& resolved = *record->mutable_job()->mutable_resolved();
-  auto& origins = *resolved.mutable_origins();
+  OriginMap origins;
+  origins.swap(*resolved.mutable_origins());
   Origins packed;
+  int follow = 0;  // from the value that is there
   spec::ForEachLeaf(resolved.spec(), [&](const std::string& path, const google::protobuf::Message&,
                                          const google::protobuf::FieldDescriptor&) {
     const auto found = origins.find(path);
     if (found == origins.end()) {
       packed[path] = "";
     } else if (found->second == spec::kOriginDefault) {
-      found->second.clear();  // it follows from the value
+      ++follow;
     }
   });
+  int defaults = 0;
   for (const auto& [path, origin] : origins) {
-    if (!origin.empty()) packed[path] = origin;
+    if (origin == spec::kOriginDefault) {
+      ++defaults;
+    } else if (!origin.empty()) {
+      packed[path] = origin;
+    }
   }
+  if (defaults != follow) PackDefaultsWithoutValue(resolved.spec(), origins, &packed);
   record->set_origins(Format(packed));
-  resolved.clear_origins();
+  return origins;
 }
 
 std::string OriginOf(const internal::JobRecord& record, absl::string_view path) {
@@ -92,6 +111,11 @@ v1::ResolvedJob ShownResolvedJob(const internal::JobRecord& record) {
 void ShowJob(const internal::JobRecord& record, v1::Job* job) {
   *job = record.job();
   if (IsPacked(record)) Unpack(record, job->mutable_resolved()->mutable_origins());
+}
+
+void ShowJob(const internal::JobRecord& record, OriginMap origins, v1::Job* job) {
+  *job = record.job();
+  job->mutable_resolved()->mutable_origins()->swap(origins);
 }
 
 }  // namespace anneal

@@ -44,18 +44,20 @@ TEST(ShownJobTest, TheShortFormShowsWhatTheLongOneDid) {
   for (const v1::JobSpec& spec : {SmallSpec(), with_files, full}) {
     const internal::JobRecord before = RecordOf(spec);
     internal::JobRecord packed = before;
-    PackOrigins(&packed);
+    const OriginMap origins = PackOrigins(&packed);
     EXPECT_TRUE(packed.job().resolved().origins().empty());
     EXPECT_LT(packed.ByteSizeLong() * 3, before.ByteSizeLong() * 2);
     v1::Job shown;
     ShowJob(packed, &shown);
+    EXPECT_TRUE(MessageDifferencer::Equals(shown, before.job())) << shown.DebugString();
+    ShowJob(packed, origins, &shown);
     EXPECT_TRUE(MessageDifferencer::Equals(shown, before.job())) << shown.DebugString();
     EXPECT_TRUE(MessageDifferencer::Equals(ShownResolvedJob(packed), before.job().resolved()));
     // Records of earlier versions are shown as they are.
     ShowJob(before, &shown);
     EXPECT_TRUE(MessageDifferencer::Equals(shown, before.job()));
     const internal::JobRecord once = packed;
-    PackOrigins(&packed);
+    EXPECT_TRUE(PackOrigins(&packed).empty());
     EXPECT_TRUE(MessageDifferencer::Equals(packed, once));
   }
 }
