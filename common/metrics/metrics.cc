@@ -2,10 +2,11 @@
 
 #include <algorithm>
 #include <cmath>
-#include <map>
+#include <unordered_map>
 #include <utility>
 
 #include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
 #include "common/base/status.h"
 #include "prometheus/counter.h"
 #include "prometheus/family.h"
@@ -36,32 +37,36 @@ class TypedFamily : public MetricFamily {
   template <typename Fn, typename... Args>
   void With(LabelValues values, Fn&& fn, const Args&... args) {
     ANNEAL_CHECK(values.size() == info().labels.size());
-    prometheus::Labels labels;
-    auto value = values.begin();
-    for (const std::string& name : info().labels) labels.emplace(name, std::string(*value++));
+    std::string key = KeyOf(values);
     absl::MutexLock lock(&mu_);
-    auto [it, added] = series_.try_emplace(std::move(labels), nullptr);
-    if (added) it->second = &family_.Add(it->first, args...);
-    fn(*it->second);
+    Series& series = series_[std::move(key)];
+    if (series.metric == nullptr) {
+      auto value = values.begin();
+      for (const std::string& name : info().labels)
+        series.labels.emplace(name, std::string(*value++));
+      series.metric = &family_.Add(series.labels, args...);
+    }
+    fn(*series.metric);
   }
 
   // The series with these values, if it is there.
   void Remove(LabelValues values) {
-    SeriesLabels labels;
-    auto value = values.begin();
-    for (const std::string& name : info().labels) labels.emplace_back(name, *value++);
-    RemoveSeries(labels);
+    absl::MutexLock lock(&mu_);
+    const auto found = series_.find(KeyOf(values));
+    if (found == series_.end()) return;
+    family_.Remove(found->second.metric);
+    series_.erase(found);
   }
 
   void RemoveSeries(const SeriesLabels& labels) override {
     absl::MutexLock lock(&mu_);
     for (auto it = series_.begin(); it != series_.end();) {
       const bool has_all = std::all_of(labels.begin(), labels.end(), [&](const auto& label) {
-        const auto found = it->first.find(std::string(label.first));
-        return found != it->first.end() && found->second == label.second;
+        const auto found = it->second.labels.find(std::string(label.first));
+        return found != it->second.labels.end() && found->second == label.second;
       });
       if (has_all) {
-        family_.Remove(it->second);
+        family_.Remove(it->second.metric);
         it = series_.erase(it);
       } else {
         ++it;
@@ -70,9 +75,21 @@ class TypedFamily : public MetricFamily {
   }
 
  private:
+  struct Series {
+    prometheus::Labels labels;
+    Metric* metric = nullptr;
+  };
+
+  // Values may have any characters, so each says how long it is.
+  static std::string KeyOf(LabelValues values) {
+    std::string key;
+    for (const absl::string_view value : values) absl::StrAppend(&key, value.size(), ":", value);
+    return key;
+  }
+
   prometheus::Family<Metric>& family_;
   absl::Mutex mu_;
-  std::map<prometheus::Labels, Metric*> series_ ABSL_GUARDED_BY(mu_);
+  std::unordered_map<std::string, Series> series_ ABSL_GUARDED_BY(mu_);  // by KeyOf
 };
 
 }  // namespace internal

@@ -240,6 +240,8 @@ class ControlLoop : public EventSink, public FleetInbox {
   JobQueue waiting_;
   JobTable with_trainers_;
   Deadlines deadlines_;
+  // What the last plan told those who wait to be prepared, if there were any.
+  std::optional<WaitExplained> prepare_wait_;
   // Changed since the last plan, and whether a turn has gone without one since.
   std::set<std::string> unplanned_;
   bool plan_due_ = false;

@@ -36,12 +36,12 @@ absl::Status ControlLoop::NoSuchJob(const std::string& id) {
 
 void ControlLoop::ReplyWith(std::string id, JobReply reply, Turn& turn) {
   turn.replies.push_back(
-      [this, id = std::move(id), reply = std::move(reply)](const absl::Status& committed) {
+      [this, id = std::move(id), reply = std::move(reply)](const absl::Status& committed) mutable {
         absl::StatusOr<std::shared_ptr<const internal::JobRecord>> answer = NoSuchJob(id);
         const auto found = jobs_.find(id);
         if (found != jobs_.end()) answer = found->second;
         if (!committed.ok()) answer = NotKept(committed);
-        return [reply, answer = std::move(answer)] { reply(answer); };
+        return [reply = std::move(reply), answer = std::move(answer)] { reply(answer); };
       });
 }
 

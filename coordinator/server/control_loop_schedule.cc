@@ -40,15 +40,23 @@ std::optional<RunningJob> AsRunning(const internal::JobRecord& record, absl::Tim
 }  // namespace
 
 void ControlLoop::Schedule(Turn& turn) {
-  for (const auto& [id, record] : turn.changed) unplanned_.insert(id);
   if (turn.monotonic_now >= last_queue_count_ + kQueueCountEvery) {
     const SlotsWanted wanted = waiting_.CountWanted();
-    parts_.metrics.CountQueue(waiting_.First(JobQueue::kAll, turn.now), wanted, turn.now);
+    parts_.metrics.CountQueue(waiting_.FindLongestWaits(turn.now), wanted);
     fleet_.SetWanted(wanted.cpu > 0, wanted.gpu > 0);
     last_queue_count_ = turn.monotonic_now;
   }
   plan_due_ = turn.monotonic_now < next_plan_;
+  for (const auto& [id, record] : turn.changed) {
+    if (plan_due_ && prepare_wait_.has_value() && record->job().state() == v1::JOB_STATE_PENDING) {
+      // What those before it were told holds for it; one of the first is in the next plan anyway.
+      ANNEAL_CHECK_OK(Apply(id, *prepare_wait_, turn));
+    } else {
+      unplanned_.insert(id);
+    }
+  }
   if (plan_due_) return;
+  prepare_wait_.reset();
   const absl::Duration began = parts_.clock.MonotonicNow();
   ClusterView view = fleet_.View(turn.now);
   std::vector<WaitingJob> queue;
@@ -82,6 +90,7 @@ void ControlLoop::CarryOut(const std::vector<Decision>& decisions, Turn& turn) {
     const internal::JobRecord& record = *Find(decision.job, turn);
     // Said already: not worth a copy of the record, of which there may be thousands.
     const auto* wait = std::get_if<WaitExplained>(&decision.event);
+    if (wait != nullptr && record.job().state() == v1::JOB_STATE_PENDING) prepare_wait_ = *wait;
     if (wait != nullptr && wait->reason == record.job().state_reason() &&
         wait->message == record.job().state_message()) {
       continue;

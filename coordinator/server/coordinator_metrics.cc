@@ -60,10 +60,11 @@ CoordinatorMetrics::CoordinatorMetrics(MetricRegistry& r)
               "Turns whose changes could not be committed and were dropped, to be made again.",
               {}}),
       job_info(r, {"anneal_job_info",
-                   "Always 1; carries a job's names for joins.",
+                   "Always 1; carries the names of a job that a worker has had, for joins.",
                    {"job_id", "display_name", "model", "method"}}),
       job_state(r, {"anneal_job_state",
-                    "1 for the state that a job is in, 0 for those it has left.",
+                    "1 for the state that a job is in, 0 for those it has left, from when a worker "
+                    "first has it.",
                     {"job_id", "state"}}),
       job_end_info(r, {"anneal_job_end_info",
                        "Always 1; why a job ended, and the cause of its last failure where the "
@@ -155,7 +156,7 @@ CoordinatorMetrics::CoordinatorMetrics(MetricRegistry& r)
   }
   for (Blame blame : {Blame::kInfrastructure, Blame::kUser, Blame::kUnknown})
     jobs_failed.Add(0, {BlameName(blame)});
-  CountQueue({}, {}, absl::Time());
+  CountQueue({}, {});
   for (const auto accelerator :
        {v1::ResourceSpec::ACCELERATOR_CPU, v1::ResourceSpec::ACCELERATOR_GPU})
     CountSlotTime({{UsageKey{.accelerator = accelerator}, UsageSeconds()}});
@@ -203,15 +204,9 @@ void CoordinatorMetrics::CountWorkers(const std::vector<v1::Worker>& roster) {
   for (const auto& [key, count] : uses) slots.Set(count, {key.first, key.second});
 }
 
-void CoordinatorMetrics::CountQueue(const std::vector<WaitingJob>& queue, const SlotsWanted& wanted,
-                                    absl::Time now) {
-  absl::Duration prepare_wait, slots_wait;
-  for (const WaitingJob& job : queue) {
-    absl::Duration& longest = job.needs_prepare ? prepare_wait : slots_wait;
-    longest = std::max(longest, now - job.waits_since);
-  }
-  oldest_wait.Set(absl::ToDoubleSeconds(prepare_wait), {"prepare_slot"});
-  oldest_wait.Set(absl::ToDoubleSeconds(slots_wait), {"slots"});
+void CoordinatorMetrics::CountQueue(const LongestWaits& waits, const SlotsWanted& wanted) {
+  oldest_wait.Set(absl::ToDoubleSeconds(waits.prepare), {"prepare_slot"});
+  oldest_wait.Set(absl::ToDoubleSeconds(waits.slots), {"slots"});
   slots_wanted.Set(wanted.cpu, {"cpu"});
   slots_wanted.Set(wanted.gpu, {"gpu"});
 }

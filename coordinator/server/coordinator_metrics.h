@@ -25,7 +25,7 @@ struct CoordinatorMetrics {
 
   void CountJobs(const std::map<v1::JobState, int>& by_state);
   void CountWorkers(const std::vector<v1::Worker>& roster);
-  void CountQueue(const std::vector<WaitingJob>& queue, const SlotsWanted& wanted, absl::Time now);
+  void CountQueue(const LongestWaits& waits, const SlotsWanted& wanted);
   void CountSlotTime(const UsageRows& booked);
   // `cause`: the reason of its last failure, where `reason` sums up several; else the same.
   void CountEnd(absl::string_view job, v1::JobState state, absl::string_view reason,

@@ -61,12 +61,20 @@ void JobMeters::Start(const internal::JobRecord& record, const StepMetricsWriter
     meter.progress.set_train_loss(totals.last_step.train_loss());
     meter.progress.set_epoch(totals.last_step.epoch());
   }
-  const v1::JobSpec& spec = record.job().resolved().spec();
-  metrics_.job_info.Set(1, {record.id(), spec.display_name(), spec.model(),
-                            spec.method().has_full() ? "full" : "lora"});
   meter.generation = record.job().generation();
   meter.failures = record.job().failures();
   TakeRecord(record, now);
+}
+
+void JobMeters::ShowState(const internal::JobRecord& record, v1::JobState before) {
+  if (before != v1::JOB_STATE_UNSPECIFIED) {
+    metrics_.job_state.Set(0, {record.id(), StateName(before)});
+  } else {
+    const v1::JobSpec& spec = record.job().resolved().spec();
+    metrics_.job_info.Set(1, {record.id(), spec.display_name(), spec.model(),
+                              spec.method().has_full() ? "full" : "lora"});
+  }
+  metrics_.job_state.Set(1, {record.id(), StateName(record.job().state())});
 }
 
 void JobMeters::ShowTraining(const internal::JobRecord& record) {
@@ -101,11 +109,9 @@ void JobMeters::TakeRecord(const internal::JobRecord& record, absl::Time now) {
                                   [](const internal::RankRecord& rank) { return !rank.ended(); });
   if (meter.trains) metrics_.job_slots.Set(static_cast<double>(held), {record.id()});
   const v1::JobState state = record.job().state();
-  if (state == meter.state) return;
-  if (meter.state != v1::JOB_STATE_UNSPECIFIED)
-    metrics_.job_state.Set(0, {record.id(), StateName(meter.state)});
-  meter.state = state;
-  metrics_.job_state.Set(1, {record.id(), StateName(state)});
+  if (state == meter.shown_state) return;
+  if (state == v1::JOB_STATE_PENDING && meter.shown_state == v1::JOB_STATE_UNSPECIFIED) return;
+  ShowState(record, std::exchange(meter.shown_state, state));
   MarkProgress(record.id(), now);
   // Before the first checkpoint all since the start of training would be lost.
   if (state == v1::JOB_STATE_RUNNING) MarkCheckpoint(record.id(), now);
@@ -159,7 +165,7 @@ void JobMeters::TakeStep(absl::string_view job, const protocol::StepReport& repo
   // A report that came again after a restart is in the totals already.
   if (found == meters_.end() || report.step <= found->second.progress.step()) return;
   Meter& meter = found->second;
-  meter.changed = true;
+  changed_.emplace(job);
   meter.progress.set_step(report.step);
   meter.progress.set_total_steps(report.total_steps);
   meter.progress.set_epoch(report.epoch);
@@ -188,7 +194,7 @@ void JobMeters::TakeReport(absl::string_view job, const protocol::Report& report
   if (found == meters_.end()) return;
   Meter& meter = found->second;
   if (report.evaluation.has_value()) {
-    meter.changed = true;
+    changed_.emplace(job);
     meter.progress.set_validation_loss(report.evaluation->loss);
     metrics_.job_validation_loss.Set(report.evaluation->loss, {job});
     MarkProgress(job, now);
@@ -211,7 +217,7 @@ void JobMeters::TakeReport(absl::string_view job, const protocol::Report& report
 void JobMeters::TakePhase(absl::string_view job, absl::string_view phase, absl::Time now) {
   const auto found = meters_.find(job);
   if (found == meters_.end()) return;
-  found->second.changed = true;
+  changed_.emplace(job);
   found->second.progress.set_phase(std::string(phase));
   MarkProgress(job, now);
 }
@@ -221,7 +227,7 @@ void JobMeters::GoBack(absl::string_view job, int64_t step) {
   if (found == meters_.end()) return;
   Meter& meter = found->second;
   metrics_.job_redone_steps.Add(static_cast<double>(meter.progress.step() - step), {job});
-  meter.changed = true;
+  changed_.emplace(job);
   meter.progress.set_step(step);
   meter.recent.clear();
 }
@@ -229,6 +235,7 @@ void JobMeters::GoBack(absl::string_view job, int64_t step) {
 void JobMeters::End(absl::string_view job, absl::Duration now) {
   const auto found = meters_.find(job);
   if (found == meters_.end()) return;
+  changed_.erase(found->first);
   meters_.erase(found);
   ended_[std::string(job)] = now;
 }
@@ -259,12 +266,6 @@ void JobMeters::Overlay(internal::JobRecord& record, absl::Time now) const {
   *job.mutable_estimated_finish_time() = TimestampOf(now + *left);
 }
 
-std::vector<std::string> JobMeters::TakeChanged() {
-  std::vector<std::string> jobs;
-  for (auto& [job, meter] : meters_) {
-    if (std::exchange(meter.changed, false)) jobs.push_back(job);
-  }
-  return jobs;
-}
+std::set<std::string> JobMeters::TakeChanged() { return std::exchange(changed_, {}); }
 
 }  // namespace anneal

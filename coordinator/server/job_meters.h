@@ -5,8 +5,8 @@
 #include <deque>
 #include <map>
 #include <optional>
+#include <set>
 #include <string>
-#include <vector>
 
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
@@ -47,7 +47,7 @@ class JobMeters {
   // Writes the live numbers into the record.
   void Overlay(internal::JobRecord& record, absl::Time now) const;
   // Jobs whose numbers have changed since the last call.
-  std::vector<std::string> TakeChanged();
+  std::set<std::string> TakeChanged();
 
  private:
   struct RecentStep {
@@ -58,13 +58,15 @@ class JobMeters {
     v1::JobProgress progress;
     int64_t tokens = 0, supervised_tokens = 0;
     std::deque<RecentStep> recent;
-    v1::JobState state = v1::JOB_STATE_UNSPECIFIED;
+    // Unspecified until a worker first has it: before that thousands may wait, with nothing to
+    // show.
+    v1::JobState shown_state = v1::JOB_STATE_UNSPECIFIED;
     int64_t generation = 0;
     v1::FailureCounts failures;
-    // It has had trainers: only then has it the series about them, since thousands may wait.
+    // It has had trainers: only then has it the series about them.
     bool trains = false;
-    bool changed = false;
   };
+  void ShowState(const internal::JobRecord& record, v1::JobState before);
   void ShowTraining(const internal::JobRecord& record);
   // Counts a job that has ended. `before`: its failures until this change.
   void CountEnd(const internal::JobRecord& record, const v1::FailureCounts& before);
@@ -77,6 +79,7 @@ class JobMeters {
   CoordinatorMetrics& metrics_;
   MetricRegistry& registry_;
   std::map<std::string, Meter, std::less<>> meters_;
+  std::set<std::string> changed_;  // since TakeChanged; all are in meters_
   std::map<std::string, absl::Duration, std::less<>> ended_;
 };
 

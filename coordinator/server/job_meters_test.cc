@@ -51,6 +51,21 @@ TEST_F(JobMetersTest, ShowsStateSlotsAndRestarts) {
   EXPECT_THAT(registry_.Scrape(), HasSubstr("anneal_job_restarts_total{job_id=\"j\"} 2\n"));
 }
 
+TEST_F(JobMetersTest, OneThatWaitsForItsFirstWorkerHasNoSeries) {
+  const std::string before = registry_.Scrape();
+  meters_.Start(Record(v1::JOB_STATE_PENDING, 0), {}, kNow);
+  meters_.TakeRecord(Record(v1::JOB_STATE_PENDING, 0), kNow);
+  EXPECT_EQ(registry_.Scrape(), before);
+  meters_.TakeRecord(Record(v1::JOB_STATE_PREPARING, 0), kNow);
+  EXPECT_THAT(registry_.Scrape(), HasSubstr("anneal_job_info{display_name="));
+  EXPECT_THAT(registry_.Scrape(),
+              HasSubstr("anneal_job_state{job_id=\"j\",state=\"PREPARING\"} 1\n"));
+  // Its worker is lost.
+  meters_.TakeRecord(Record(v1::JOB_STATE_PENDING, 0), kNow);
+  EXPECT_THAT(registry_.Scrape(), HasSubstr("state=\"PREPARING\"} 0\n"));
+  EXPECT_THAT(registry_.Scrape(), HasSubstr("state=\"PENDING\"} 1\n"));
+}
+
 TEST_F(JobMetersTest, AttemptsThatFailedAreCountedApartFromThoseThatWereMoved) {
   internal::JobRecord record = Record(v1::JOB_STATE_RUNNING, 2, 1);
   record.mutable_job()->mutable_failures()->set_infrastructure(1);
@@ -224,8 +239,12 @@ TEST_F(JobMetersTest, TheQueueShowsItsLongestWaitAndWhatItWants) {
   EXPECT_THAT(registry_.Scrape(), HasSubstr("anneal_job_queue_wait_seconds_count 0\n"))
       << "before the first job has started, too";
   SlotsWanted wanted;
-  for (const WaitingJob& job : {a, b, c}) wanted.Add(job);
-  metrics_.CountQueue({a, b, c}, wanted, kNow);
+  LongestWaits waits;
+  for (const WaitingJob& job : {a, b, c}) {
+    wanted.Add(job);
+    waits.Add(job, kNow);
+  }
+  metrics_.CountQueue(waits, wanted);
   const std::string scrape = registry_.Scrape();
   EXPECT_THAT(scrape, HasSubstr("anneal_jobs_oldest_wait_seconds{resource=\"prepare_slot\"} 50\n"));
   EXPECT_THAT(scrape, HasSubstr("anneal_jobs_oldest_wait_seconds{resource=\"slots\"} 30\n"));

@@ -62,6 +62,11 @@ void SlotsWanted::Add(const WaitingJob& job) {
   wanted += std::max(0, job.min_slots - static_cast<int>(job.kept.size()));
 }
 
+void LongestWaits::Add(const WaitingJob& job, absl::Time now) {
+  absl::Duration& longest = job.needs_prepare ? prepare : slots;
+  longest = std::max(longest, now - job.waits_since);
+}
+
 absl::Time NotBefore(const internal::JobRecord& record) {
   return record.job().state() == v1::JOB_STATE_PENDING ? absl::InfinitePast()
                                                        : TimeOf(record.retry().not_before());
@@ -97,6 +102,16 @@ SlotsWanted JobQueue::CountWanted() const {
   }
   for (const auto& [id, job] : in_preparation_) wanted.Add(job);
   return wanted;
+}
+
+LongestWaits JobQueue::FindLongestWaits(absl::Time now) const {
+  LongestWaits longest;
+  for (const auto& [kind, jobs] : jobs_) {
+    for (const auto& [key, entry] : jobs) {
+      if (now >= entry.not_before) longest.Add(entry.job, now);
+    }
+  }
+  return longest;
 }
 
 std::vector<WaitingJob> JobQueue::First(size_t depth, absl::Time now) const {

@@ -32,6 +32,13 @@ struct SlotsWanted {
   bool operator==(const SlotsWanted&) const = default;
 };
 
+// How long who waits the longest has waited, for a prepare slot and for accelerator slots.
+struct LongestWaits {
+  absl::Duration prepare, slots;
+
+  void Add(const WaitingJob& job, absl::Time now);
+};
+
 // Purpose: keeps the waiting jobs sorted, so that a plan looks at the first of them and not at
 // thousands. Owner: ControlLoop. Loop thread only.
 class JobQueue {
@@ -41,13 +48,14 @@ class JobQueue {
   // The job has ended, or is not there any more.
   void Remove(const std::string& id);
 
-  static constexpr size_t kAll = SIZE_MAX;
   // The first `depth` of each kind (for prepare, CPU and GPU slots) that may be placed now.
   std::vector<WaitingJob> First(size_t depth, absl::Time now) const;
   // By all that wait, and by those whose data is being prepared or still has to be: whoever brings
   // workers for them must not wait until a worker has prepared it. What a recovering job keeps is
   // not wanted.
   SlotsWanted CountWanted() const;
+  // Of those that may be placed now.
+  LongestWaits FindLongestWaits(absl::Time now) const;
 
  private:
   enum class Kind { kPrepare, kCpu, kGpu };

@@ -45,7 +45,7 @@ TEST(JobQueueTest, GivesTheFirstOfEachKindInOrder) {
   queue.Put(
       Waiting("p1", v1::JOB_STATE_PENDING, absl::Seconds(1), v1::ResourceSpec::ACCELERATOR_GPU));
   EXPECT_THAT(Ids(queue.First(2, kNow)), ElementsAre("p1", "c3", "c2", "g1"));
-  EXPECT_THAT(Ids(queue.First(JobQueue::kAll, kNow)), ElementsAre("p1", "c3", "c2", "c1", "g1"));
+  EXPECT_THAT(Ids(queue.First(3, kNow)), ElementsAre("p1", "c3", "c2", "c1", "g1"));
 }
 
 TEST(JobQueueTest, RecoveringJobsComeFirstThenPriority) {
@@ -126,6 +126,9 @@ TEST(JobQueueTest, WhoMustWaitBeforeATryDoesNotTakeAPlaceInThePlan) {
   queue.Put(failed);
   queue.Put(OnCpu("next", absl::Seconds(1)));
   EXPECT_THAT(Ids(queue.First(1, kNow)), ElementsAre("next"));
+  EXPECT_EQ(queue.FindLongestWaits(kNow).slots, absl::Seconds(1));
+  EXPECT_EQ(queue.FindLongestWaits(kNow + absl::Seconds(5)).slots, absl::Seconds(14));
+  EXPECT_EQ(queue.FindLongestWaits(kNow).prepare, absl::ZeroDuration());
   EXPECT_THAT(Ids(queue.First(1, kNow + absl::Seconds(5))), ElementsAre("failed"));
 }
 
