@@ -124,10 +124,12 @@ def test_the_command_prints_tables_csv_and_json(cluster, make_spec):
     by_day = json.loads(anneal_usage(cluster, EVE, "--by", "day", "-o", "json").stdout)
     assert by_day["usage"][0]["day"] == list_usage(viewer)[0].day and by_day["usage"][0]["creator"] == ""
     assert by_day["total"][0]["useful_slot_seconds"] == pytest.approx(sums["useful_slot_seconds"])
+    for wrong, said in ((("--from", "2026-13-01"), "--from: '2026-13-01' is not a day"),
+                        (("--from", "2026-11-02", "--to", "2026-11-01"), "--to 2026-11-01 is before --from 2026-11-02")):
+        refused = anneal_usage(cluster, EVE, *wrong)
+        assert refused.returncode == 2 and refused.stderr.count(said) == 1, refused
     table = anneal_usage(cluster, EVE, "--from", list_usage(viewer)[0].day).stdout
     assert "USEFUL" in table and "eve" in table and "%" in table and "total" in table, table
-    wrong = anneal_usage(cluster, EVE, "--to", "yesterday")
-    assert wrong.returncode == 2 and "'yesterday' is not a day" in wrong.stderr
 
 
 def test_a_live_attempt_is_shown_and_a_cancelled_job_is_lost(cluster, make_spec):

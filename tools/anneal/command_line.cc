@@ -5,6 +5,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "common/base/status.h"
 #include "common/config/version.h"
@@ -19,6 +20,10 @@ namespace {
 void PrintError(const absl::Status& status) {
   std::cerr << "error: " << Printable(status.message()) << "\n";
   for (const FieldViolation& violation : FieldViolationsOf(status)) {
+    // The message names the first one.
+    if (absl::StartsWith(status.message(),
+                         absl::StrCat(violation.field, ": ", violation.description)))
+      continue;
     std::cerr << "  " << Printable(violation.field) << ": " << Printable(violation.description)
               << "\n";
   }

@@ -93,7 +93,18 @@ void PrintJsonRows(const std::vector<UsageRow>& rows) {
   std::cout << DumpJson({{"usage", all}, {"total", totals}}) << "\n";
 }
 
+// What is wrong with a day of the command line, or nothing.
+std::string DayProblem(const std::string& text) {
+  absl::CivilDay day;
+  if (text.size() == 10 && absl::ParseCivilTime(text, &day)) return "";
+  return absl::StrCat("'", text, "' is not a day of the form 2026-11-30");
+}
+
 absl::StatusOr<ExitCode> ShowUsage(CommandLine& line, const UsageOptions& options) {
+  if (!options.last_day.empty() && options.last_day < options.first_day) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--to ", options.last_day, " is before --from ", options.first_day));
+  }
   ANNEAL_ASSIGN_OR_RETURN(Client * client, line.client());
   v1::ListUsageRequest request;
   request.set_all_projects(options.all_projects);
@@ -197,8 +208,9 @@ void AddUsageCommand(CommandLine& line) {
                                         "Only the last days, today included (default: all)");
   days->check(CLI::Range(1, 3650));
   usage->add_option("--from", options->first_day, "The first day, in UTC: 2026-11-30")
+      ->check(DayProblem)
       ->excludes(days);
-  usage->add_option("--to", options->last_day, "The last day")->excludes(days);
+  usage->add_option("--to", options->last_day, "The last day")->check(DayProblem)->excludes(days);
   const std::map<std::string, UsageBy> by = {
       {"user", UsageBy::kUser}, {"project", UsageBy::kProject}, {"day", UsageBy::kDay}};
   usage->add_option("--by", options->by, "user (of each project; the default), project or day")
