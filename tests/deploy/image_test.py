@@ -101,7 +101,7 @@ def test_the_cuda_package_has_all_but_the_driver(tmp_path):
     assert not outside, outside
     assert {"libnccl.so.2", "libcudart.so.13", "libtorch_cuda.so"} <= {p.name for p in folder.glob("lib/*")}
     # Without the environment of a developer: it finds its own libraries, and says what is not there.
-    for program in ("anneal-worker", "anneal-prepare", "anneal-coordinator", "anneal"):
+    for program in ("anneal-worker", "anneal-prepare", "anneal-trainer", "anneal-coordinator", "anneal"):
         subprocess.run([folder / "bin" / program, "--version"], env={"PATH": "/usr/bin:/bin"}, check=True, capture_output=True)
     (gibibytes,) = stated(r"with CUDA N GiB")
     check_size("package with CUDA, unpacked", size_mib(folder), gibibytes * 1024)

@@ -24,6 +24,14 @@ def anneal(cluster, *arguments):
     return subprocess.run(command(cluster, *arguments), check=True, capture_output=True, text=True).stdout
 
 
+@pytest.mark.parametrize("program", ["anneal", "anneal-coordinator", "anneal-worker", "anneal-prepare", "anneal-trainer"])
+def test_every_program_says_what_it_is(program):
+    version = subprocess.run([BIN_DIR / program, "--version"], check=True, capture_output=True, text=True).stdout
+    assert version.startswith(f"{program} ") and version.count("\n") == 1
+    told = subprocess.run([BIN_DIR / program, "--help"], check=True, capture_output=True, text=True)
+    assert told.stdout and not told.stderr
+
+
 @contextlib.contextmanager
 def followed_log(cluster, name):
     """(process, file that gets its output) of `anneal logs --follow`."""

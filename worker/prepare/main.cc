@@ -9,6 +9,7 @@
 #include "absl/status/status.h"
 #include "common/base/log.h"
 #include "common/base/log_format.h"
+#include "common/config/version.h"
 #include "worker/prepare/commands.h"
 
 namespace {
@@ -43,6 +44,10 @@ int main(int argc, char** argv) {
   }
   if (argc >= 2 && (std::strcmp(argv[1], "--help") == 0 || std::strcmp(argv[1], "-h") == 0)) {
     PrintUsage(stdout);
+    return anneal::prepare::kExitOk;
+  }
+  if (argc >= 2 && std::strcmp(argv[1], "--version") == 0) {
+    std::printf("anneal-prepare %s\n", std::string(anneal::Version()).c_str());
     return anneal::prepare::kExitOk;
   }
   if (argc >= 2 && argv[1][0] == '-') return anneal::prepare::RunCommand(argc, argv);

@@ -6,13 +6,13 @@
 
 #include <cstdio>
 #include <cstdlib>
-#include <cstring>
 #include <memory>
 #include <string>
 
 #include "absl/status/status.h"
 #include "common/base/log.h"
 #include "common/base/log_format.h"
+#include "common/config/version.h"
 #include "worker/trainer/commands.h"
 
 namespace {
@@ -47,13 +47,12 @@ constexpr Command kCommands[] = {
     {"check-cuda", anneal::trainer::CheckCudaCommand, "say what the CUDA library finds"},
 };
 
-int Usage() {
+void PrintUsage(std::FILE* out) {
   std::fprintf(
-      stderr,
+      out,
       "usage: anneal-trainer [COMMAND] [ARGUMENTS]; --help after a command shows its arguments\n");
   for (const Command& command : kCommands)
-    std::fprintf(stderr, "  %-16s %s\n", command.name, command.help);
-  return 2;
+    std::fprintf(out, "  %-16s %s\n", command.name, command.help);
 }
 
 }  // namespace
@@ -69,11 +68,19 @@ int main(int argc, char** argv) {
     std::fprintf(stderr, "anneal-trainer: %s\n", std::string(status.message()).c_str());
     return 2;
   }
-  if (argc < 2) return Usage();
-  if (argv[1][0] == '-' && std::strcmp(argv[1], "--help") != 0)
-    return anneal::trainer::RunCommand(argc, argv);
-  for (const Command& command : kCommands) {
-    if (std::strcmp(argv[1], command.name) == 0) return command.run(argc - 1, argv + 1);
+  const std::string first = argc < 2 ? "" : argv[1];
+  if (first == "--help" || first == "-h") {
+    PrintUsage(stdout);
+    return 0;
   }
-  return Usage();
+  if (first == "--version") {
+    std::printf("anneal-trainer %s\n", std::string(anneal::Version()).c_str());
+    return 0;
+  }
+  if (first.rfind('-', 0) == 0) return anneal::trainer::RunCommand(argc, argv);
+  for (const Command& command : kCommands) {
+    if (first == command.name) return command.run(argc - 1, argv + 1);
+  }
+  PrintUsage(stderr);
+  return 2;
 }
