@@ -211,6 +211,7 @@ void ControlLoop::RunTurn(std::vector<Message> messages) {
     ANNEAL_LOG(ERROR) << "turn dropped" << Field("why", status.ToString());
     parts_.metrics.failed_turns.Increment();
     fleet_.RollBack();
+    fleet_heard_ = true;  // what was planned is not so
   }
   ShowProgress(turn);
   Publish();
@@ -285,13 +286,17 @@ absl::Status ControlLoop::Apply(const std::string& id, const LifecycleEvent& eve
 
 void ControlLoop::Handle(SyncMessage& message, Turn& turn) {
   FleetNews news;
+  fleet_heard_ = true;
   turn.read_next.push_back(message.session);
   fleet_.WorkerSynced(std::move(message.session), message.observed, placed_, turn.monotonic_now,
                       turn.now, &news);
   TakeNews(news, turn);
 }
 
-void ControlLoop::Handle(ClosedMessage& message, Turn&) { fleet_.SessionClosed(message.session); }
+void ControlLoop::Handle(ClosedMessage& message, Turn&) {
+  fleet_heard_ = true;
+  fleet_.SessionClosed(message.session);
+}
 
 void ControlLoop::NoteFault(const v1::JobEvent& event, const internal::JobRecord& record,
                             absl::Time now) {
@@ -347,6 +352,7 @@ void ControlLoop::CheckDeadlines(Turn& turn) {
   last_check_ = turn.monotonic_now;
   FleetNews lost;
   fleet_.CheckLeases(placed_, turn.monotonic_now, &lost);
+  fleet_heard_ = fleet_heard_ || !lost.items.empty();
   TakeNews(lost, turn);
   for (const std::string& id : deadlines_.Due(turn.now)) ANNEAL_CHECK_OK(Apply(id, Tick{}, turn));
   meters_.RemoveEndedSeries(turn.monotonic_now);

@@ -242,9 +242,12 @@ class ControlLoop : public EventSink, public FleetInbox {
   Deadlines deadlines_;
   // What the last plan told those who wait to be prepared, if there were any.
   std::optional<WaitExplained> prepare_wait_;
-  // Changed since the last plan, and whether a turn has gone without one since.
+  // Jobs that have changed since the last plan, whether anything of the fleet may have, and whether
+  // a turn has gone without the plan that is called for.
   std::set<std::string> unplanned_;
+  bool fleet_heard_ = false;
   bool plan_due_ = false;
+  absl::Duration last_plan_ = -absl::InfiniteDuration();
   absl::Duration next_plan_ = -absl::InfiniteDuration();
   absl::Duration last_queue_count_ = -absl::InfiniteDuration();
   absl::Duration last_check_ = -absl::InfiniteDuration();

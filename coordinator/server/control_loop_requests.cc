@@ -149,6 +149,7 @@ void ControlLoop::Handle(DrainMessage& message, Turn& turn) {
   if (absl::Status status = fleet_.SetDrained(message.worker, message.drained); !status.ok()) {
     return Refuse(std::move(status), std::move(message.reply), turn);
   }
+  fleet_heard_ = true;
   turn.replies.push_back([this, worker = message.worker, drained = message.drained,
                           call = std::move(message.call),
                           reply = std::move(message.reply)](const absl::Status& committed) {

@@ -18,6 +18,8 @@ constexpr size_t kPlanDepth = 512;
 // After a plan so many times as long as it took pass before the next: planning for a large fleet
 // must not keep requests waiting, and for a small one every turn plans.
 constexpr int kPlanPause = 10;
+// Also where nothing has changed: some jobs only wait for a time to come.
+constexpr absl::Duration kPlanEvery = absl::Milliseconds(250);
 constexpr absl::Duration kQueueCountEvery = absl::Seconds(1);
 
 std::optional<RunningJob> AsRunning(const internal::JobRecord& record, absl::Time now,
@@ -46,16 +48,22 @@ void ControlLoop::Schedule(Turn& turn) {
     fleet_.SetWanted(wanted.cpu > 0, wanted.gpu > 0);
     last_queue_count_ = turn.monotonic_now;
   }
-  plan_due_ = turn.monotonic_now < next_plan_;
+  const bool may_plan = turn.monotonic_now >= next_plan_;
+  fleet_heard_ = fleet_heard_ || turn.monotonic_now >= last_plan_ + kPlanEvery;
   for (const auto& [id, record] : turn.changed) {
-    if (plan_due_ && prepare_wait_.has_value() && record->job().state() == v1::JOB_STATE_PENDING) {
+    if (prepare_wait_.has_value() && record->job().state() == v1::JOB_STATE_PENDING &&
+        !(may_plan && fleet_heard_)) {
       // What those before it were told holds for it; one of the first is in the next plan anyway.
       ANNEAL_CHECK_OK(Apply(id, *prepare_wait_, turn));
     } else {
       unplanned_.insert(id);
     }
   }
-  if (plan_due_) return;
+  const bool wanted = fleet_heard_ || !unplanned_.empty();
+  plan_due_ = wanted && !may_plan;
+  if (!wanted || !may_plan) return;
+  fleet_heard_ = false;
+  last_plan_ = turn.monotonic_now;
   prepare_wait_.reset();
   const absl::Duration began = parts_.clock.MonotonicNow();
   ClusterView view = fleet_.View(turn.now);

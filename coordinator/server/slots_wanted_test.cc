@@ -43,6 +43,16 @@ TEST_F(SlotsWantedTest, WhatIsWantedShowsBeforeThereIsAnyWorker) {
   AwaitMetric("anneal_slots_wanted{accelerator=\"gpu\"} 0\n");
 }
 
+// Plans follow each other with pauses; a job that is made in one hears what those before it heard.
+TEST_F(SlotsWantedTest, AnAnswerSaysWhyTheJobWaits) {
+  for (int i = 0; i < 20; ++i) {
+    ANNEAL_ASSERT_OK_AND_ASSIGN(const v1::Job job, Create(NewRequest(1)));
+    EXPECT_EQ(job.state_reason(), "NO_WORKER") << job.state_message();
+  }
+  auto worker = StartWorker("w1", 1);
+  EXPECT_EQ(worker->AwaitTasks(1).tasks_size(), 1) << "it is told what they wait for";
+}
+
 TEST_F(SlotsWantedTest, WorkersHearWhetherTheirKindOfSlotIsWanted) {
   auto worker = StartWorker("w1", 1);
   const auto await = [&worker](bool wanted) {
