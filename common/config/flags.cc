@@ -8,8 +8,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
+#include "common/base/version.h"
 #include "common/config/units.h"
-#include "common/config/version.h"
 #include "yaml-cpp/yaml.h"
 
 namespace anneal {

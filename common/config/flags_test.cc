@@ -4,8 +4,8 @@
 
 #include "common/base/status.h"
 #include "common/base/status_matchers.h"
+#include "common/base/version.h"
 #include "common/config/units.h"
-#include "common/config/version.h"
 
 namespace anneal {
 namespace {

@@ -7,7 +7,7 @@
 #include "absl/status/statusor.h"
 #include "absl/synchronization/notification.h"
 #include "common/base/status.h"
-#include "common/config/version.h"
+#include "common/base/version.h"
 #include "common/rpc/paging.h"
 #include "common/rpc/request_id.h"
 #include "common/rpc/status.h"

@@ -11,7 +11,7 @@
 #include "absl/strings/strip.h"
 #include "absl/synchronization/mutex.h"
 #include "common/base/status.h"
-#include "common/config/version.h"
+#include "common/base/version.h"
 #include "common/host/check.h"
 #include "common/host/clock_check.h"
 #include "common/host/storage_checks.h"

@@ -12,7 +12,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/base/status_matchers.h"
 #include "common/base/temp_dir.h"
-#include "common/config/version.h"
+#include "common/base/version.h"
 #include "common/host/check.h"
 #include "common/host/storage_marks.h"
 #include "coordinator/lifecycle/proto_time.h"

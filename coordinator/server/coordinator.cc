@@ -12,7 +12,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/base/log.h"
 #include "common/base/status.h"
-#include "common/config/version.h"
+#include "common/base/version.h"
 #include "common/format/json.h"
 #include "common/rpc/request_id.h"
 #include "common/storage/file_system.h"

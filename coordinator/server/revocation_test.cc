@@ -65,6 +65,18 @@ class RevocationTest : public testing::CoordinatorFixture {
     EXPECT_THAT(FromGrpcStatus(stream->Finish()), IsOk());
     return file.name();
   }
+  // Until the coordinator knows of it; a write returns before.
+  void AwaitUpload(const std::string& upload_id) {
+    auto files = v1::FileService::NewStub(channel_);
+    v1::GetUploadRequest request;
+    request.set_upload_id(upload_id);
+    absl::Status status;
+    const absl::Time patience = absl::Now() + absl::Seconds(20);
+    do {
+      status = Call(*files, &v1::FileService::Stub::GetUpload, request).status();
+    } while (absl::IsNotFound(status) && absl::Now() < patience);
+    ASSERT_THAT(status, IsOk());
+  }
   static v1::UploadFileRequest HeaderFor(const std::string& content) {
     v1::UploadFileRequest message;
     v1::UploadHeader& header = *message.mutable_header();
@@ -149,6 +161,7 @@ TEST_F(RevocationTest, TransfersStop) {
   v1::File file;
   const auto up = files->UploadFile(&up_context, &file);
   ASSERT_TRUE(up->Write(HeaderFor("hello")));
+  AwaitUpload(HeaderFor("hello").header().upload_id());
 
   Revoke(made);
   v1::UploadFileRequest more;

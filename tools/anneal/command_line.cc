@@ -8,7 +8,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "common/base/status.h"
-#include "common/config/version.h"
+#include "common/base/version.h"
 #include "common/rpc/status.h"
 #include "common/spec/issues.h"
 #include "common/spec/message_json.h"

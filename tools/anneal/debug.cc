@@ -16,7 +16,7 @@
 #include "common/base/clock.h"
 #include "common/base/status.h"
 #include "common/base/thread_stacks.h"
-#include "common/config/version.h"
+#include "common/base/version.h"
 #include "common/format/json.h"
 #include "common/spec/message_json.h"
 #include "tools/anneal/command_line.h"

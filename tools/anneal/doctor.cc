@@ -15,7 +15,7 @@
 #include "common/base/clock.h"
 #include "common/base/random.h"
 #include "common/base/status.h"
-#include "common/config/version.h"
+#include "common/base/version.h"
 #include "common/host/check.h"
 #include "common/host/clock_check.h"
 #include "common/host/machine_checks.h"

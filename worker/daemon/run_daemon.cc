@@ -18,7 +18,7 @@
 #include "common/base/log.h"
 #include "common/base/random.h"
 #include "common/base/status.h"
-#include "common/config/version.h"
+#include "common/base/version.h"
 #include "common/format/json.h"
 #include "common/host/machine_checks.h"
 #include "common/metrics/admin_server.h"

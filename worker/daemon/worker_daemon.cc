@@ -14,7 +14,7 @@
 #include "common/base/log.h"
 #include "common/base/start_number.h"
 #include "common/base/status.h"
-#include "common/config/version.h"
+#include "common/base/version.h"
 #include "common/format/json.h"
 #include "worker/daemon/launch.h"
 #include "worker/daemon/software.h"

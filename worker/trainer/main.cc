@@ -12,7 +12,7 @@
 #include "absl/status/status.h"
 #include "common/base/log.h"
 #include "common/base/log_format.h"
-#include "common/config/version.h"
+#include "common/base/version.h"
 #include "worker/trainer/commands.h"
 
 namespace {

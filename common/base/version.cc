@@ -1,4 +1,4 @@
-#include "common/config/version.h"
+#include "common/base/version.h"
 
 namespace anneal {
 
