@@ -59,19 +59,19 @@ class TypedFamily : public MetricFamily {
   }
 
   void RemoveSeries(const SeriesLabels& labels) override {
-    absl::MutexLock lock(&mu_);
-    for (auto it = series_.begin(); it != series_.end();) {
-      const bool has_all = std::all_of(labels.begin(), labels.end(), [&](const auto& label) {
-        const auto found = it->second.labels.find(std::string(label.first));
-        return found != it->second.labels.end() && found->second == label.second;
+    RemoveWhere([&](const prometheus::Labels& has) {
+      return std::all_of(labels.begin(), labels.end(), [&](const auto& label) {
+        const auto found = has.find(std::string(label.first));
+        return found != has.end() && found->second == label.second;
       });
-      if (has_all) {
-        family_.Remove(it->second.metric);
-        it = series_.erase(it);
-      } else {
-        ++it;
-      }
-    }
+    });
+  }
+
+  void RemoveSeries(absl::string_view label, const std::set<std::string>& values) override {
+    const std::string name(label);
+    const auto& names = info().labels;
+    if (std::find(names.begin(), names.end(), name) == names.end()) return;
+    RemoveWhere([&](const prometheus::Labels& has) { return values.count(has.at(name)) > 0; });
   }
 
  private:
@@ -79,6 +79,19 @@ class TypedFamily : public MetricFamily {
     prometheus::Labels labels;
     Metric* metric = nullptr;
   };
+
+  template <typename Predicate>
+  void RemoveWhere(const Predicate& goes) {
+    absl::MutexLock lock(&mu_);
+    for (auto it = series_.begin(); it != series_.end();) {
+      if (goes(it->second.labels)) {
+        family_.Remove(it->second.metric);
+        it = series_.erase(it);
+      } else {
+        ++it;
+      }
+    }
+  }
 
   // Values may have any characters, so each says how long it is.
   static std::string KeyOf(LabelValues values) {
@@ -111,6 +124,11 @@ internal::TypedFamily<Metric>& MetricRegistry::Register(MetricInfo info, absl::s
 void MetricRegistry::RemoveSeries(const SeriesLabels& labels) {
   absl::MutexLock lock(&mu_);
   for (const auto& family : families_) family->RemoveSeries(labels);
+}
+
+void MetricRegistry::RemoveSeries(absl::string_view label, const std::set<std::string>& values) {
+  absl::MutexLock lock(&mu_);
+  for (const auto& family : families_) family->RemoveSeries(label, values);
 }
 
 std::string MetricRegistry::Scrape() const {

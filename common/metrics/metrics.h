@@ -19,6 +19,7 @@
 
 #include <initializer_list>
 #include <memory>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -55,6 +56,7 @@ class MetricFamily {
   MetricFamily(MetricInfo info, absl::string_view type);
   virtual ~MetricFamily() = default;
   virtual void RemoveSeries(const SeriesLabels& labels) = 0;
+  virtual void RemoveSeries(absl::string_view label, const std::set<std::string>& values) = 0;
   const MetricInfo& info() const { return info_; }
   const std::string& type() const { return type_; }
 
@@ -79,6 +81,8 @@ class MetricRegistry {
   void RemoveSeries(absl::string_view label, absl::string_view value) {
     RemoveSeries({{label, value}});
   }
+  // The same for several values at once, which takes no longer: all series are looked at.
+  void RemoveSeries(absl::string_view label, const std::set<std::string>& values);
   // The same for series that have all of `labels`: what one rank of a job leaves behind.
   void RemoveSeries(const SeriesLabels& labels);
 

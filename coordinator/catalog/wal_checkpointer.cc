@@ -2,6 +2,7 @@
 
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
 #include "common/base/log.h"
 #include "common/base/status.h"
@@ -14,6 +15,11 @@ namespace {
 constexpr absl::Duration kEvery = absl::Milliseconds(250);
 // A log of so many pages begins anew: half of what a commit would do so at itself.
 constexpr int64_t kLongLogPages = kLargestWalPages / 2;
+// After a try so many pages more come before the next: a reader that stays, such as somebody's
+// backup, must not make commits wait each time.
+constexpr int64_t kPagesBetweenTries = kLongLogPages / 4;
+// For which commits wait until such a reader goes, at most.
+constexpr int kPatienceMilliseconds = 20;
 
 // Moves what it can without keeping anybody waiting; the log's pages.
 absl::StatusOr<int64_t> Checkpoint(Database& database) {
@@ -22,35 +28,38 @@ absl::StatusOr<int64_t> Checkpoint(Database& database) {
   return found ? statement.Int(1) : 0;
 }
 
-absl::Status CheckpointOf(Database& database) {
-  ANNEAL_ASSIGN_OR_RETURN(const int64_t pages, Checkpoint(database));
-  if (pages < kLongLogPages) return absl::OkStatus();
-  // Those committed meanwhile, so that the next leaves as few as can be to the one that commits
-  // wait for.
-  ANNEAL_RETURN_IF_ERROR(Checkpoint(database).status());
-  return database.Execute("PRAGMA wal_checkpoint(RESTART)");
-}
-
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<WalCheckpointer>> WalCheckpointer::Start(const std::string& data_dir,
                                                                         Clock& clock) {
-  std::vector<Database> databases;
   ANNEAL_ASSIGN_OR_RETURN(Database catalog, OpenCatalogDatabase(data_dir));
-  databases.push_back(std::move(catalog));
   ANNEAL_ASSIGN_OR_RETURN(Database metrics, OpenMetricsDatabase(data_dir));
-  databases.push_back(std::move(metrics));
-  return std::unique_ptr<WalCheckpointer>(new WalCheckpointer(std::move(databases), clock));
+  std::vector<Log> logs;
+  for (Database* database : {&catalog, &metrics}) {
+    ANNEAL_RETURN_IF_ERROR(
+        database->Execute(absl::StrCat("PRAGMA busy_timeout=", kPatienceMilliseconds)));
+    logs.push_back({std::move(*database), kLongLogPages});
+  }
+  return std::unique_ptr<WalCheckpointer>(new WalCheckpointer(std::move(logs), clock));
 }
 
-WalCheckpointer::WalCheckpointer(std::vector<Database> databases, Clock& clock)
-    : databases_(std::move(databases)),
-      clock_(clock),
-      thread_("wal-checkpoint", [this] { Run(); }) {}
+WalCheckpointer::WalCheckpointer(std::vector<Log> logs, Clock& clock)
+    : logs_(std::move(logs)), clock_(clock), thread_("wal-checkpoint", [this] { Run(); }) {}
 
 WalCheckpointer::~WalCheckpointer() {
   absl::MutexLock lock(&mu_);
   stopping_ = true;
+}
+
+absl::Status WalCheckpointer::Move(Log& log) {
+  ANNEAL_ASSIGN_OR_RETURN(const int64_t pages, Checkpoint(log.database));
+  if (pages < kLongLogPages) log.try_at_pages = kLongLogPages;
+  if (pages < log.try_at_pages) return absl::OkStatus();
+  log.try_at_pages = pages + kPagesBetweenTries;
+  // Those committed meanwhile, so that the next leaves as few as can be to the one that commits
+  // wait for.
+  ANNEAL_RETURN_IF_ERROR(Checkpoint(log.database).status());
+  return log.database.Execute("PRAGMA wal_checkpoint(RESTART)");
 }
 
 void WalCheckpointer::Run() {
@@ -59,9 +68,9 @@ void WalCheckpointer::Run() {
       absl::MutexLock lock(&mu_);
       if (clock_.AwaitWithTimeout(&mu_, absl::Condition(&stopping_), kEvery)) return;
     }
-    for (Database& database : databases_) {
+    for (Log& log : logs_) {
       // A full disk is the commits' to report: what is in the log stays there and is read there.
-      if (absl::Status status = CheckpointOf(database); !status.ok())
+      if (absl::Status status = Move(log); !status.ok())
         ANNEAL_LOG(WARNING) << "log of the catalog stays" << Field("why", status.message());
     }
   }

@@ -16,7 +16,7 @@ namespace {
 // A plan looks at so many jobs of each kind; those behind them have that many before them.
 constexpr size_t kPlanDepth = 512;
 // After a plan so many times as long as it took pass before the next: planning for a large fleet
-// must not keep requests waiting, and for a small one every turn plans.
+// must not keep requests waiting, and for a small one every turn that calls for a plan has it.
 constexpr int kPlanPause = 10;
 // Also where nothing has changed: some jobs only wait for a time to come.
 constexpr absl::Duration kPlanEvery = absl::Milliseconds(250);
@@ -47,6 +47,8 @@ void ControlLoop::Schedule(Turn& turn) {
     parts_.metrics.CountQueue(waiting_.FindLongestWaits(turn.now), wanted);
     fleet_.SetWanted(wanted.cpu > 0, wanted.gpu > 0);
     last_queue_count_ = turn.monotonic_now;
+    // Those behind the first, too, hear it when they wait for something else.
+    for (std::string& id : waiting_.NextInTurn(kPlanDepth)) unplanned_.insert(std::move(id));
   }
   const bool may_plan = turn.monotonic_now >= next_plan_;
   fleet_heard_ = fleet_heard_ || turn.monotonic_now >= last_plan_ + kPlanEvery;

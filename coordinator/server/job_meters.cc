@@ -17,6 +17,8 @@ using ::google::protobuf::util::TimeUtil;
 // Speed is measured over the steps of about so much time, at least the last one.
 constexpr double kSpeedWindowSeconds = 10;
 constexpr absl::Duration kSeriesLinger = absl::Minutes(5);
+// Each time all series of the program are looked at.
+constexpr absl::Duration kRemoveEvery = absl::Seconds(10);
 
 // The reason of the failure that ended the job, also where several did.
 std::string CauseOfEnd(const v1::Job& job) {
@@ -27,6 +29,10 @@ std::string CauseOfEnd(const v1::Job& job) {
     if (cause != info.metadata().end()) return cause->second;
   }
   return job.state_reason();
+}
+
+bool HadWorker(const internal::JobRecord& record) {
+  return record.prepare().attempt() > 0 || record.job().generation() > 0;
 }
 
 int64_t Sum(const v1::FailureCounts& failures) {
@@ -66,8 +72,8 @@ void JobMeters::Start(const internal::JobRecord& record, const StepMetricsWriter
   TakeRecord(record, now);
 }
 
-void JobMeters::ShowState(const internal::JobRecord& record, v1::JobState before) {
-  if (before != v1::JOB_STATE_UNSPECIFIED) {
+void JobMeters::ShowState(const internal::JobRecord& record, v1::JobState before, bool shown) {
+  if (shown) {
     metrics_.job_state.Set(0, {record.id(), StateName(before)});
   } else {
     const v1::JobSpec& spec = record.job().resolved().spec();
@@ -109,10 +115,12 @@ void JobMeters::TakeRecord(const internal::JobRecord& record, absl::Time now) {
                                   [](const internal::RankRecord& rank) { return !rank.ended(); });
   if (meter.trains) metrics_.job_slots.Set(static_cast<double>(held), {record.id()});
   const v1::JobState state = record.job().state();
-  if (state == meter.shown_state) return;
-  if (state == v1::JOB_STATE_PENDING && meter.shown_state == v1::JOB_STATE_UNSPECIFIED) return;
-  ShowState(record, std::exchange(meter.shown_state, state));
-  MarkProgress(record.id(), now);
+  if (state == meter.state) return;
+  const v1::JobState before = std::exchange(meter.state, state);
+  if (meter.shown || HadWorker(record)) {
+    ShowState(record, before, std::exchange(meter.shown, true));
+    MarkProgress(record.id(), now);
+  }
   // Before the first checkpoint all since the start of training would be lost.
   if (state == v1::JOB_STATE_RUNNING) MarkCheckpoint(record.id(), now);
   if (IsTerminal(state)) {
@@ -241,14 +249,18 @@ void JobMeters::End(absl::string_view job, absl::Duration now) {
 }
 
 void JobMeters::RemoveEndedSeries(absl::Duration now) {
+  if (now < last_removal_ + kRemoveEvery) return;
+  last_removal_ = now;
+  std::set<std::string> gone;
   for (auto it = ended_.begin(); it != ended_.end();) {
     if (now < it->second + kSeriesLinger) {
       ++it;
-      continue;
+    } else {
+      gone.insert(it->first);
+      it = ended_.erase(it);
     }
-    registry_.RemoveSeries("job_id", it->first);
-    it = ended_.erase(it);
   }
+  if (!gone.empty()) registry_.RemoveSeries("job_id", gone);
 }
 
 void JobMeters::Overlay(internal::JobRecord& record, absl::Time now) const {

@@ -58,15 +58,16 @@ class JobMeters {
     v1::JobProgress progress;
     int64_t tokens = 0, supervised_tokens = 0;
     std::deque<RecentStep> recent;
-    // Unspecified until a worker first has it: before that thousands may wait, with nothing to
-    // show.
-    v1::JobState shown_state = v1::JOB_STATE_UNSPECIFIED;
+    v1::JobState state = v1::JOB_STATE_UNSPECIFIED;
+    // A worker has had it: before that thousands may wait, and go, with nothing to show.
+    bool shown = false;
     int64_t generation = 0;
     v1::FailureCounts failures;
     // It has had trainers: only then has it the series about them.
     bool trains = false;
   };
-  void ShowState(const internal::JobRecord& record, v1::JobState before);
+  // `shown`: it was, in `before`.
+  void ShowState(const internal::JobRecord& record, v1::JobState before, bool shown);
   void ShowTraining(const internal::JobRecord& record);
   // Counts a job that has ended. `before`: its failures until this change.
   void CountEnd(const internal::JobRecord& record, const v1::FailureCounts& before);
@@ -81,6 +82,7 @@ class JobMeters {
   std::map<std::string, Meter, std::less<>> meters_;
   std::set<std::string> changed_;  // since TakeChanged; all are in meters_
   std::map<std::string, absl::Duration, std::less<>> ended_;
+  absl::Duration last_removal_ = -absl::InfiniteDuration();
 };
 
 }  // namespace anneal

@@ -22,6 +22,7 @@ class JobMetersTest : public ::testing::Test {
     record.set_id("j");
     record.mutable_job()->set_state(state);
     record.mutable_job()->set_generation(generation);
+    if (state != v1::JOB_STATE_PENDING) record.mutable_prepare()->set_attempt(1);
     for (int i = 0; i < ranks; ++i) record.mutable_train()->add_ranks()->set_rank(i);
     return record;
   }
@@ -64,6 +65,20 @@ TEST_F(JobMetersTest, OneThatWaitsForItsFirstWorkerHasNoSeries) {
   meters_.TakeRecord(Record(v1::JOB_STATE_PENDING, 0), kNow);
   EXPECT_THAT(registry_.Scrape(), HasSubstr("state=\"PREPARING\"} 0\n"));
   EXPECT_THAT(registry_.Scrape(), HasSubstr("state=\"PENDING\"} 1\n"));
+}
+
+TEST_F(JobMetersTest, OneThatNoWorkerHadLeavesItsEndAlone) {
+  internal::JobRecord record = Record(v1::JOB_STATE_PENDING, 0);
+  meters_.Start(record, {}, kNow);
+  record.mutable_job()->set_state(v1::JOB_STATE_CANCELLED);
+  record.mutable_job()->set_state_reason("CANCELLED");
+  meters_.TakeRecord(record, kNow);
+  meters_.TakeRecord(record, kNow);
+  const std::string scrape = registry_.Scrape();
+  EXPECT_THAT(scrape, Not(HasSubstr("anneal_job_state{")));
+  EXPECT_THAT(scrape, HasSubstr("anneal_job_end_info{"));
+  EXPECT_THAT(scrape,
+              HasSubstr("anneal_jobs_ended_total{reason=\"CANCELLED\",state=\"CANCELLED\"} 1\n"));
 }
 
 TEST_F(JobMetersTest, AttemptsThatFailedAreCountedApartFromThoseThatWereMoved) {
@@ -132,6 +147,9 @@ TEST_F(JobMetersTest, CountsCheckpointsAndWhatWasDoneAgain) {
 
 TEST_F(JobMetersTest, SeriesOfAJobLingerFiveMinutesAfterItsEnd) {
   meters_.Start(Record(v1::JOB_STATE_RUNNING, 1, 1), {}, kNow);
+  internal::JobRecord other = Record(v1::JOB_STATE_RUNNING, 1, 1);
+  other.set_id("other");
+  meters_.Start(other, {}, kNow);
   meters_.TakeStep("j", {.step = 1, .total_steps = 1, .train_loss = 0.5}, kNow);
   internal::JobRecord failed = Record(v1::JOB_STATE_FAILED, 1, 1);
   failed.mutable_job()->set_state_reason("NON_FINITE_LOSS");
@@ -144,7 +162,8 @@ TEST_F(JobMetersTest, SeriesOfAJobLingerFiveMinutesAfterItsEnd) {
               HasSubstr("anneal_job_end_info{cause=\"NON_FINITE_LOSS\",job_id=\"j\",reason="
                         "\"NON_FINITE_LOSS\",state=\"FAILED\"} 1\n"));
   meters_.RemoveEndedSeries(kStart + absl::Minutes(5));
-  EXPECT_THAT(registry_.Scrape(), Not(HasSubstr("job_id")));
+  EXPECT_THAT(registry_.Scrape(), Not(HasSubstr("job_id=\"j\"")));
+  EXPECT_THAT(registry_.Scrape(), HasSubstr("anneal_job_state{job_id=\"other\""));
   EXPECT_THAT(registry_.Scrape(), HasSubstr("anneal_jobs_ended_total{reason=\"NON_FINITE_LOSS\","
                                             "state=\"FAILED\"} 1\n"));
 }

@@ -95,6 +95,15 @@ void JobQueue::Remove(const std::string& id) {
   places_.erase(found);
 }
 
+std::vector<std::string> JobQueue::NextInTurn(size_t count) {
+  std::vector<std::string> ids;
+  for (auto it = places_.upper_bound(last_in_turn_); it != places_.end() && ids.size() < count;
+       ++it)
+    ids.push_back(it->first);
+  last_in_turn_ = ids.empty() ? "" : ids.back();
+  return ids;
+}
+
 SlotsWanted JobQueue::CountWanted() const {
   SlotsWanted wanted;
   for (const auto& [kind, jobs] : jobs_) {

@@ -50,6 +50,8 @@ class JobQueue {
 
   // The first `depth` of each kind (for prepare, CPU and GPU slots) that may be placed now.
   std::vector<WaitingJob> First(size_t depth, absl::Time now) const;
+  // The ids of up to `count` jobs, others at each call until all have been given.
+  std::vector<std::string> NextInTurn(size_t count);
   // By all that wait, and by those whose data is being prepared or still has to be: whoever brings
   // workers for them must not wait until a worker has prepared it. What a recovering job keeps is
   // not wanted.
@@ -68,7 +70,8 @@ class JobQueue {
 
   std::map<Kind, std::map<Key, Entry>> jobs_;
   std::map<std::string, std::pair<Kind, Key>, std::less<>> places_;  // by id
-  std::map<std::string, WaitingJob, std::less<>> in_preparation_;    // by id
+  std::string last_in_turn_;
+  std::map<std::string, WaitingJob, std::less<>> in_preparation_;  // by id
 };
 
 }  // namespace anneal

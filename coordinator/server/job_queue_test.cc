@@ -119,6 +119,17 @@ TEST(JobQueueTest, WhatIsWantedGrowsWithEachJobThatHasNoSlotsYet) {
   EXPECT_EQ(queue.CountWanted(), SlotsWanted());
 }
 
+TEST(JobQueueTest, AllHaveTheirTurn) {
+  JobQueue queue;
+  EXPECT_THAT(queue.NextInTurn(2), IsEmpty());
+  for (const char* id : {"a", "b", "c"}) queue.Put(OnCpu(id, absl::Seconds(1)));
+  EXPECT_THAT(queue.NextInTurn(2), ElementsAre("a", "b"));
+  queue.Remove("b");
+  EXPECT_THAT(queue.NextInTurn(2), ElementsAre("c"));
+  EXPECT_THAT(queue.NextInTurn(2), IsEmpty());
+  EXPECT_THAT(queue.NextInTurn(2), ElementsAre("a", "c"));
+}
+
 TEST(JobQueueTest, WhoMustWaitBeforeATryDoesNotTakeAPlaceInThePlan) {
   JobQueue queue;
   internal::JobRecord failed = OnCpu("failed", absl::Seconds(9));
