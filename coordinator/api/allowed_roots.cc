@@ -56,8 +56,21 @@ bool IsWithinAny(absl::string_view path, const std::vector<std::optional<std::st
   });
 }
 
+// "/." so that one that is mounted on demand is.
+std::string RealFolder(const std::string& path, std::error_code& error) {
+  std::string real = RealPath(absl::StrCat(path, "/."), error);
+  return error ? real : std::string(absl::StripSuffix(real, "/."));
+}
+
 absl::Status NotFound(const std::string& path, const std::error_code& error) {
   return WithReason(absl::NotFoundError(absl::StrCat(path, ": ", error.message())), "NOT_FOUND");
+}
+
+absl::Status NotSeen(const std::string& path, const std::error_code& error) {
+  return WithReason(absl::PermissionDeniedError(absl::StrCat(
+                        "the coordinator cannot look at ", path, ": ", error.message(),
+                        "; let its account pass through the folders above it, and read it")),
+                    "NOT_ALLOWED");
 }
 
 absl::Status DeniedAsOwn(const std::string& path) {
@@ -79,23 +92,22 @@ std::shared_ptr<const AllowedRoots::RealFolders> AllowedRoots::Look() const {
   }
   auto folders = std::make_shared<RealFolders>();
   folders->seen = now;
-  bool all_there = true;
+  bool own_there = true;
   std::error_code error;
   for (const std::string& root : roots_) {
-    std::string real = RealPath(root, error);
-    if (error) all_there = false;
+    std::string real = RealFolder(root, error);
     folders->roots.push_back(error ? std::nullopt : std::optional(std::move(real)));
   }
   for (const std::string& own : own_folders_) {
-    std::string real = RealPath(own, error);
+    std::string real = RealFolder(own, error);
     if (error) {
-      all_there = false;
+      own_there = false;
       real = fs::weakly_canonical(own, error).string();
     }
     folders->own.push_back(error ? std::nullopt : std::optional(std::move(real)));
   }
   absl::MutexLock lock(&mu_);
-  known_ = all_there ? folders : nullptr;
+  known_ = own_there ? folders : nullptr;
   return folders;
 }
 
@@ -123,8 +135,10 @@ absl::StatusOr<AllowedRoots::Place> AllowedRoots::Find(const std::string& path) 
     if (error) {
       // What may not be named is denied whether it is there or not.
       std::error_code unknown;
-      const fs::path nearest = fs::weakly_canonical(normal, unknown);
-      if (unknown || IsWithinAny(nearest.string(), folders->own)) return DeniedAsOwn(path);
+      const std::string nearest = fs::weakly_canonical(normal, unknown).string();
+      if (unknown) return NotSeen(path, unknown);
+      if (IsWithinAny(nearest, folders->own)) return DeniedAsOwn(path);
+      if (!IsWithin(nearest, real_root)) continue;
       return NotFound(path, error);
     }
     if (IsWithinAny(real, folders->own)) return DeniedAsOwn(path);

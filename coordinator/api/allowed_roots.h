@@ -58,7 +58,7 @@ class AllowedRoots {
   const std::vector<std::string> own_folders_;
 
   mutable absl::Mutex mu_;
-  // The last look, if all folders were there; else null.
+  // The last look, if it has found our own folders; else null.
   mutable std::shared_ptr<const RealFolders> known_ ABSL_GUARDED_BY(mu_);
 };
 

@@ -4,6 +4,7 @@
 #include <fstream>
 #include <string>
 
+#include "common/base/clock.h"
 #include "common/base/status.h"
 #include "common/base/status_matchers.h"
 #include "common/base/temp_dir.h"
@@ -11,6 +12,7 @@
 namespace anneal {
 namespace {
 
+using ::anneal::testing::IsOk;
 using ::anneal::testing::IsOkAndHolds;
 using ::anneal::testing::StatusIs;
 using ::testing::HasSubstr;
@@ -50,11 +52,42 @@ TEST_F(AllowedRootsTest, NoWayLeadsOut) {
   for (const std::string& path :
        {folder_ + "/shared-not/secret", folder_ + "/shared/../shared-not/secret",
         folder_ + "/shared/innocent", folder_ + "/shared/folder/secret", std::string("/etc/passwd"),
-        folder_ + "/shared-not/none"}) {
+        folder_ + "/shared-not/none", folder_ + "/shared/folder/none"}) {
     EXPECT_THAT(roots.Resolve(path), StatusIs(absl::StatusCode::kPermissionDenied)) << path;
   }
   EXPECT_THAT(AllowedRoots({}).Resolve(folder_),
               StatusIs(absl::StatusCode::kPermissionDenied, HasSubstr("--allowed-root")));
+}
+
+TEST_F(AllowedRootsTest, FoldersThatMoveAreFoundWhereTheyAreASecondLater) {
+  SimulatedClock clock;
+  fs::create_directories(folder_ + "/own");
+  const std::string file = folder_ + "/later/deep/a.jsonl";
+  const AllowedRoots roots({folder_ + "/later"}, {folder_ + "/own"}, clock);
+  EXPECT_THAT(roots.Resolve(file), StatusIs(absl::StatusCode::kPermissionDenied));
+  fs::create_symlink(folder_ + "/shared", folder_ + "/later");
+  clock.AdvanceTime(absl::Seconds(1));
+  EXPECT_THAT(roots.Resolve(file), IsOkAndHolds(folder_ + "/shared/deep/a.jsonl"));
+  // The service's own folder is now what the root leads to.
+  fs::remove(folder_ + "/own");
+  fs::create_symlink(folder_ + "/shared", folder_ + "/own");
+  clock.AdvanceTime(absl::Seconds(1));
+  EXPECT_THAT(roots.Resolve(file), StatusIs(absl::StatusCode::kPermissionDenied));
+}
+
+TEST_F(AllowedRootsTest, WhereOurOwnFoldersAreNotYetNothingIsRemembered) {
+  SimulatedClock clock;
+  const AllowedRoots roots({folder_ + "/shared"}, {folder_ + "/own"}, clock);
+  EXPECT_THAT(roots.Resolve(folder_ + "/shared/deep/a.jsonl"), IsOk());
+  fs::create_symlink(folder_ + "/shared", folder_ + "/own");
+  EXPECT_THAT(roots.Resolve(folder_ + "/shared/deep/a.jsonl"),
+              StatusIs(absl::StatusCode::kPermissionDenied));
+}
+
+TEST_F(AllowedRootsTest, ANameMayEndAsTheKernelMarksWhatIsGone) {
+  std::ofstream(folder_ + "/shared/a (deleted)") << "{}";
+  EXPECT_THAT(AllowedRoots({folder_ + "/shared"}).Resolve(folder_ + "/shared/a (deleted)"),
+              IsOkAndHolds(folder_ + "/shared/a (deleted)"));
 }
 
 TEST_F(AllowedRootsTest, OpensWhatItFindsAndNothingThatTakesItsPlace) {

@@ -143,13 +143,28 @@ class FleetExaminer::Round {
   }
 
   // Workers whose links can be measured.
-  std::vector<std::string> Listening() {
-    absl::MutexLock lock(&mu_);
-    std::vector<std::string> names;
-    for (const auto& [name, asked] : asked_) {
-      if (asked.takes_part && !asked.result.listen_address().empty()) names.push_back(name);
+  // Those whose links can be measured, in groups that jobs may span: by kind of slot, of which a
+  // job has one; all together where a worker has both.
+  std::vector<std::vector<std::string>> Listening() {
+    std::map<std::string, bool> with_gpu;
+    bool some_have_both = false;
+    for (const v1::Worker& worker : workers_) {
+      const auto is_gpu = [](const v1::Slot& slot) {
+        return slot.accelerator() == v1::ResourceSpec::ACCELERATOR_GPU;
+      };
+      const auto gpus = std::count_if(worker.slots().begin(), worker.slots().end(), is_gpu);
+      with_gpu[NameOf(worker)] = gpus > 0;
+      some_have_both = some_have_both || (gpus > 0 && gpus < worker.slots_size());
     }
-    return names;
+    absl::MutexLock lock(&mu_);
+    std::map<bool, std::vector<std::string>> groups;
+    for (const auto& [name, asked] : asked_) {
+      if (asked.takes_part && !asked.result.listen_address().empty())
+        groups[!some_have_both && with_gpu[name]].push_back(name);
+    }
+    std::vector<std::vector<std::string>> listening;
+    for (auto& [gpu, names] : groups) listening.push_back(std::move(names));
+    return listening;
   }
 
   // Pairs of a round, numbers in `names`. One whose other end has dropped out is left out.
@@ -280,11 +295,12 @@ absl::Status FleetExaminer::CompareStorage(const std::shared_ptr<Round>& round,
 
 absl::Status FleetExaminer::MeasureLinks(const std::shared_ptr<Round>& round, bool all_pairs,
                                          const std::function<bool()>& cancelled) {
-  const std::vector<std::string> names = round->Listening();
-  for (const LinkRound& pairs :
-       PlanLinkRounds(static_cast<int>(names.size()), all_pairs, parts_.random)) {
-    Want(round, round->NextLinks(names, pairs));
-    ANNEAL_RETURN_IF_ERROR(round->Await(patience_.links, cancelled));
+  for (const std::vector<std::string>& names : round->Listening()) {
+    for (const LinkRound& pairs :
+         PlanLinkRounds(static_cast<int>(names.size()), all_pairs, parts_.random)) {
+      Want(round, round->NextLinks(names, pairs));
+      ANNEAL_RETURN_IF_ERROR(round->Await(patience_.links, cancelled));
+    }
   }
   return absl::OkStatus();
 }

@@ -262,6 +262,33 @@ TEST_F(FleetExaminerTest, PairsAreMeasuredInRoundsThatDisturbNobody) {
   EXPECT_EQ(pairs.size(), 6u);
 }
 
+// No job has slots of both kinds, and pools of different kinds may be kept apart.
+TEST_F(FleetExaminerTest, WorkersWithoutAKindOfSlotInCommonAreNoPair) {
+  const auto add = [this](const std::string& name,
+                          const std::vector<v1::ResourceSpec::Accelerator>& slots) {
+    Add(name);
+    for (const auto accelerator : slots)
+      roster_workers_.back().add_slots()->set_accelerator(accelerator);
+    roster_.Publish(roster_workers_);
+  };
+  const auto measured = [this] {
+    const size_t before = fleet_.rounds().size();
+    EXPECT_THAT(NotOk(), IsEmpty());
+    std::set<std::pair<std::string, std::string>> pairs;
+    for (size_t i = before; i < fleet_.rounds().size(); ++i)
+      pairs.insert(fleet_.rounds()[i].begin(), fleet_.rounds()[i].end());
+    return pairs;
+  };
+  const auto cpu = v1::ResourceSpec::ACCELERATOR_CPU, gpu = v1::ResourceSpec::ACCELERATOR_GPU;
+  for (const char* name : {"c1", "c2"}) add(name, {cpu, cpu});
+  for (const char* name : {"g1", "g2"}) add(name, {gpu});
+  const auto pairs = measured();
+  EXPECT_EQ(pairs.size(), 2u);
+  for (const auto& [a, b] : pairs) EXPECT_EQ(a[0], b[0]);
+  add("both", {cpu, gpu});
+  EXPECT_EQ(measured().size(), 10u) << "a job of each kind may have slots of it";
+}
+
 TEST_F(FleetExaminerTest, AllPairsOfManyOnlyWhenAsked) {
   for (int i = 0; i < 34; ++i) Add(absl::StrCat("w", i)).has_storage = false;  // takes its time
   const auto measured = [this] {
