@@ -64,7 +64,8 @@ class UploadReactor final : public grpc::ServerReadReactor<v1::UploadFileRequest
     absl::MutexLock lock(&mu_);
     if (!reading_ || reading_since_ >= since) return;
     reading_ = false;
-    End(WithReason(absl::DeadlineExceededError(
+    // No failure of ours, as a deadline would be.
+    End(WithReason(absl::AbortedError(
                        "nothing has come of this upload for too long; what has come is kept: go "
                        "on where GetUpload says"),
                    "UPLOAD_IDLE"));

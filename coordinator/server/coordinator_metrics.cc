@@ -150,8 +150,11 @@ CoordinatorMetrics::CoordinatorMetrics(MetricRegistry& r)
   queue_wait.Show();
   jobs_ended.Add(0, {StateName(v1::JOB_STATE_SUCCEEDED), BoundedReason("DONE")});
   jobs_ended.Add(0, {StateName(v1::JOB_STATE_CANCELLED), BoundedReason("CANCELLED")});
-  for (const char* reason : {"BAD_DATA", "NON_FINITE_LOSS", "OUT_OF_MEMORY", "TRAINER_DIED",
-                             "WORKER_LOST", "COLLECTIVE_FAILED", "OTHER"}) {
+  for (const char* reason :
+       {"BAD_DATA", "NON_FINITE_LOSS", "OUT_OF_MEMORY", "TRAINER_DIED", "KILLED", "EXITED", "HUNG",
+        "UNRESPONSIVE", "WORKER_LOST", "WORKER_RESTARTED", "COLLECTIVE_FAILED", "SAME_STEP_FAILED",
+        "PREPARE_DIED", "PREPARE_FAILED", "START_FAILED", "MODEL_CHANGED", "OUTPUT_LOST",
+        "OTHER"}) {
     jobs_ended.Add(0, {StateName(v1::JOB_STATE_FAILED), BoundedReason(reason)});
   }
   for (Blame blame : {Blame::kInfrastructure, Blame::kUser, Blame::kUnknown})
@@ -176,12 +179,13 @@ void CoordinatorMetrics::CountSlotTime(const UsageRows& booked) {
 }
 
 void CoordinatorMetrics::CountWorkers(const std::vector<v1::Worker>& roster) {
-  int ready = 0, draining = 0, lost = 0;
+  int ready = 0, draining = 0, excluded = 0, lost = 0;
   std::map<std::pair<std::string, std::string>, int> uses = {
       {{"cpu", "free"}, 0}, {{"cpu", "taken"}, 0}, {{"gpu", "free"}, 0}, {{"gpu", "taken"}, 0}};
   for (const v1::Worker& worker : roster) {
     ready += worker.state() == v1::Worker::STATE_READY;
     draining += worker.state() == v1::Worker::STATE_DRAINING;
+    excluded += worker.state() == v1::Worker::STATE_EXCLUDED;
     lost += worker.state() == v1::Worker::STATE_LOST;
     if (worker.state() == v1::Worker::STATE_LOST) continue;
     for (const v1::Slot& slot : worker.slots()) {
@@ -200,6 +204,7 @@ void CoordinatorMetrics::CountWorkers(const std::vector<v1::Worker>& roster) {
   shown_workers_ = std::move(shown);
   workers.Set(ready, {"READY"});
   workers.Set(draining, {"DRAINING"});
+  workers.Set(excluded, {"EXCLUDED"});
   workers.Set(lost, {"LOST"});
   for (const auto& [key, count] : uses) slots.Set(count, {key.first, key.second});
 }

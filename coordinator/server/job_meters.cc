@@ -121,6 +121,11 @@ void JobMeters::TakeRecord(const internal::JobRecord& record, absl::Time now) {
     ShowState(record, before, std::exchange(meter.shown, true));
     MarkProgress(record.id(), now);
   }
+  if (state != v1::JOB_STATE_RUNNING) {
+    // Neither holds on while nothing is trained.
+    metrics_.job_remaining_seconds.Remove({record.id()});
+    metrics_.job_tokens_per_second.Remove({record.id()});
+  }
   // Before the first checkpoint all since the start of training would be lost.
   if (state == v1::JOB_STATE_RUNNING) MarkCheckpoint(record.id(), now);
   if (IsTerminal(state)) {

@@ -121,6 +121,9 @@ TEST_F(JobMetersTest, ProgressIsAStepAPhaseOrANewState) {
   meters_.TakeStep("j", {.step = 1, .total_steps = 5, .step_seconds = 2}, kNow + absl::Seconds(40));
   expect_progress(1'700'000'040);
   EXPECT_THAT(registry_.Scrape(), HasSubstr("anneal_job_remaining_seconds{job_id=\"j\"} 8\n"));
+  meters_.TakeRecord(Record(v1::JOB_STATE_PAUSED, 1, 1), kNow);
+  EXPECT_THAT(registry_.Scrape(), Not(HasSubstr("anneal_job_remaining_seconds{")));
+  EXPECT_THAT(registry_.Scrape(), Not(HasSubstr("anneal_job_tokens_per_second{")));
 }
 
 TEST_F(JobMetersTest, CountsCheckpointsAndWhatWasDoneAgain) {
@@ -234,7 +237,10 @@ TEST_F(JobMetersTest, WorkersThatAreGoneAreNotShown) {
   metrics_.CountWorkers({away, here});
   EXPECT_THAT(registry_.Scrape(), HasSubstr("anneal_worker_up{worker=\"away\"} 0\n"));
   EXPECT_THAT(registry_.Scrape(), HasSubstr("anneal_worker_up{worker=\"here\"} 1\n"));
+  here.set_state(v1::Worker::STATE_EXCLUDED);
   metrics_.CountWorkers({here});
+  EXPECT_THAT(registry_.Scrape(), HasSubstr("anneal_workers{state=\"EXCLUDED\"} 1\n"));
+  EXPECT_THAT(registry_.Scrape(), HasSubstr("anneal_workers{state=\"READY\"} 0\n"));
   EXPECT_THAT(registry_.Scrape(), Not(HasSubstr("worker=\"away\"")));
   EXPECT_THAT(registry_.Scrape(), HasSubstr("worker=\"here\""));
 }

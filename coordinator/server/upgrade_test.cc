@@ -9,6 +9,7 @@
 #include "anneal/v1/file_service.grpc.pb.h"
 #include "anneal/v1/key_service.grpc.pb.h"
 #include "anneal/v1/model_service.grpc.pb.h"
+#include "common/base/file.h"
 #include "coordinator/catalog/schema.h"
 #include "coordinator/catalog/sqlite.h"
 #include "coordinator/server/testing/coordinator_fixture.h"
@@ -55,9 +56,21 @@ class UpgradeTest : public testing::CoordinatorFixture {
                        << version;
     ANNEAL_ASSERT_OK_AND_ASSIGN(Database database, Database::Open(options_.data_dir + "/catalog.db",
                                                                   Database::Synchronous::kFull));
+    // Files of that time have smaller pages, and keep them.
+    ANNEAL_ASSERT_OK(
+        database.Execute("PRAGMA journal_mode=DELETE; PRAGMA page_size=4096; VACUUM; "
+                         "PRAGMA journal_mode=WAL"));
     // Its tables come in the order of their names.
     ANNEAL_ASSERT_OK(database.Execute("PRAGMA foreign_keys=OFF"));
     ANNEAL_ASSERT_OK(database.Execute(sql));
+  }
+  int64_t PageBytes() {
+    const std::string path = options_.data_dir + "/catalog.db";
+    const absl::StatusOr<std::string> file = ReadSmallFile(path);
+    EXPECT_THAT(file, IsOk());
+    // Bytes 16 and 17 of the header: https://www.sqlite.org/fileformat2.html
+    return file.ok() ? (static_cast<uint8_t>((*file)[16]) << 8) + static_cast<uint8_t>((*file)[17])
+                     : 0;
   }
 
   int64_t newest_ = 0;
@@ -69,6 +82,7 @@ TEST_F(UpgradeTest, CatalogsOfAllOlderVersionsAreCarriedOn) {
     SCOPED_TRACE(version);
     InstallCatalog(version);
     StartCoordinator();
+    EXPECT_EQ(PageBytes(), 4096);
     ANNEAL_ASSERT_OK_AND_ASSIGN(const v1::ListJobsResponse listed,
                                 Call(*jobs_, &Jobs::ListJobs, v1::ListJobsRequest(), kTesterKey));
     std::map<std::string, v1::Job> jobs;

@@ -1,6 +1,7 @@
 #include "worker/daemon/gpu_metrics.h"
 
 #include <algorithm>
+#include <utility>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -34,6 +35,17 @@ absl::Status GpuMetrics::Measure(const InventoryOptions& options) {
   }
   const absl::StatusOr<std::vector<GpuReading>> readings = ReadGpus(options.nvml_library);
   driver_up_.Set(readings.ok() ? 1 : 0);
+  std::set<std::string> gone = std::exchange(shown_, {});
+  if (readings.ok()) {
+    for (const GpuReading& gpu : *readings) {
+      gone.erase(gpu.uuid);
+      shown_.insert(gpu.uuid);
+    }
+  }
+  for (const std::string& uuid : gone) {
+    for (Gauge* gauge : {&memory_bytes_, &used_memory_bytes_, &busy_ratio_, &temperature_, &power_})
+      gauge->Remove({uuid});
+  }
   if (!readings.ok()) return readings.status();
   for (const GpuReading& gpu : *readings) {
     memory_bytes_.Set(static_cast<double>(gpu.memory_bytes), {gpu.uuid});

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <map>
+#include <set>
 #include <string>
 
 #include "absl/status/status.h"
@@ -17,8 +18,8 @@ class GpuMetrics {
  public:
   explicit GpuMetrics(MetricRegistry& registry);
 
-  // Asks the driver. If it does not answer the values stay as they were but for
-  // anneal_gpu_driver_up, and the error says why.
+  // Asks the driver. If it does not answer, or has lost a GPU, only the totals stay of what was
+  // shown, and the error says why.
   absl::Status Measure(const InventoryOptions& options);
 
  private:
@@ -29,6 +30,7 @@ class GpuMetrics {
   Gauge temperature_;
   Gauge power_;
   Counter errors_;
+  std::set<std::string> shown_;                 // UUIDs
   std::map<std::string, int64_t> errors_seen_;  // by UUID
 };
 

@@ -32,6 +32,12 @@ TEST(GpuMetricsTest, ShowsWhatTheDriverKnows) {
   EXPECT_THAT(scrape, HasSubstr("anneal_gpu_used_memory_bytes{gpu=\"GPU-00000000\"} 1073741824\n"));
   EXPECT_THAT(scrape, HasSubstr("anneal_gpu_uncorrected_errors_total{gpu=\"GPU-00000000\"} 2\n"));
   EXPECT_THAT(scrape, Not(HasSubstr("errors_total{gpu=\"GPU-00000001\"}")));
+  // It fails: what the GPUs did before is no longer shown.
+  EXPECT_THAT(metrics.Measure({.nvml_library = Library("fake_nvml_broken")}), Not(IsOk()));
+  EXPECT_THAT(registry.Scrape(), Not(HasSubstr("anneal_gpu_busy_ratio{")));
+  EXPECT_THAT(registry.Scrape(), Not(HasSubstr("bytes{gpu=")));
+  EXPECT_THAT(registry.Scrape(),
+              HasSubstr("anneal_gpu_uncorrected_errors_total{gpu=\"GPU-00000000\"} 2\n"));
 }
 
 TEST(GpuMetricsTest, ADriverThatFailsShows) {

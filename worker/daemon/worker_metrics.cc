@@ -97,7 +97,17 @@ void WorkerMetrics::Count(const protocol::TaskKey& key, const RankReport& report
 }
 
 void WorkerMetrics::Forget(const protocol::TaskKey& key) {
-  if (counted_.erase(key) > 0) expiry_[{key.job, key.rank}] = clock_.MonotonicNow() + kLinger;
+  if (counted_.erase(key) == 0) return;
+  expiry_[{key.job, key.rank}] = clock_.MonotonicNow() + kLinger;
+  const bool goes_on = std::any_of(counted_.begin(), counted_.end(), [&key](const auto& other) {
+    return other.first.job == key.job && other.first.rank == key.rank;
+  });
+  if (goes_on) return;
+  // Totals stay to be scraped once more; what it was doing is no longer so, and the rank may be on
+  // another worker by now.
+  const std::string rank = absl::StrCat(key.rank);
+  for (Gauge* gauge : {&phase_age_seconds_, &step_, &resident_bytes_})
+    gauge->Remove({key.job, rank});
 }
 
 void WorkerMetrics::Expire() {

@@ -51,6 +51,21 @@ TEST(WorkerMetricsTest, SeriesOfARankLingerFiveMinutesAfterItsLastTask) {
   EXPECT_THAT(registry.Scrape(), Not(HasSubstr("job_id")));
 }
 
+TEST(WorkerMetricsTest, WhatARankIsDoingIsShownWhileItDoes) {
+  SimulatedClock clock;
+  MetricRegistry registry;
+  WorkerMetrics metrics(registry, clock);
+  metrics.Count(kFirst, {.step = 7, .forward_seconds = 1, .phase_seconds = 3});
+  metrics.Count(kSecond, {.step = 5, .forward_seconds = 1, .phase_seconds = 1});
+  metrics.Forget(kFirst);
+  EXPECT_THAT(registry.Scrape(), HasSubstr("anneal_rank_step{job_id=\"j\",rank=\"0\"} 5\n"));
+  metrics.Forget(kSecond);
+  for (const char* gauge :
+       {"anneal_rank_step{", "anneal_rank_phase_age_seconds{", "anneal_rank_resident_bytes{"})
+    EXPECT_THAT(registry.Scrape(), Not(HasSubstr(gauge)));
+  EXPECT_THAT(registry.Scrape(), HasSubstr(kForward));
+}
+
 TEST(WorkerMetricsTest, RanksThatAJobComesBackWithoutGo) {
   SimulatedClock clock;
   MetricRegistry registry;
