@@ -130,6 +130,23 @@ def test_one_coordinator_has_the_catalog_to_itself(cluster):
     assert config_of(cluster, cluster.coordinator)["data_dir"].startswith(mount["mountPath"] + "/")
 
 
+def test_a_pod_that_never_becomes_ready_is_replaced(cluster):
+    # In order, a pod that never becomes ready would be waited for when the version that worked is applied again.
+    for workload in cluster.workloads:
+        assert workload["kind"] == "DaemonSet" or workload["spec"]["podManagementPolicy"] == "Parallel"
+    assert cluster.coordinator["spec"].get("updateStrategy", {}).get("type", "RollingUpdate") == "RollingUpdate"
+    for page in ("upgrade", "kubernetes"):
+        text = (SOURCE_DIR / "docs" / "operations" / f"{page}.md").read_text()
+        assert "`kubectl -n anneal delete pod anneal-coordinator-0` if the pod of the bad version stays" in text
+
+
+def test_a_coordinator_that_cannot_write_is_reached(cluster):
+    # It serves reads and workers meanwhile, as the runbook says.
+    assert cluster.of_kind("Service")["anneal-coordinator"]["spec"]["publishNotReadyAddresses"] is True
+    runbook = (SOURCE_DIR / "docs" / "runbooks" / "catalog_unwritable.md").read_text()
+    assert "reading works" in runbook and "its Service leads to it all the same" in runbook
+
+
 def test_volumes_are_not_changed_file_by_file_at_each_start(cluster):
     for workload in cluster.workloads:
         assert pod_of(workload)["securityContext"]["fsGroup"] == 65532
