@@ -113,7 +113,8 @@ def _query_variable(name, label, query, description):
 
 def _variables():
     # Also those that have ended within the time shown.
-    job = _query_variable("job_id", "Job", "query_result(max_over_time(anneal_job_info[$__range]))", "Jobs to show, by name")
+    job = _query_variable("job_id", "Job", "query_result(max_over_time(anneal_job_info[$__range]))",
+                          "Jobs to show, by name: those that a worker has had")
     # Shows names and puts in ids.
     job["regex"] = '/display_name="(?<text>[^"]*)"|job_id="(?<value>[^"]*)"/g'
     instance = _query_variable("instance", "Instance", "label_values(anneal_build_info, instance)", "Programs to show, by address")
