@@ -37,8 +37,9 @@ def quantile(q, metric, by, *matchers):
 
 TOKENS = graph("Tokens a second", "Tokens trained, by job.", "short",
                Query(f"{rate_of('anneal_job_tokens_total', 'job_id', JOB, AT)} {NAMED}", "{{display_name}}"))
-STATES = graph("State", "The state that each job is in.", "short",
-               Query(f"(max by (job_id, state) (anneal_job_state{{{JOB}, {AT}}}) == 1) {NAMED}", "{{display_name}} {{state}}"), stacked=True)
+STATES = graph("State", "The state of each job that a worker has had. Jobs by state, on Fleet, counts those that wait for their first, too.",
+               "short", Query(f"(max by (job_id, state) (anneal_job_state{{{JOB}, {AT}}}) == 1) {NAMED}", "{{display_name}} {{state}}"),
+               stacked=True)
 RESTARTS = bars("Restarts", "Attempts after the first, and attempts that failed.", "short",
                 events_of("anneal_job_restarts_total", "starts {{display_name}}"),
                 events_of("anneal_job_failed_attempts_total", "failures {{display_name}}"))
@@ -47,21 +48,23 @@ ROOM = graph("Room left", "Part of each file system that is free, by what is kep
 
 FLEET = Dashboard("anneal-fleet", "Anneal / Fleet", "Workers, slots and jobs at a glance.", [
     ("Now", [
-        stat("Workers", "Workers that the coordinator hears.", "short", f"sum(anneal_workers{{state=~\"READY|DRAINING\", {AT}}})"),
+        stat("Workers", "Workers that the coordinator hears.", "short", f"sum(anneal_workers{{state=~\"READY|DRAINING|EXCLUDED\", {AT}}})"),
         stat("Workers lost", "Workers that it has not heard for longer than their lease.", "short",
              f"sum(anneal_workers{{state=\"LOST\", {AT}}})"),
         stat("Slots in use", "Part of the connected workers' slots that jobs hold.", "percentunit",
              f"sum(anneal_slots{{use=\"taken\", {AT}}}) / sum(anneal_slots{{{AT}}})"),
         stat("Jobs running", "Jobs whose trainers take steps.", "short", f"sum(anneal_jobs{{state=\"RUNNING\", {AT}}})"),
-        stat("Jobs waiting", "Jobs that wait for slots.", "short", f"sum(anneal_jobs{{state=\"QUEUED\", {AT}}})"),
+        stat("Jobs waiting", "Jobs that wait for a prepare slot or slots.", "short",
+             f"sum(anneal_jobs{{state=~\"PENDING|QUEUED|RECOVERING\", {AT}}})"),
         stat("Longest wait", "How long the job that waits longest has waited.", "s", f"max(anneal_jobs_oldest_wait_seconds{{{AT}}})"),
     ]),
     ("Workers and slots", [
-        graph("Workers by state", "READY take work; DRAINING finish theirs; LOST are not heard.", "short",
+        graph("Workers by state", "READY take work; DRAINING finish theirs; EXCLUDED get no trainers for a while, since too many have died "
+              "there; LOST are not heard.", "short",
               Query(f"sum by (state) (anneal_workers{{{AT}}})", "{{state}}"), stacked=True),
         graph("Slots by use", "Slots of connected workers.", "short",
               Query(f"sum by (accelerator, use) (anneal_slots{{{AT}}})", "{{accelerator}} {{use}}"), stacked=True),
-        graph("Slots wanted", "Slots that queued jobs wait for.", "short",
+        graph("Slots wanted", "Slots that jobs want and do not have: jobs that wait, are being prepared or recover.", "short",
               Query(f"sum by (accelerator) (anneal_slots_wanted{{{AT}}})", "{{accelerator}}")),
         table("Workers", "1 = heard, 0 = lost.", "short", Query(f"max by (worker) (anneal_worker_up{{{AT}}})")),
         table("Processes on workers", "Tasks by state, on each worker.", "short",
