@@ -9,10 +9,6 @@ from dataclasses import dataclass
 DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
 GRID_WIDTH = 24
 SCHEMA_VERSION = 39
-# The least width of bars. Grafana's $__rate_interval is the interval and one scrape more, which counts each event once, or else 4 scrapes:
-# then bars that are narrower than 3 scrapes show an event several times. This is 3 scrapes of a minute. It belongs to the panel: a
-# minimum in the query would be taken for the time between scrapes, and $__rate_interval there for bars that miss what falls between two.
-BAR_INTERVAL = "3m"
 
 
 @dataclass(frozen=True)
@@ -101,8 +97,6 @@ def _panel_json(panel, number, x, y):
         "id": number, "type": panel.kind, "title": panel.title, "description": panel.description, "datasource": DATASOURCE,
         "gridPos": {"x": x, "y": y, "w": panel.width, "h": panel.height}, "fieldConfig": _field_config(panel),
         "options": _options(panel), "targets": targets}
-    if panel.bars:
-        result["interval"] = BAR_INTERVAL
     if panel.kind == "table":
         result["transformations"] = [{"id": "merge", "options": {}},
                                      {"id": "organize", "options": {"excludeByName": {"Time": True, "__name__": True, "job": True}}}]
