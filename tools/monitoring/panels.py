@@ -49,7 +49,8 @@ def graph(title, description, unit, *queries, **more):
 
 
 def bars(title, description, unit, *queries, **more):
-    """Numbers of events, each bar those of its interval."""
+    """Numbers of events in the rate window that each bar ends. A window is longer than a bar, so that no event falls between two."""
+    description += " Each bar counts its rate window: neighbouring bars may show the same event."
     return Panel(title, description, unit, queries, bars=True, stacked=True, **more)
 
 
