@@ -1,15 +1,21 @@
-"""Commands in the documentation: blocks of operators' pages run here, or say what they need; commands within the text are tried with
-names of things that are there; paths, flags and links that are named exist."""
+"""Commands in the documentation: blocks run here, or say what they need, or are what a named file runs; each `anneal` in them has a
+command and flags that there are; commands within the text are tried with names of things that are there; paths, flags and links that are
+named exist."""
 
 import os
 import re
 import shlex
+import signal
 import socket
 import subprocess
 import sys
 
+import kubernetes_validate
 import pytest
+import yaml
 
+import anneal_words
+from anneal_words import commands_in
 from conftest import BIN_DIR, SOURCE_DIR
 
 sys.path.insert(0, str(SOURCE_DIR / "tests" / "testing"))
@@ -18,14 +24,12 @@ import tiny_model  # noqa: E402
 OPERATIONS = sorted((SOURCE_DIR / "docs" / "operations").glob("*.md"))
 PAGES = [SOURCE_DIR / "README.md", SOURCE_DIR / "CONTRIBUTING.md", *sorted((SOURCE_DIR / "docs").rglob("*.md"))]
 # The first line of a block that is not run here.
-ELSEWHERE = re.compile(r"# (needs (a cluster|systemd and root|Docker|Slurm)|tested by (\S+))$")
+ELSEWHERE = re.compile(r"# (needs (a cluster|systemd and root|Docker|Slurm|root and mmdebstrap)|tested by (\S+))$")
 STOPPED = "# with the coordinator stopped"
-# Blocks of the first page: what runs what is in them. The quick start takes minutes and an empty machine: CONTRIBUTING.md says how.
-RUN_BY = {
-    "README.md": {"tools/quickstart": "CONTRIBUTING.md", "tools/test": ".ci/run", "anneal up": "tools/anneal/up_test.cc",
-                  "anneal init": "tools/anneal/anneal_test.cc", "anneal check": "tools/anneal/anneal_test.cc",
-                  "anneal submit": "tools/anneal/anneal_test.cc"},
-}
+# Whole commands of the other pages that would take too long here: what runs each. The quick start takes minutes and an empty machine:
+# CONTRIBUTING.md says how.
+RUN_BY = {"tools/quickstart": "CONTRIBUTING.md", "tools/test": ".ci/run", "tools/setup --test": "tools/test",
+          "tools/build release": "tools/test", "ctest --preset release": "tools/test"}
 # Commands within the text that are of a machine which has the fault, and the words that must say so beside them.
 THERE = {"systemctl": "systemd", "kubectl": "Kubernetes|cluster|pod", "scancel": "Slurm|allocation", "nvidia-smi": "machine|node|worker",
          "dmesg": "machine|node|worker", "kill": "node|worker|trainer|daemon|keeper|process|coordinator|systemd"}
@@ -33,6 +37,23 @@ THERE = {"systemctl": "systemd", "kubectl": "Kubernetes|cluster|pod", "scancel":
 
 def blocks(page):
     return re.findall(r"^```sh\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
+
+
+def without_brackets(block):
+    """`[--flag VALUE]`, which may be left out, as if it were not in brackets."""
+    return re.sub(r"\[(--[^]]*)\]", r"\1", block)
+
+
+def check_words(block):
+    """Each command of a block may be run: it is a shell's, and what it asks of `anneal` and of tools/ is there."""
+    assert subprocess.run(["bash", "-n"], input=block, text=True).returncode == 0, block
+    for words in commands_in(without_brackets(block)):
+        anneal_words.check(words)
+        for tool in (word for word in words[:1] if word.startswith("tools/")):
+            assert (SOURCE_DIR / tool).is_file(), tool
+            shown = subprocess.run([SOURCE_DIR / tool, "--help"], capture_output=True, text=True, check=True).stdout
+            for flag in (word for word in words if word.startswith("-")):
+                assert re.search(rf"(?<![\w-]){flag}(?![\w-])", shown), f"{tool} has no {flag}"
 
 
 class Sandbox:
@@ -113,41 +134,103 @@ def service(tmp_path_factory):
 @pytest.mark.parametrize("page", OPERATIONS, ids=lambda p: p.stem)
 def test_blocks_run_or_say_what_they_need(page, sandbox):
     for block in blocks(page):
-        assert subprocess.run(["bash", "-n"], input=block, text=True).returncode == 0, block
+        check_words(block)
         first, _, rest = block.partition("\n")
         elsewhere = ELSEWHERE.match(first)
         if elsewhere is None:
             sandbox.run_block(block)
+        elif elsewhere.group(3):
+            text = (SOURCE_DIR / elsewhere.group(3)).read_text()
+            for command, *words in commands_in(rest):
+                assert command.startswith("tools/"), command
+                flags = {word for word in words if word.startswith("--")} - {"--archive"}  # or --to, a folder
+                calls = re.findall(rf'"{command.partition("/")[2]}"[^\n]*', text)
+                assert any(all(f'"{flag}"' in call for flag in flags) for call in calls), f"{elsewhere.group(3)} does not run {command} {words}"
+
+
+def commands_of(name):
+    """Whole commands that a file runs: a script's, or those of a page's blocks."""
+    path = SOURCE_DIR / name
+    texts = blocks(path) if path.suffix == ".md" else [path.read_text()]
+    for words in (words for text in texts for words in commands_in(text)):
+        # `tools/fresh_root DIR COMMAND`
+        yield from (" ".join(words[start:]) for start in ([0, 2] if words[0] == "tools/fresh_root" else [0]))
+
+
+OTHERS = [page for page in PAGES if page not in OPERATIONS and blocks(page)]
+
+
+@pytest.mark.parametrize("page", OTHERS, ids=lambda p: p.stem)
+def test_blocks_of_other_pages_run(page, tmp_path):
+    for number, block in enumerate(blocks(page)):
+        check_words(block)
+        if ELSEWHERE.match(block.partition("\n")[0]):
             continue
-        if elsewhere.group(3):
-            test = SOURCE_DIR / elsewhere.group(3)
-            text = test.read_text()
-            for line in rest.splitlines():
-                command = re.match(r"tools/(\w+)", line).group(1)
-                flags = set(re.findall(r"(--\w+)", line)) - {"--archive"}  # or --to, a folder
-                calls = re.findall(rf'"{command}"[^\n]*', text)
-                assert any(all(f'"{flag}"' in call for flag in flags) for call in calls), f"{test.name} does not run {line}"
-        for command in re.findall(r"(?:^|\s|/)anneal (?!--)([a-z]+(?: [a-z]+)?)", rest):
-            known = [command, command.split()[0]]  # "workers drain", or "get" and an argument
-            assert any(subprocess.run([BIN_DIR / "anneal", *shlex.split(c), "--help"], capture_output=True).returncode == 0 for c in known), command
-
-
-def test_blocks_of_other_pages_are_run_by_a_test():
-    for page in set(PAGES) - set(OPERATIONS):
-        lines = [line for block in blocks(page) for line in block.splitlines() if re.match(r"(tools/|anneal )", line)]
-        for line in lines:
-            command = re.match(r"tools/\S+|anneal \w+", line).group()
-            if command.startswith("tools/"):
-                assert (SOURCE_DIR / command).is_file(), f"{page.name}: {line}"
-                help_text = subprocess.run([SOURCE_DIR / command, "--help"], capture_output=True, text=True, check=True).stdout
-                for flag in re.findall(r"(?<!\S)--[a-z-]+", line.partition("#")[0]):
-                    assert flag == "--" or flag in help_text, f"{page.name}: {line}"
+        long = [" ".join(words) for words in commands_in(block) if words[0].startswith(("tools/", "ctest"))]
+        if not long:
+            run_as_a_reader(block, tmp_path / str(number))
+            continue
+        assert len(long) == len(list(commands_in(block))), f"{page.name}: {block}"
+        for command in long:
+            if command in RUN_BY:
+                run = list(commands_of(RUN_BY[command]))
+                assert any(known == command or known.startswith(f"{command} ") for known in run), f"{RUN_BY[command]} does not run {command}"
             else:
-                shown = subprocess.run([BIN_DIR / "anneal", command.split()[1], "--help"], capture_output=True, text=True, check=True).stdout
-                for flag in re.findall(r"(?<!\S)--[a-z-]+", line.partition("#")[0]):
-                    assert flag in shown, f"{page.name}: {line}"
-            test = RUN_BY.get(page.name, {}).get(command)
-            assert test is None or command.split("/")[-1].split()[-1] in (SOURCE_DIR / test).read_text(), f"{page.name}: {line}"
+                raise AssertionError(f"{page.name}: what runs {command}?")
+
+
+def run_as_a_reader(block, folder):
+    """In a new folder with a model; a service that the block starts in the foreground is there for its other commands."""
+    (folder / "path" / "to").mkdir(parents=True)
+    tiny_model.make_llama(folder / "path" / "to" / "model")
+    if "anneal init" not in block:
+        tiny_model.write_chat_rows(folder / "train.jsonl", 8)
+    environment = {**os.environ, "PATH": f"{BIN_DIR}:{os.environ['PATH']}", "HOME": str(folder)}
+
+    def run(command):
+        done = subprocess.run(["bash", "-euc", command], cwd=folder, env=environment, capture_output=True, text=True, timeout=200)
+        assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+
+    service = None
+    try:
+        for line in block.splitlines():
+            if line.startswith("anneal up"):
+                words = shlex.split(line, comments=True)
+                service = subprocess.Popen(words, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+                for told in service.stdout:
+                    if told.startswith("ready"):
+                        break
+                else:
+                    raise AssertionError("the service did not start")
+                continue
+            run(without_brackets(line))
+            if "[" in line:
+                run(re.sub(r"\[(--[^]]*)\]", "", line))
+    finally:
+        if service is not None:
+            service.send_signal(signal.SIGINT)
+            assert service.wait(60) == 0
+
+
+@pytest.mark.parametrize("command, fault", [
+    ("anneal workers drian w0", "no command drian"), ("anneal wrokers", "no command wrokers"), ("anneal workers drain", "1 argument"),
+    ("anneal --server unix:/x keys craete --role admin", "no command craete"), ("anneal --sever x jobs", "no flag --sever"),
+    ("kubectl exec p -- /opt/anneal/bin/anneal --server unix:/x keys create --rle admin", "no flag --rle"), ("anneal", "a command"),
+    ("anneal keys create --role king --project p --creator c", "king"), ("anneal keys create --role admin", "wants --"),
+    ("until anneal workers --al; do true; done", "no flag --al"), ("x=$(anneal jbos)", "no command jbos"),
+    ("echo \"$(anneal jbos)\"", "no command jbos"), ("(umask 077; anneal jobs --limt 3 >x)", "no flag --limt"), ("anneal get a b", "1 argument"),
+    ("tools/build release\ntools/package --cda --to x", "no --cda"), ("tools/biuld", "tools/biuld"), ("sudo -u anneal anneal jbos", "no command jbos"),
+    ("anneal jobs \\\n  --limt 3", "no flag --limt"), ("true && anneal jbos # why", "no command jbos"),
+    ("cat <<END\nanneal nothing\nEND\nanneal jbos", "no command jbos")])
+def test_wrong_commands_are_found(command, fault):
+    with pytest.raises(AssertionError, match=re.escape(fault)):
+        check_words(command)
+
+
+def test_right_commands_pass():
+    for command in ["anneal -o json jobs --limit=3 | head", "kubectl -n anneal delete pod x", "cat <<'END' >x\nanneal nothing\nEND\nanneal --version",
+                    "anneal submit job.yaml --set a=b --follow 2>/dev/null", "anneal workers -o json # list", "anneal keys revoke --help"]:
+        check_words(command)
 
 
 def spans(text):
@@ -213,6 +296,116 @@ def test_a_restored_backup_serves_what_it_held(sandbox):
     assert "before" in listed and "after" not in listed
     sandbox.submit("again")
     assert "again" in sandbox.run_block("anneal jobs")
+
+
+def backup_blocks(section):
+    text = (SOURCE_DIR / "docs/operations/backup.md").read_text().partition(f"### {section}\n")[2].partition("\n### ")[0]
+    return re.findall(r"^```sh\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+# In kubectl's place: keeps what is applied, says what a claim would, and runs what is to be run in a pod, on the sandbox's catalog.
+KUBECTL = """#!/bin/bash
+echo "$*" >>calls
+case "$*" in
+  *" apply -f -") cat >>applied && echo --- >>applied ;;
+  *"{.spec.volumeName}") echo pv-1 ;;
+  *"{.spec.storageClassName}") echo block ;;
+  *"{.status.capacity.storage}") echo 20Gi ;;
+  *" exec "*)
+    while [ "$1" != -- ]; do shift; done
+    shift
+    exec "${@//\\/var\\/lib\\/anneal\\/catalog/$DATA_DIR}" ;;
+esac
+"""
+
+
+def play_kubectl(sandbox):
+    (sandbox.folder / "bin").mkdir()
+    (sandbox.folder / "bin" / "kubectl").write_text(KUBECTL)
+    (sandbox.folder / "bin" / "kubectl").chmod(0o755)
+    sandbox.environment["PATH"] = f"{sandbox.folder}/bin:{sandbox.environment['PATH']}"
+
+
+def applied(sandbox):
+    made = [resource for resource in yaml.safe_load_all((sandbox.folder / "applied").read_text()) if resource]
+    for resource in made:
+        if not resource["apiVersion"].startswith("snapshot."):
+            kubernetes_validate.validate(resource, "1.27", strict=True)
+    return {resource["kind"]: resource for resource in made}
+
+
+def test_a_snapshot_of_the_claim_becomes_the_claim(sandbox, rendered):
+    play_kubectl(sandbox)
+    take, restore = backup_blocks("With snapshots of volumes")
+    sandbox.run_block(take)
+    sandbox.run_block(restore)
+    made = applied(sandbox)
+    [template] = rendered["gpu"].coordinator["spec"]["volumeClaimTemplates"]
+    claim = made["PersistentVolumeClaim"]
+    assert claim["metadata"]["name"] == f"{template['metadata']['name']}-anneal-coordinator-0"
+    assert claim["spec"]["accessModes"] == template["spec"]["accessModes"] and claim["spec"]["storageClassName"] == "block"
+    assert made["VolumeSnapshot"]["spec"] == {"source": {"persistentVolumeClaimName": claim["metadata"]["name"]}}
+    assert claim["spec"]["dataSource"]["name"] == made["VolumeSnapshot"]["metadata"]["name"]
+    calls = (sandbox.folder / "calls").read_text()
+    order = [calls.index(part) for part in ("readyToUse", "patch persistentvolume pv-1", "--replicas=0", "wait --for=delete",
+                                            "delete persistentvolumeclaim", "--replicas=1")]
+    assert order == sorted(order), calls
+
+
+def test_a_catalog_is_copied_out_of_its_volume_and_back(sandbox, checks, rendered):
+    play_kubectl(sandbox)
+    sandbox.submit("before")
+    start, backup, restore, end = backup_blocks("Without")
+    sandbox.stop()
+    sandbox.run_block(start)
+    sandbox.run_block(backup)
+    for name in ("catalog.db", "metrics.db"):
+        assert (sandbox.folder / "catalog" / name).stat().st_size > 0
+    sandbox.start()
+    sandbox.submit("after")
+    sandbox.stop()
+    sandbox.run_block(restore)
+    sandbox.run_block(end)
+    sandbox.start()
+    listed = sandbox.run_block("anneal jobs")
+    assert "before" in listed and "after" not in listed
+    # The namespace takes restricted pods alone, and of those with the coordinator's account the volume's files may be read.
+    pod = applied(sandbox)["Pod"]
+    workload = {"apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": {**pod["metadata"], "namespace": "anneal"},
+                "spec": {"template": {"spec": pod["spec"]}}}
+    text = yaml.safe_dump_all([rendered["gpu"].of_kind("Namespace")["anneal"], workload])
+    done = subprocess.run([checks / "bin" / "pod_security"], input=text, capture_output=True, text=True)
+    assert done.returncode == 0 and "restricted" in done.stdout, done.stdout + done.stderr
+    coordinator = rendered["gpu"].coordinator["spec"]["template"]["spec"]
+    for key in ("serviceAccountName", "securityContext"):
+        assert pod["spec"][key] == coordinator[key]
+    [mount] = pod["spec"]["containers"][0]["volumeMounts"]
+    assert mount in coordinator["containers"][0]["volumeMounts"]
+
+
+def test_the_package_folder_is_open_to_its_users(sandbox):
+    """What a page's earlier blocks have set in the shell must not close /opt/anneal to the account of the units."""
+    page = blocks(SOURCE_DIR / "docs/operations/single_machine.md")
+    [secret] = [block for block in page if "make_certificates" in block]
+    installs = [line for block in page for line in block.splitlines() if "--strip-components" in line]
+    assert len(installs) == 2
+    for number, line in enumerate(installs):
+        place = sandbox.folder / f"opt{number}"
+        sandbox.run_block(f"mkdir -p made/bin && touch made/bin/program && chmod -R a+rX made && tar -czf anneal.tar.gz made\n{secret}\n"
+                          + line.replace("/opt/anneal", str(place)))
+        assert place.stat().st_mode & 0o777 == (place / "bin").stat().st_mode & 0o777 == 0o755
+    assert (sandbox.folder / "worker-credentials").stat().st_mode & 0o777 == 0o600
+
+
+def test_keys_are_written_for_their_owner_alone():
+    for page in OPERATIONS:
+        for block in blocks(page):
+            lines = block.replace("\\\n", " ").splitlines()
+            for number, line in enumerate(lines):
+                for secret in re.findall(r">([\w.-]+\.keys?|worker-credentials)\b", line):
+                    closed = "(umask 077" in line or "umask 077" in lines[:number]
+                    # Written over, it keeps its mode.
+                    assert closed or any(f"cat {secret}" in before for before in lines[:number]), f"{page.name}: {line}"
 
 
 def test_the_pages_make_what_they_say(sandbox):
