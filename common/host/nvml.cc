@@ -87,7 +87,12 @@ struct Nvml {
   }
 };
 
-// Calls `look(device, uuid, memory)` for each GPU, between the library's start and its end.
+// NVML counts all GPUs of the machine, also those that a control group keeps from us, as Slurm does
+// with ConstrainDevices=yes (nvml.h, nvmlDeviceGetCount_v2).
+constexpr NvmlReturn kNoPermission = 4;
+
+// Calls `look(device, uuid, memory)` for each GPU that we may use, between the library's start and
+// its end.
 absl::Status ForEachDevice(
     const Nvml& nvml,
     const std::function<absl::Status(NvmlDevice, const std::string&, const NvmlMemory&)>& look) {
@@ -98,8 +103,9 @@ absl::Status ForEachDevice(
     char uuid[kNameBytes] = "";
     NvmlMemory memory = {};
     const std::string gpu = absl::StrCat("GPU ", i);
-    ANNEAL_RETURN_IF_ERROR(
-        nvml.Check(nvml.DeviceGetHandleByIndex(i, &device), absl::StrCat("open ", gpu)));
+    const NvmlReturn opened = nvml.DeviceGetHandleByIndex(i, &device);
+    if (opened == kNoPermission) continue;
+    ANNEAL_RETURN_IF_ERROR(nvml.Check(opened, absl::StrCat("open ", gpu)));
     ANNEAL_RETURN_IF_ERROR(
         nvml.Check(nvml.DeviceGetUuid(device, uuid, kNameBytes), absl::StrCat("name ", gpu)));
     ANNEAL_RETURN_IF_ERROR(

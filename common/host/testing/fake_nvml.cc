@@ -37,11 +37,12 @@ int nvmlSystemGetCudaDriverVersion_v2(int* version) {
   return 0;
 }
 int nvmlDeviceGetCount_v2(unsigned* count) {
-  *count = 2;
+  *count = 3;  // one of which is somebody else's
   return 0;
 }
 int nvmlDeviceGetHandleByIndex_v2(unsigned index, void** device) {
   static char devices[2];
+  if (index == 2) return 4;  // NVML_ERROR_NO_PERMISSION
   *device = &devices[index];
   devices[index] = static_cast<char>('0' + index);
   return 0;
