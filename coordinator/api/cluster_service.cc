@@ -23,7 +23,9 @@ absl::Status ClusterServiceImpl::List(const grpc::ServerContext& context,
   ANNEAL_RETURN_IF_ERROR(parts_.authenticator.CallerOf(context, Right::kRead).status());
   ANNEAL_ASSIGN_OR_RETURN(const PageRequest page,
                           ParsePageRequest(request.page_size(), request.page_token(), "workers"));
-  for (const v1::Worker& worker : *parts_.roster.workers()) {
+  // Held while it is read: the next one takes its place at any moment.
+  const std::shared_ptr<const FleetRoster::Workers> workers = parts_.roster.workers();
+  for (const v1::Worker& worker : *workers) {
     if (worker.name() <= page.after_id) continue;
     if (response->workers_size() == page.size) {
       response->set_next_page_token(

@@ -76,7 +76,8 @@ class StorageCollectorTest : public ::testing::Test {
     std::vector<Catalog::Record> changed;
     for (const auto& [id, record] : jobs_) changed.push_back(record);
     std::vector<std::string> deleted;
-    for (const auto& [id, record] : *catalog_.jobs()) {
+    const std::shared_ptr<const JobTable> jobs = catalog_.jobs();
+    for (const auto& [id, record] : *jobs) {
       if (jobs_.count(id) == 0) deleted.push_back(id);
     }
     catalog_.Publish(changed, deleted);

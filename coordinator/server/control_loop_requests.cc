@@ -155,7 +155,8 @@ void ControlLoop::Handle(DrainMessage& message, Turn& turn) {
                           reply = std::move(message.reply)](const absl::Status& committed) {
     absl::StatusOr<v1::Worker> answer =
         WithReason(absl::NotFoundError(absl::StrCat("workers/", worker, " has left")), "NOT_FOUND");
-    for (const v1::Worker& shown : *parts_.roster.workers()) {
+    const std::shared_ptr<const FleetRoster::Workers> workers = parts_.roster.workers();
+    for (const v1::Worker& shown : *workers) {
       if (shown.name() == absl::StrCat("workers/", worker)) answer = shown;
     }
     if (committed.ok()) {

@@ -19,6 +19,7 @@
 #include "absl/time/time.h"
 #include "common/base/file.h"
 #include "common/base/status.h"
+#include "common/base/thread.h"
 #include "common/metrics/testing/http_get.h"
 #include "coordinator/catalog/schema.h"
 #include "coordinator/server/testing/coordinator_fixture.h"
@@ -391,6 +392,25 @@ TEST_F(CoordinatorTest, WhatAWorkerRunsOnIsShown) {
     shown.insert(listed->workers(0).software().begin(), listed->workers(0).software().end());
   }
   EXPECT_EQ(shown["kernel"], "6.1.0");
+}
+
+TEST_F(CoordinatorTest, WorkersAreListedWhileTheyChange) {
+  auto worker = StartWorker("w1", 1);
+  constexpr int kChanges = 300;
+  const Thread lister("lister", [this] {
+    std::string kernel;
+    while (kernel != absl::StrCat(kChanges)) {
+      const absl::StatusOr<v1::ListWorkersResponse> listed =
+          Call(*cluster_, &v1::ClusterService::Stub::ListWorkers, v1::ListWorkersRequest());
+      ANNEAL_ASSERT_OK(listed);
+      const auto& software = listed->workers(0).software();
+      kernel = software.count("kernel") > 0 ? software.at("kernel") : "";
+    }
+  });
+  for (int change = 1; change <= kChanges; ++change) {
+    (*worker->observed().mutable_software())["kernel"] = absl::StrCat(change);
+    worker->Sync();
+  }
 }
 
 TEST_F(CoordinatorTest, OlderIncarnationsAndNewerEpochsAreRefused) {

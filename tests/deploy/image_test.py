@@ -107,33 +107,60 @@ def test_the_cuda_package_has_all_but_the_driver(tmp_path):
     check_size("package with CUDA, unpacked", size_mib(folder), gibibytes * 1024)
 
 
-def test_the_images_run_as_a_cluster_runs_them(tmp_path, base, configs, version):
-    buildah = ["buildah", "--root", tmp_path / "storage", "--runroot", tmp_path / "run", "--storage-driver", "vfs"]
+class Images:
+    """Builds targets of the Containerfile on the base, in a storage of its own."""
 
-    def run(*arguments):
-        done = subprocess.run([*buildah, *arguments], cwd=SOURCE_DIR, capture_output=True, text=True)
+    def __init__(self, folder, base):
+        self.command = ["buildah", "--root", folder / "storage", "--runroot", folder / "run", "--storage-driver", "vfs"]
+        container = self.run("from", "scratch")
+        self.run("add", container, base, "/")
+        self.run("commit", "--quiet", container, "localhost/base")
+        self.run("rm", container)
+
+    def run(self, *arguments):
+        done = subprocess.run([*self.command, *arguments], cwd=SOURCE_DIR, capture_output=True, text=True)
         assert done.returncode == 0, f"buildah {arguments[0]}: {done.stdout[-3000:]}{done.stderr[-3000:]}"
         return done.stdout.strip()
 
-    container = run("from", "scratch")
-    run("add", container, base, "/")
-    run("commit", "--quiet", container, "localhost/base")
-    run("rm", container)
-    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+    def build(self, target, image, *arguments):
+        """(container, its root) of the image made."""
+        cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+        # Layers are kept, so that a second target finds the builder made.
+        self.run("build", "--isolation", "chroot", "--layers", "--volume", f"{cache}:/root/.cache", "--build-arg", "BASE=localhost/base",
+                 *arguments, "--file", "deploy/images/Containerfile", "--target", target, "--tag", image, ".")
+        container = self.run("from", image)
+        settings = self.run("inspect", "--type", "image", "--format", "{{.OCIv1.Config.User}} {{.OCIv1.Config.Entrypoint}}", image)
+        assert settings == f"65532:65532 [/opt/anneal/bin/anneal-{target}]"
+        return container, Path(self.run("mount", container))
+
+
+def test_the_images_run_as_a_cluster_runs_them(tmp_path, base, configs, version):
+    images = Images(tmp_path, base)
     roots = {}
     for target, programs in [("coordinator", ["anneal", "anneal-coordinator"]),
                              ("worker", ["anneal-prepare", "anneal-trainer", "anneal-worker"])]:
         image = f"anneal-{target}:{version}"
-        # Layers are kept, so the second target finds the builder made.
-        run("build", "--isolation", "chroot", "--layers", "--volume", f"{cache}:/root/.cache", "--build-arg", "BASE=localhost/base",
-            "--file", "deploy/images/Containerfile", "--target", target, "--tag", image, ".")
-        container = run("from", image)
-        roots[target] = Path(run("mount", container))
-        settings = run("inspect", "--type", "image", "--format", "{{.OCIv1.Config.User}} {{.OCIv1.Config.Entrypoint}}", image)
-        assert settings == f"65532:65532 [/opt/anneal/bin/anneal-{target}]"
+        _, roots[target] = images.build(target, image)
         check_content(roots[target] / "opt" / "anneal", programs)
         whole, own = stated(rf"{target} N MiB, of it Anneal N MiB")
         check_size(f"{image}, of it Anneal", size_mib(roots[target] / "opt" / "anneal"), own)
         check_size(image, size_mib(roots[target]), whole)
     assert "jobs/" in run_service(tmp_path, roots["coordinator"], roots["worker"], configs, SOURCE_DIR)
-    run("umount", "--all")
+    images.run("umount", "--all")
+
+
+def test_the_cuda_image_has_what_gpus_and_rdma_need(tmp_path, base, version):
+    """All but the driver; and its programs start where there is no GPU."""
+    images = Images(tmp_path, base)
+    image = f"anneal-worker-cuda:{version}"
+    container, root = images.build("worker", image, "--build-arg", "PACKAGE=--cuda")
+    there = {p.name for folder in ("opt/anneal/lib", "usr/lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu/libibverbs")
+             for p in (root / folder).iterdir()}
+    # What NCCL opens by these names for InfiniBand.
+    assert {"libanneal_trainer_cuda.so", "libtorch_cuda.so", "libcudart.so.13", "libnccl.so.2", "libibverbs.so.1", "libmlx5.so.1"} <= there
+    for program in ("anneal-prepare", "anneal-trainer", "anneal-worker"):
+        told = images.run("run", "--isolation", "chroot", container, "--", f"/opt/anneal/bin/{program}", "--version")
+        assert told.startswith(program)
+    (gibibytes,) = stated(r"worker with CUDA N GiB")
+    check_size(image, size_mib(root), gibibytes * 1024)
+    images.run("umount", "--all")
