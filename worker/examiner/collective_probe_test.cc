@@ -4,6 +4,7 @@
 #include <fstream>
 #include <string>
 
+#include "absl/strings/str_cat.h"
 #include "common/base/status_matchers.h"
 #include "gmock/gmock.h"
 #include "worker/examiner/link_probe.h"
@@ -85,10 +86,15 @@ TEST_F(CollectiveProbeTest, TheTrainerThatFailsIsNamed) {
   Worker w3("w3", bad.Slot(), patience_);
   EXPECT_THAT(Measure(w1_, w3)->error(), HasSubstr("w3: anneal-trainer bench-collective: no way"));
   EXPECT_THAT(Measure(w3, w1_)->error(), HasSubstr("w3: anneal-trainer bench-collective: no way"));
-  // As when rank 1 does not come.
-  const FakeTrainer alone("echo rendezvous 127.0.0.1:7\necho timed out >&2\nexit 1\n");
-  Worker w4("w4", alone.Slot(), patience_);
-  EXPECT_THAT(Measure(w4, w3)->error(), AllOf(HasSubstr("w4: timed out"), HasSubstr("w3: ")));
+  // As when rank 1 does not come: it fails once rank 0 has. The other way round rank 0 is broken
+  // off, and has nothing to say.
+  const FakeTrainer alone(
+      "echo $$ >$0.pid\necho rendezvous 127.0.0.1:7\necho timed out >&2\nexit 1\n");
+  const FakeTrainer late(
+      absl::StrCat("while kill -0 $(cat ", alone.path(),
+                   ".pid) 2>&-; do sleep 0.01; done\necho no way >&2\nexit 1\n"));
+  Worker w4("w4", alone.Slot(), patience_), w5("w5", late.Slot(), patience_);
+  EXPECT_THAT(Measure(w4, w5)->error(), AllOf(HasSubstr("w4: timed out"), HasSubstr("w5: no way")));
 }
 
 TEST_F(CollectiveProbeTest, ATaskThatNeedsTheSlotEndsTheMeasurement) {
