@@ -76,12 +76,8 @@ class MetricRegistry {
   MetricRegistry(const MetricRegistry&) = delete;
   MetricRegistry& operator=(const MetricRegistry&) = delete;
 
-  // Drops all series whose label `label` is `value`, in every metric that has the label: what a job
-  // leaves behind.
-  void RemoveSeries(absl::string_view label, absl::string_view value) {
-    RemoveSeries({{label, value}});
-  }
-  // The same for several values at once, which takes no longer: all series are looked at.
+  // Drops all series whose label `label` is one of `values`, in every metric that has the label:
+  // what jobs leave behind. All series are looked at, so remove what goes together at once.
   void RemoveSeries(absl::string_view label, const std::set<std::string>& values);
   // The same for series that have all of `labels`: what one rank of a job leaves behind.
   void RemoveSeries(const SeriesLabels& labels);

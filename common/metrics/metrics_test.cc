@@ -53,7 +53,7 @@ TEST(MetricsTest, ScrapeShowsSeriesAndRemovalEndsThem) {
   EXPECT_THAT(registry.Scrape(), HasSubstr("anneal_job_train_loss{job_id=\"a\"} 0.25"));
   EXPECT_THAT(registry.Scrape(), HasSubstr("anneal_queue_wait_seconds_bucket{le=\"10\"} 1"));
 
-  registry.RemoveSeries("job_id", "a");
+  registry.RemoveSeries("job_id", {"a"});
   EXPECT_THAT(registry.Scrape(), Not(HasSubstr("job_id=\"a\"")));
   EXPECT_THAT(registry.Scrape(), HasSubstr("anneal_job_steps_total{job_id=\"b\"} 1"));
   metrics.steps.Increment({"a"});
@@ -141,7 +141,7 @@ TEST(MetricsTest, WritersAndRemovalMayRace) {
       for (int i = 0; i < 2000; ++i) metrics.steps.Increment({"a"});
     });
     for (int i = 0; i < 200; ++i) {
-      registry.RemoveSeries("job_id", "a");
+      registry.RemoveSeries("job_id", {"a"});
       EXPECT_THAT(registry.Scrape(), Not(HasSubstr("job_id=\"b\"")));
     }
   }

@@ -58,8 +58,7 @@ bool IsWithinAny(absl::string_view path, const std::vector<std::optional<std::st
 
 // "/." so that one that is mounted on demand is.
 std::string RealFolder(const std::string& path, std::error_code& error) {
-  std::string real = RealPath(absl::StrCat(path, "/."), error);
-  return error ? real : std::string(absl::StripSuffix(real, "/."));
+  return RealPath(absl::StrCat(path, "/."), error);
 }
 
 absl::Status NotFound(const std::string& path, const std::error_code& error) {

@@ -1,7 +1,6 @@
 #include "coordinator/lifecycle/shown_job.h"
 
 #include <map>
-#include <set>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -44,16 +43,6 @@ void Unpack(const internal::JobRecord& record, Map* origins) {
   }
 }
 
-// Of paths that are not in the spec; there are none in what common/spec makes.
-void PackDefaultsWithoutValue(const v1::JobSpec& spec, const OriginMap& origins, Origins* packed) {
-  std::set<std::string> follow;
-  spec::ForEachLeaf(spec, [&](const std::string& path, const google::protobuf::Message&,
-                              const google::protobuf::FieldDescriptor&) { follow.insert(path); });
-  for (const auto& [path, origin] : origins) {
-    if (origin == spec::kOriginDefault && follow.count(path) == 0) (*packed)[path] = origin;
-  }
-}
-
 bool IsPacked(const internal::JobRecord& record) { return !record.origins().empty(); }
 
 }  // namespace
@@ -63,26 +52,16 @@ OriginMap PackOrigins(internal::JobRecord* record) {
   v1::ResolvedJob& resolved = *record->mutable_job()->mutable_resolved();
   OriginMap origins;
   origins.swap(*resolved.mutable_origins());
-  Origins packed;
-  int follow = 0;  // from the value that is there
+  Origins packed(origins.begin(), origins.end());
   spec::ForEachLeaf(resolved.spec(), [&](const std::string& path, const google::protobuf::Message&,
                                          const google::protobuf::FieldDescriptor&) {
-    const auto found = origins.find(path);
-    if (found == origins.end()) {
+    const auto found = packed.find(path);
+    if (found == packed.end()) {
       packed[path] = "";
     } else if (found->second == spec::kOriginDefault) {
-      ++follow;
+      packed.erase(found);  // it follows from the value
     }
   });
-  int defaults = 0;
-  for (const auto& [path, origin] : origins) {
-    if (origin == spec::kOriginDefault) {
-      ++defaults;
-    } else if (!origin.empty()) {
-      packed[path] = origin;
-    }
-  }
-  if (defaults != follow) PackDefaultsWithoutValue(resolved.spec(), origins, &packed);
   record->set_origins(Format(packed));
   return origins;
 }

@@ -193,14 +193,14 @@ void CoordinatorMetrics::CountWorkers(const std::vector<v1::Worker>& roster) {
       ++uses[{kind, slot.job().empty() ? "free" : "taken"}];
     }
   }
-  std::set<std::string, std::less<>> shown;
+  std::set<std::string> shown;
   for (const v1::Worker& worker : roster) {
     const std::string name(absl::StripPrefix(worker.name(), "workers/"));
     worker_up.Set(worker.state() == v1::Worker::STATE_LOST ? 0 : 1, {name});
     shown_workers_.erase(name);
     shown.insert(name);
   }
-  for (const std::string& gone : shown_workers_) registry_.RemoveSeries("worker", gone);
+  if (!shown_workers_.empty()) registry_.RemoveSeries("worker", shown_workers_);
   shown_workers_ = std::move(shown);
   workers.Set(ready, {"READY"});
   workers.Set(draining, {"DRAINING"});

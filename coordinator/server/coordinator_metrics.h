@@ -82,7 +82,7 @@ struct CoordinatorMetrics {
   absl::string_view BoundedReason(absl::string_view reason);
 
   MetricRegistry& registry_;
-  std::set<std::string, std::less<>> shown_workers_;
+  std::set<std::string> shown_workers_;
   std::set<std::string, std::less<>> reasons_;
 };
 
