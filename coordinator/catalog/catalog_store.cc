@@ -1,5 +1,11 @@
 #include "coordinator/catalog/catalog_store.h"
 
+#include <optional>
+#include <set>
+#include <string>
+#include <utility>
+
+#include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
 #include "common/base/start_number.h"
 #include "common/base/status.h"
@@ -33,6 +39,7 @@ class SqliteCatalogStore : public CatalogStore {
   absl::StatusOr<std::vector<internal::JobRecord>> LoadJobs() override;
   absl::StatusOr<std::vector<internal::WorkerRecord>> LoadWorkers() override;
   absl::StatusOr<std::string> FindMissingResource(const internal::JobRecord& record) override;
+  void Release() override;
   absl::Status Commit(const CatalogChange& change) override;
 
  private:
@@ -41,6 +48,9 @@ class SqliteCatalogStore : public CatalogStore {
   absl::Status PutWorkers(const std::vector<internal::WorkerRecord>& workers);
 
   Database database_;
+  // Begun by FindMissingResource for the next Commit; and what it has found since, project first.
+  std::optional<Transaction> begun_;
+  std::set<std::pair<std::string, std::string>> found_;
 };
 
 absl::StatusOr<int64_t> SqliteCatalogStore::NextEpoch(absl::Time now) {
@@ -65,7 +75,14 @@ absl::StatusOr<std::vector<internal::WorkerRecord>> SqliteCatalogStore::LoadWork
 
 absl::StatusOr<std::string> SqliteCatalogStore::FindMissingResource(
     const internal::JobRecord& record) {
+  const std::string& project = record.job().project();
   for (const std::string& resource : record.inputs().resources()) {
+    if (!begun_.has_value()) {
+      ANNEAL_ASSIGN_OR_RETURN(Transaction transaction, Transaction::Begin(database_));
+      begun_.emplace(std::move(transaction));
+    }
+    std::pair wanted{project, resource};
+    if (found_.contains(wanted)) continue;
     const size_t slash = resource.find('/');
     const absl::string_view table = absl::string_view(resource).substr(0, slash);
     ANNEAL_CHECK(table == "files" || table == "models" || table == "jobs");
@@ -73,11 +90,16 @@ absl::StatusOr<std::string> SqliteCatalogStore::FindMissingResource(
         Statement statement,
         database_.Prepare(absl::StrCat("SELECT 1 FROM ", table, " WHERE id = ? AND project = ?")));
     const absl::string_view id = absl::string_view(resource).substr(slash + 1);
-    ANNEAL_ASSIGN_OR_RETURN(const bool found,
-                            statement.Bind(id).Bind(record.job().project()).Step());
+    ANNEAL_ASSIGN_OR_RETURN(const bool found, statement.Bind(id).Bind(project).Step());
     if (!found) return resource;
+    found_.insert(std::move(wanted));
   }
   return std::string();
+}
+
+void SqliteCatalogStore::Release() {
+  found_.clear();
+  begun_.reset();
 }
 
 absl::Status SqliteCatalogStore::PutJobs(
@@ -120,7 +142,11 @@ absl::Status SqliteCatalogStore::PutWorkers(const std::vector<internal::WorkerRe
 }
 
 absl::Status SqliteCatalogStore::Commit(const CatalogChange& change) {
-  ANNEAL_ASSIGN_OR_RETURN(Transaction transaction, Transaction::Begin(database_));
+  const auto release = absl::MakeCleanup([this] { Release(); });
+  if (!begun_.has_value()) {
+    ANNEAL_ASSIGN_OR_RETURN(Transaction transaction, Transaction::Begin(database_));
+    begun_.emplace(std::move(transaction));
+  }
   ANNEAL_RETURN_IF_ERROR(PutJobs(change.jobs));
   {
     ANNEAL_ASSIGN_OR_RETURN(Statement append,
@@ -138,7 +164,7 @@ absl::Status SqliteCatalogStore::Commit(const CatalogChange& change) {
   }
   ANNEAL_RETURN_IF_ERROR(PutWorkers(change.workers));
   ANNEAL_RETURN_IF_ERROR(AddUsage(change.usage, database_));
-  return transaction.Commit();
+  return begun_->Commit();
 }
 
 }  // namespace

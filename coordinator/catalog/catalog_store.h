@@ -46,10 +46,13 @@ class CatalogStore {
   virtual absl::StatusOr<std::vector<internal::WorkerRecord>> LoadWorkers() = 0;
 
   // Whether everything the job names is still there. The name of the first that is not, or empty.
+  // What is there stays until the next Commit or Release: nobody else can write meanwhile.
   virtual absl::StatusOr<std::string> FindMissingResource(const internal::JobRecord& record) = 0;
+  // Lets others write, if nothing is to be committed.
+  virtual void Release() = 0;
 
   // One transaction: all of it survives power loss, or nothing of it is there. RESOURCE_EXHAUSTED
-  // when the disk is full.
+  // when the disk is full. Releases in any case.
   virtual absl::Status Commit(const CatalogChange& change) = 0;
 };
 

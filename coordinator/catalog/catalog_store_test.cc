@@ -13,6 +13,7 @@
 #include "coordinator/catalog/catalog.h"
 #include "coordinator/catalog/job_history.h"
 #include "coordinator/catalog/resource_store.h"
+#include "coordinator/catalog/schema.h"
 #include "coordinator/catalog/sqlite.h"
 
 namespace anneal {
@@ -20,6 +21,7 @@ namespace {
 
 using ::anneal::testing::IsOkAndHolds;
 using ::anneal::testing::StatusIs;
+using ::testing::HasSubstr;
 using ::testing::SizeIs;
 
 class CatalogStoreTest : public ::testing::Test {
@@ -136,6 +138,7 @@ TEST_F(CatalogStoreTest, ALiveJobHoldsItsResourcesAndAFinishedOneDoesNot) {
   ANNEAL_ASSERT_OK_AND_ASSIGN(auto resources, ResourceStore::Open(dir_));
   ANNEAL_ASSERT_OK_AND_ASSIGN(std::string missing, store_->FindMissingResource(*Job("a")));
   EXPECT_EQ(missing, "files/f");
+  store_->Release();
   internal::FileRecord file;
   file.set_id("f");
   file.set_project("p");
@@ -147,6 +150,33 @@ TEST_F(CatalogStoreTest, ALiveJobHoldsItsResourcesAndAFinishedOneDoesNot) {
   EXPECT_THAT(resources->DeleteFile("p", "f"), StatusIs(absl::StatusCode::kFailedPrecondition));
   ANNEAL_ASSERT_OK(store_->Commit({{Job("a", v1::JOB_STATE_SUCCEEDED)}, {}, {}, {}}));
   ANNEAL_EXPECT_OK(resources->DeleteFile("p", "f"));
+}
+
+TEST_F(CatalogStoreTest, WhatWasFoundStaysUntilTheJobHoldsIt) {
+  ANNEAL_ASSERT_OK_AND_ASSIGN(auto resources, ResourceStore::Open(dir_));
+  internal::FileRecord file;
+  file.set_id("f");
+  file.set_project("p");
+  ANNEAL_ASSERT_OK(resources->PutFile(file));
+  ANNEAL_ASSERT_OK_AND_ASSIGN(Database other, OpenCatalogDatabase(dir_));
+  ANNEAL_ASSERT_OK(other.Execute("PRAGMA busy_timeout=0"));
+  const auto delete_it = [&] { return other.Execute("DELETE FROM files"); };
+  for (const bool commits : {true, false}) {
+    ANNEAL_ASSERT_OK_AND_ASSIGN(std::string missing, store_->FindMissingResource(*Job("a")));
+    EXPECT_EQ(missing, "");
+    EXPECT_THAT(delete_it(), StatusIs(absl::StatusCode::kUnavailable, HasSubstr("locked")));
+    if (commits) {
+      ANNEAL_ASSERT_OK(store_->Commit({{Job("a")}, {}, {}, {}}));
+      EXPECT_THAT(resources->DeleteFile("p", "f"), StatusIs(absl::StatusCode::kFailedPrecondition));
+      ANNEAL_ASSERT_OK(store_->Commit({{}, {}, {"a"}, {}}));
+    } else {
+      store_->Release();
+    }
+  }
+  ANNEAL_EXPECT_OK(delete_it());
+  // What is remembered of one turn is not believed in the next.
+  ANNEAL_ASSERT_OK_AND_ASSIGN(std::string missing, store_->FindMissingResource(*Job("a")));
+  EXPECT_EQ(missing, "files/f");
 }
 
 TEST_F(CatalogStoreTest, DeletingAJobTakesItsEvents) {

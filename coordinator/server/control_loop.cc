@@ -200,6 +200,7 @@ void ControlLoop::RunTurn(std::vector<Message> messages) {
   Schedule(turn);
   BookUsage(turn);
   const absl::Status status = Commit(turn);
+  parts_.store.Release();  // if what it was asked for came to nothing
   {
     absl::MutexLock lock(&mu_);
     last_turn_ = turn.monotonic_now;

@@ -170,6 +170,8 @@ class ControlLoop : public EventSink, public FleetInbox {
   // The id of the new job, or of the one that the same request made before.
   absl::StatusOr<std::string> Create(internal::JobRecord record, const std::string& call,
                                      Turn& turn);
+  // That everything it names is there, and stays until the turn is committed.
+  absl::Status CheckResources(const internal::JobRecord& record, const Turn& turn);
   absl::Status CheckDeletable(const std::string& project, const std::string& id,
                               const Turn& turn) const;
 

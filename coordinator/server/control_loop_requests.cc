@@ -52,6 +52,19 @@ const std::string* ControlLoop::FindRequest(const std::string& key, const Turn& 
   return nullptr;
 }
 
+absl::Status ControlLoop::CheckResources(const internal::JobRecord& record, const Turn& turn) {
+  absl::StatusOr<std::string> missing = parts_.store.FindMissingResource(record);
+  if (!missing.ok()) return NotKept(missing.status());
+  for (const std::string& deleted : turn.change.deleted_jobs) {
+    const auto& named = record.inputs().resources();
+    const std::string job = absl::StrCat("jobs/", deleted);
+    if (std::find(named.begin(), named.end(), job) != named.end()) missing = job;
+  }
+  if (missing->empty()) return absl::OkStatus();
+  return WithReason(absl::FailedPreconditionError(absl::StrCat(*missing, " was deleted")),
+                    "NOT_FOUND");
+}
+
 absl::StatusOr<std::string> ControlLoop::Create(internal::JobRecord record, const std::string& call,
                                                 Turn& turn) {
   const std::string key = RequestKey(record);
@@ -63,10 +76,7 @@ absl::StatusOr<std::string> ControlLoop::Create(internal::JobRecord record, cons
                                                             " from a different request")),
                       "REQUEST_ID_REUSED");
   }
-  ANNEAL_ASSIGN_OR_RETURN(const std::string missing, parts_.store.FindMissingResource(record));
-  if (!missing.empty())
-    return WithReason(absl::FailedPreconditionError(absl::StrCat(missing, " was deleted")),
-                      "NOT_FOUND");
+  ANNEAL_RETURN_IF_ERROR(CheckResources(record, turn));
   const std::string id = record.id();
   StepResult created = CreateJobRecord(std::move(record), turn.now);
   for (v1::JobEvent& event : created.events) turn.change.events.emplace_back(id, std::move(event));

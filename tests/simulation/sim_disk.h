@@ -226,6 +226,7 @@ class SimCatalogStore : public CatalogStore {
   absl::StatusOr<std::string> FindMissingResource(const internal::JobRecord&) override {
     return std::string();
   }
+  void Release() override {}
   absl::Status Commit(const CatalogChange& change) override { return disk_.Commit(change); }
 
  private:
