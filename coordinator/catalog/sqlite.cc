@@ -3,19 +3,35 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
+#include <cstdint>
 #include <cstring>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
 #include "common/base/log.h"
 #include "common/base/status.h"
 
 namespace anneal {
 namespace {
 
-// Writers of other connections to the same file hold the lock for one commit; waiting longer than
-// this means trouble.
-constexpr int kBusyTimeoutMs = 10'000;
+// Writers of other connections to the same file hold the lock for one commit, or WalCheckpointer
+// for some milliseconds: looked at this often at first, where SQLite's own handler would sleep for
+// as long as it has slept already. Later more seldom.
+constexpr absl::Duration kFirstSleeps = absl::Microseconds(100);
+constexpr absl::Duration kLaterSleeps = absl::Milliseconds(5);
+constexpr int kManyFirstSleeps = 200;
+// Waiting longer than this means trouble.
+constexpr absl::Duration kPatience = absl::Seconds(10);
+
+// SQLite's busy handler: false when it has slept so many times and is to give up.
+int SleepWhileLocked(void* most_sleeps, int times) {
+  if (times >= static_cast<int>(reinterpret_cast<intptr_t>(most_sleeps))) return false;
+  absl::SleepFor(times < kManyFirstSleeps ? kFirstSleeps : kLaterSleeps);
+  return true;
+}
 
 absl::Status ErrorOf(sqlite3* handle, int code, absl::string_view what) {
   const std::string message = absl::StrCat(what, ": ", sqlite3_errmsg(handle));
@@ -129,7 +145,7 @@ absl::StatusOr<Database> Database::Open(const std::string& path, Synchronous syn
   const int code = sqlite3_open_v2(path.c_str(), &handle, flags, nullptr);
   Database database(handle);
   if (code != SQLITE_OK) return ErrorOf(handle, code, absl::StrCat("cannot open ", path));
-  sqlite3_busy_timeout(handle, kBusyTimeoutMs);
+  database.SetPatience(kPatience);
   const char* mode = synchronous == Synchronous::kFull ? "FULL" : "NORMAL";
   absl::Status status = database.Execute(absl::StrCat(
       "PRAGMA page_size=", kPageBytes, "; PRAGMA journal_mode=WAL; PRAGMA synchronous=", mode,
@@ -138,6 +154,12 @@ absl::StatusOr<Database> Database::Open(const std::string& path, Synchronous syn
       kLargestWalPages));
   if (!status.ok()) return Annotate(status, absl::StrCat("cannot open ", path));
   return database;
+}
+
+void Database::SetPatience(absl::Duration patience) {
+  const absl::Duration first = std::min(patience, kFirstSleeps * kManyFirstSleeps);
+  const intptr_t sleeps = first / kFirstSleeps + (patience - first) / kLaterSleeps;
+  sqlite3_busy_handler(handle_.get(), &SleepWhileLocked, reinterpret_cast<void*>(sleeps));
 }
 
 absl::Status Database::Execute(const std::string& sql) {

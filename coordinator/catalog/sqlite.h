@@ -17,6 +17,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "absl/time/time.h"
 
 namespace anneal {
 
@@ -85,6 +86,9 @@ class Database {
 
   // Opens or creates the file (mode 0600). UNAVAILABLE or DATA_LOSS with the path.
   static absl::StatusOr<Database> Open(const std::string& path, Synchronous synchronous);
+
+  // How long to wait for other connections that write. Ten seconds at first.
+  void SetPatience(absl::Duration patience);
 
   // Runs statements that give no rows, separated by semicolons.
   absl::Status Execute(const std::string& sql);

@@ -2,7 +2,6 @@
 
 #include <utility>
 
-#include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
 #include "common/base/log.h"
 #include "common/base/status.h"
@@ -13,13 +12,17 @@ namespace {
 
 // Where nothing was committed it costs two system calls.
 constexpr absl::Duration kEvery = absl::Milliseconds(250);
+// While so many pages or more are committed between two passes: to make the pages of a quarter of a
+// second durable at once would keep commits from the disk for several milliseconds.
+constexpr absl::Duration kOften = absl::Milliseconds(40);
+constexpr int64_t kManyPages = 64;
 // A log of so many pages begins anew: half of what a commit would do so at itself.
 constexpr int64_t kLongLogPages = kLargestWalPages / 2;
 // After a try so many pages more come before the next: a reader that stays, such as somebody's
 // backup, must not make commits wait each time.
 constexpr int64_t kPagesBetweenTries = kLongLogPages / 4;
 // For which commits wait until such a reader goes, at most.
-constexpr int kPatienceMilliseconds = 20;
+constexpr absl::Duration kPatience = absl::Milliseconds(20);
 
 // Moves what it can without keeping anybody waiting; the log's pages.
 absl::StatusOr<int64_t> Checkpoint(Database& database) {
@@ -36,8 +39,7 @@ absl::StatusOr<std::unique_ptr<WalCheckpointer>> WalCheckpointer::Start(const st
   ANNEAL_ASSIGN_OR_RETURN(Database metrics, OpenMetricsDatabase(data_dir));
   std::vector<Log> logs;
   for (Database* database : {&catalog, &metrics}) {
-    ANNEAL_RETURN_IF_ERROR(
-        database->Execute(absl::StrCat("PRAGMA busy_timeout=", kPatienceMilliseconds)));
+    database->SetPatience(kPatience);
     logs.push_back({std::move(*database), kLongLogPages});
   }
   return std::unique_ptr<WalCheckpointer>(new WalCheckpointer(std::move(logs), clock));
@@ -51,27 +53,36 @@ WalCheckpointer::~WalCheckpointer() {
   stopping_ = true;
 }
 
-absl::Status WalCheckpointer::Move(Log& log) {
+absl::StatusOr<bool> WalCheckpointer::Move(Log& log) {
   ANNEAL_ASSIGN_OR_RETURN(const int64_t pages, Checkpoint(log.database));
+  // One that has begun anew has all that it has since then.
+  const int64_t before = std::exchange(log.pages, pages);
+  const bool is_much = pages - (pages < before ? 0 : before) >= kManyPages;
   if (pages < kLongLogPages) log.try_at_pages = kLongLogPages;
-  if (pages < log.try_at_pages) return absl::OkStatus();
+  if (pages < log.try_at_pages) return is_much;
   log.try_at_pages = pages + kPagesBetweenTries;
   // Those committed meanwhile, so that the next leaves as few as can be to the one that commits
   // wait for.
   ANNEAL_RETURN_IF_ERROR(Checkpoint(log.database).status());
-  return log.database.Execute("PRAGMA wal_checkpoint(RESTART)");
+  ANNEAL_RETURN_IF_ERROR(log.database.Execute("PRAGMA wal_checkpoint(RESTART)"));
+  return is_much;
 }
 
 void WalCheckpointer::Run() {
+  absl::Duration pause = kEvery;
   while (true) {
     {
       absl::MutexLock lock(&mu_);
-      if (clock_.AwaitWithTimeout(&mu_, absl::Condition(&stopping_), kEvery)) return;
+      if (clock_.AwaitWithTimeout(&mu_, absl::Condition(&stopping_), pause)) return;
     }
+    pause = kEvery;
     for (Log& log : logs_) {
       // A full disk is the commits' to report: what is in the log stays there and is read there.
-      if (absl::Status status = Move(log); !status.ok())
-        ANNEAL_LOG(WARNING) << "log of the catalog stays" << Field("why", status.message());
+      const absl::StatusOr<bool> is_much = Move(log);
+      if (!is_much.ok())
+        ANNEAL_LOG(WARNING) << "log of the catalog stays"
+                            << Field("why", is_much.status().message());
+      if (is_much.ok() && *is_much) pause = kOften;
     }
   }
 }
