@@ -14,13 +14,15 @@ namespace anneal {
 namespace {
 
 // A plan looks at so many jobs of each kind; those behind them have that many before them.
-constexpr size_t kPlanDepth = 512;
+constexpr size_t kPlanDepth = 256;
 // After a plan so many times as long as it took pass before the next: planning for a large fleet
 // must not keep requests waiting, and for a small one every turn that calls for a plan has it.
 constexpr int kPlanPause = 10;
 // Also where nothing has changed: some jobs only wait for a time to come.
 constexpr absl::Duration kPlanEvery = absl::Milliseconds(250);
-constexpr absl::Duration kQueueCountEvery = absl::Seconds(1);
+constexpr absl::Duration kQueueCountEvery = absl::Milliseconds(250);
+// And so many of those behind the first then have their turn.
+constexpr size_t kInTurn = 128;
 
 std::optional<RunningJob> AsRunning(const internal::JobRecord& record, absl::Time now,
                                     absl::Duration grow_after) {
@@ -48,7 +50,7 @@ void ControlLoop::Schedule(Turn& turn) {
     fleet_.SetWanted(wanted.cpu > 0, wanted.gpu > 0);
     last_queue_count_ = turn.monotonic_now;
     // Those behind the first, too, hear it when they wait for something else.
-    for (std::string& id : waiting_.NextInTurn(kPlanDepth)) unplanned_.insert(std::move(id));
+    for (std::string& id : waiting_.NextInTurn(kInTurn)) unplanned_.insert(std::move(id));
   }
   const bool may_plan = turn.monotonic_now >= next_plan_;
   fleet_heard_ = fleet_heard_ || turn.monotonic_now >= last_plan_ + kPlanEvery;

@@ -1,6 +1,8 @@
 #include "coordinator/server/job_meters.h"
 
 #include "absl/strings/str_cat.h"
+#include "coordinator/lifecycle/proto_time.h"
+#include "coordinator/server/job_queue.h"
 #include "gmock/gmock.h"
 #include "google/rpc/code.pb.h"
 #include "google/rpc/error_details.pb.h"
@@ -247,29 +249,28 @@ TEST_F(JobMetersTest, WorkersThatAreGoneAreNotShown) {
 
 TEST_F(JobMetersTest, TheQueueShowsItsLongestWaitAndWhatItWants) {
   const auto gpu = v1::ResourceSpec::ACCELERATOR_GPU;
-  const auto waiting = [](const char* id, absl::Duration since) {
+  JobQueue queue;
+  const auto put = [&queue](const char* id, v1::JobState state, absl::Duration waited, int slots) {
+    internal::JobRecord record;
+    record.set_id(id);
+    record.mutable_job()->set_state(state);
     // Their places are older: they have trained before and keep them.
-    return WaitingJob{.place = {.since = kNow - absl::Hours(9), .id = id},
-                      .waits_since = kNow - since};
+    *record.mutable_queue_time() = TimestampOf(kNow - absl::Hours(9));
+    *record.mutable_state_time() = TimestampOf(kNow - waited);
+    v1::ResourceSpec& resources =
+        *record.mutable_job()->mutable_resolved()->mutable_spec()->mutable_resources();
+    resources.set_accelerator(gpu);
+    resources.set_slots(slots);
+    queue.Put(record);
   };
   // Without a worker nothing is prepared, so whoever brings workers as they are wanted would wait
   // for ever if only prepared jobs counted.
-  WaitingJob a = waiting("a", absl::Seconds(50));
-  a.needs_prepare = true;
-  WaitingJob b = waiting("b", absl::Seconds(30)), c = waiting("c", absl::Seconds(20));
-  a.accelerator = b.accelerator = c.accelerator = gpu;
-  a.min_slots = a.max_slots = 8;
-  b.min_slots = b.max_slots = 4;
-  c.min_slots = c.max_slots = 2;
+  put("a", v1::JOB_STATE_PENDING, absl::Seconds(50), 8);
+  put("b", v1::JOB_STATE_QUEUED, absl::Seconds(30), 4);
+  put("c", v1::JOB_STATE_QUEUED, absl::Seconds(20), 2);
   EXPECT_THAT(registry_.Scrape(), HasSubstr("anneal_job_queue_wait_seconds_count 0\n"))
       << "before the first job has started, too";
-  SlotsWanted wanted;
-  LongestWaits waits;
-  for (const WaitingJob& job : {a, b, c}) {
-    wanted.Add(job);
-    waits.Add(job, kNow);
-  }
-  metrics_.CountQueue(waits, wanted);
+  metrics_.CountQueue(queue.FindLongestWaits(kNow), queue.CountWanted());
   const std::string scrape = registry_.Scrape();
   EXPECT_THAT(scrape, HasSubstr("anneal_jobs_oldest_wait_seconds{resource=\"prepare_slot\"} 50\n"));
   EXPECT_THAT(scrape, HasSubstr("anneal_jobs_oldest_wait_seconds{resource=\"slots\"} 30\n"));

@@ -57,14 +57,9 @@ std::optional<WaitingJob> AsWaiting(const internal::JobRecord& record) {
   return WantOf(record);
 }
 
-void SlotsWanted::Add(const WaitingJob& job) {
+void SlotsWanted::Add(const WaitingJob& job, int sign) {
   int& wanted = job.accelerator == v1::ResourceSpec::ACCELERATOR_GPU ? gpu : cpu;
-  wanted += std::max(0, job.min_slots - static_cast<int>(job.kept.size()));
-}
-
-void LongestWaits::Add(const WaitingJob& job, absl::Time now) {
-  absl::Duration& longest = job.needs_prepare ? prepare : slots;
-  longest = std::max(longest, now - job.waits_since);
+  wanted += sign * std::max(0, job.min_slots - static_cast<int>(job.kept.size()));
 }
 
 absl::Time NotBefore(const internal::JobRecord& record) {
@@ -74,8 +69,10 @@ absl::Time NotBefore(const internal::JobRecord& record) {
 
 void JobQueue::Put(const internal::JobRecord& record) {
   Remove(record.id());
-  if (record.job().state() == v1::JOB_STATE_PREPARING)
-    in_preparation_[record.id()] = WantOf(record);
+  if (record.job().state() == v1::JOB_STATE_PREPARING) {
+    const auto [placed, is_new] = in_preparation_.emplace(record.id(), WantOf(record));
+    wanted_.Add(placed->second);
+  }
   std::optional<WaitingJob> job = AsWaiting(record);
   if (!job.has_value()) return;
   const Kind kind = job->needs_prepare                                      ? Kind::kPrepare
@@ -83,15 +80,25 @@ void JobQueue::Put(const internal::JobRecord& record) {
                                                                             : Kind::kCpu;
   const Key key(!job->recovering, job->place);
   places_[record.id()] = {kind, key};
-  jobs_[kind][key] = {*std::move(job), NotBefore(record)};
+  Entry& entry = jobs_[kind][key];
+  entry = {*std::move(job), NotBefore(record)};
+  wanted_.Add(entry.job);
+  WaitsOf(entry.job).emplace(entry.job.waits_since, &entry);
 }
 
 void JobQueue::Remove(const std::string& id) {
-  in_preparation_.erase(id);
+  if (const auto prepared = in_preparation_.find(id); prepared != in_preparation_.end()) {
+    wanted_.Add(prepared->second, -1);
+    in_preparation_.erase(prepared);
+  }
   const auto found = places_.find(id);
   if (found == places_.end()) return;
   const auto& [kind, key] = found->second;
-  jobs_[kind].erase(key);
+  const auto waiting = jobs_[kind].find(key);
+  const Entry& entry = waiting->second;
+  wanted_.Add(entry.job, -1);
+  WaitsOf(entry.job).erase({entry.job.waits_since, &entry});
+  jobs_[kind].erase(waiting);
   places_.erase(found);
 }
 
@@ -104,23 +111,15 @@ std::vector<std::string> JobQueue::NextInTurn(size_t count) {
   return ids;
 }
 
-SlotsWanted JobQueue::CountWanted() const {
-  SlotsWanted wanted;
-  for (const auto& [kind, jobs] : jobs_) {
-    for (const auto& [key, entry] : jobs) wanted.Add(entry.job);
+absl::Duration JobQueue::LongestOf(const Waits& waits, absl::Time now) {
+  for (const auto& [since, entry] : waits) {
+    if (now >= entry->not_before) return std::max(absl::ZeroDuration(), now - since);
   }
-  for (const auto& [id, job] : in_preparation_) wanted.Add(job);
-  return wanted;
+  return absl::ZeroDuration();
 }
 
 LongestWaits JobQueue::FindLongestWaits(absl::Time now) const {
-  LongestWaits longest;
-  for (const auto& [kind, jobs] : jobs_) {
-    for (const auto& [key, entry] : jobs) {
-      if (now >= entry.not_before) longest.Add(entry.job, now);
-    }
-  }
-  return longest;
+  return {.prepare = LongestOf(waits_for_prepare_, now), .slots = LongestOf(waits_for_slots_, now)};
 }
 
 std::vector<WaitingJob> JobQueue::First(size_t depth, absl::Time now) const {

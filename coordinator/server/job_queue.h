@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <map>
 #include <optional>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -28,15 +29,14 @@ absl::Time NotBefore(const internal::JobRecord& record);
 struct SlotsWanted {
   int cpu = 0, gpu = 0;
 
-  void Add(const WaitingJob& job);
+  // `sign` 1 adds what the job wants, -1 takes it away.
+  void Add(const WaitingJob& job, int sign = 1);
   bool operator==(const SlotsWanted&) const = default;
 };
 
 // How long who waits the longest has waited, for a prepare slot and for accelerator slots.
 struct LongestWaits {
   absl::Duration prepare, slots;
-
-  void Add(const WaitingJob& job, absl::Time now);
 };
 
 // Purpose: keeps the waiting jobs sorted, so that a plan looks at the first of them and not at
@@ -55,7 +55,7 @@ class JobQueue {
   // By all that wait, and by those whose data is being prepared or still has to be: whoever brings
   // workers for them must not wait until a worker has prepared it. What a recovering job keeps is
   // not wanted.
-  SlotsWanted CountWanted() const;
+  SlotsWanted CountWanted() const { return wanted_; }
   // Of those that may be placed now.
   LongestWaits FindLongestWaits(absl::Time now) const;
 
@@ -67,11 +67,20 @@ class JobQueue {
     WaitingJob job;
     absl::Time not_before;
   };
+  // By the time since which they wait.
+  using Waits = std::set<std::pair<absl::Time, const Entry*>>;
+  static absl::Duration LongestOf(const Waits& waits, absl::Time now);
+  Waits& WaitsOf(const WaitingJob& job) {
+    return job.needs_prepare ? waits_for_prepare_ : waits_for_slots_;
+  }
 
   std::map<Kind, std::map<Key, Entry>> jobs_;
   std::map<std::string, std::pair<Kind, Key>, std::less<>> places_;  // by id
   std::string last_in_turn_;
   std::map<std::string, WaitingJob, std::less<>> in_preparation_;  // by id
+  // Of all of the above; kept, because to count ten thousand takes longer than a turn.
+  SlotsWanted wanted_;
+  Waits waits_for_prepare_, waits_for_slots_;  // of `jobs_`, which they point into
 };
 
 }  // namespace anneal

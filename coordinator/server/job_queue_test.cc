@@ -141,6 +141,15 @@ TEST(JobQueueTest, WhoMustWaitBeforeATryDoesNotTakeAPlaceInThePlan) {
   EXPECT_EQ(queue.FindLongestWaits(kNow + absl::Seconds(5)).slots, absl::Seconds(14));
   EXPECT_EQ(queue.FindLongestWaits(kNow).prepare, absl::ZeroDuration());
   EXPECT_THAT(Ids(queue.First(1, kNow + absl::Seconds(5))), ElementsAre("failed"));
+  queue.Remove("failed");
+  EXPECT_EQ(queue.FindLongestWaits(kNow + absl::Seconds(5)).slots, absl::Seconds(6));
+  EXPECT_EQ(queue.FindLongestWaits(kNow - absl::Seconds(5)).slots, absl::ZeroDuration());
+  // Being prepared is no wait.
+  const auto cpu = v1::ResourceSpec::ACCELERATOR_CPU;
+  queue.Put(Waiting("next", v1::JOB_STATE_PREPARING, absl::Seconds(1), cpu));
+  EXPECT_EQ(queue.FindLongestWaits(kNow).slots, absl::ZeroDuration());
+  queue.Put(Waiting("next", v1::JOB_STATE_PENDING, absl::Seconds(1), cpu));
+  EXPECT_EQ(queue.FindLongestWaits(kNow).prepare, absl::Seconds(1));
 }
 
 }  // namespace
