@@ -31,9 +31,8 @@ std::string FirstCharacters(absl::string_view text, int count) {
   return std::string(text.substr(0, end));
 }
 
-void FieldRules::Replace(Message* parent, absl::string_view path, const std::string& name,
-                         int64_t value, const char* origin) {
-  const FieldDescriptor* field = parent->GetDescriptor()->FindFieldByName(name);
+void FieldRules::Put(Message* parent, const FieldDescriptor* field, absl::string_view path,
+                     int64_t value, const char* origin) {
   const auto* reflection = parent->GetReflection();
   switch (field->cpp_type()) {
     case FieldDescriptor::CPPTYPE_INT32:
@@ -51,17 +50,17 @@ void FieldRules::Replace(Message* parent, absl::string_view path, const std::str
     default:
       reflection->SetEnumValue(parent, field, static_cast<int>(value));
   }
-  NoteOrigin(path, name, origin);
+  NoteOrigin(path, field->name(), origin);
 }
 
-void FieldRules::Replace(Message* parent, absl::string_view path, const std::string& name,
-                         double value, const char* origin) {
-  parent->GetReflection()->SetDouble(parent, parent->GetDescriptor()->FindFieldByName(name), value);
-  NoteOrigin(path, name, origin);
+void FieldRules::Put(Message* parent, const FieldDescriptor* field, absl::string_view path,
+                     double value, const char* origin) {
+  parent->GetReflection()->SetDouble(parent, field, value);
+  NoteOrigin(path, field->name(), origin);
 }
 
 void FieldRules::NoteOrigin(absl::string_view path, const std::string& name, const char* origin) {
-  (*job_.mutable_origins())[absl::StrCat(path, name)] = origin;
+  origins_[absl::StrCat(path, name)] = origin;
 }
 
 void FieldRules::CheckRange(absl::string_view field, int64_t value, int64_t min, int64_t max) {

@@ -5,8 +5,8 @@
 #include <string>
 
 #include "absl/strings/string_view.h"
-#include "anneal/v1/job.pb.h"
 #include "common/spec/issues.h"
+#include "common/spec/origins.h"
 #include "google/protobuf/message.h"
 
 namespace anneal::spec {
@@ -20,11 +20,11 @@ inline constexpr char kTooLong[] = "TOO_LONG";
 int CharacterCount(absl::string_view text);
 std::string FirstCharacters(absl::string_view text, int count);
 
-// Writes origins into `job` and problems into `issues`, which must outlive it. `path` below is the
+// Writes into `origins` and `issues`, which must outlive it. `path` below is the
 // parent's with a final dot ("training."); `field` is a whole path. Guarded by its caller.
 class FieldRules {
  public:
-  FieldRules(v1::ResolvedJob* job, IssueList* issues) : job_(*job), issues_(*issues) {}
+  FieldRules(Origins* origins, IssueList* issues) : origins_(*origins), issues_(*issues) {}
 
   // Sets `parent`.`name` and notes where the value came from, unless the user set it. Enums and
   // booleans are given as int64_t.
@@ -32,14 +32,14 @@ class FieldRules {
   void Default(google::protobuf::Message* parent, absl::string_view path, const std::string& name,
                T value, const char* origin) {
     const auto* field = parent->GetDescriptor()->FindFieldByName(name);
-    if (parent->GetReflection()->HasField(*parent, field)) return;
-    Replace(parent, path, name, value, origin);
+    if (!parent->GetReflection()->HasField(*parent, field)) Put(parent, field, path, value, origin);
   }
   // The same, whatever the user said.
+  template <typename T>
   void Replace(google::protobuf::Message* parent, absl::string_view path, const std::string& name,
-               int64_t value, const char* origin);
-  void Replace(google::protobuf::Message* parent, absl::string_view path, const std::string& name,
-               double value, const char* origin);
+               T value, const char* origin) {
+    Put(parent, parent->GetDescriptor()->FindFieldByName(name), path, value, origin);
+  }
 
   // `max` may be the largest int64_t: no limit.
   void CheckRange(absl::string_view field, int64_t value, int64_t min, int64_t max);
@@ -54,7 +54,12 @@ class FieldRules {
   void NoteOrigin(absl::string_view path, const std::string& name, const char* origin);
 
  private:
-  v1::ResolvedJob& job_;
+  void Put(google::protobuf::Message* parent, const google::protobuf::FieldDescriptor* field,
+           absl::string_view path, int64_t value, const char* origin);
+  void Put(google::protobuf::Message* parent, const google::protobuf::FieldDescriptor* field,
+           absl::string_view path, double value, const char* origin);
+
+  Origins& origins_;
   IssueList& issues_;
 };
 

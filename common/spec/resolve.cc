@@ -56,9 +56,10 @@ absl::string_view LastComponent(absl::string_view path) {
 // One pass over a spec, section by section. `spec_` starts as the user's and ends complete.
 class Resolver {
  public:
-  Resolver(const v1::JobSpec& spec, const ResolveInputs& inputs) : inputs_(inputs), spec_(spec) {
+  Resolver(const v1::JobSpec& spec, const ResolveInputs& inputs, Origins* origins)
+      : inputs_(inputs), origins_(*origins), spec_(spec) {
     ForEachLeaf(spec, [this](const std::string& path, const Message&, const FieldDescriptor&) {
-      (*out_.mutable_origins())[path] = kOriginUser;
+      origins_[path] = kOriginUser;
     });
   }
 
@@ -171,7 +172,7 @@ class Resolver {
         absl::StrAppend(&name, "-", stem);
       }
       spec_.set_display_name(FirstCharacters(name, kMaxDisplayNameCharacters));
-      (*out_.mutable_origins())["display_name"] = kOriginDefault;
+      origins_["display_name"] = kOriginDefault;
     }
     fields_.CheckText("display_name", spec_.display_name(), kMaxDisplayNameCharacters);
   }
@@ -190,7 +191,7 @@ class Resolver {
                         lora.dropout() >= 0 && lora.dropout() < 1, "0 to below 1");
     if (lora.target_modules().empty()) {
       lora.add_target_modules(kAllLinear);
-      (*out_.mutable_origins())["method.lora.target_modules"] = kOriginDefault;
+      origins_["method.lora.target_modules"] = kOriginDefault;
     }
     static const std::vector<std::string> kUnknown;
     CheckLoraModules(lora, inputs_.model != nullptr ? inputs_.model->linear_modules : kUnknown,
@@ -435,10 +436,11 @@ class Resolver {
   }
 
   const ResolveInputs& inputs_;
+  Origins& origins_;
   v1::JobSpec spec_;
   v1::ResolvedJob out_;
   IssueList issues_;
-  FieldRules fields_{&out_, &issues_};
+  FieldRules fields_{&origins_, &issues_};
   std::set<std::string> seen_files_;
 };
 
@@ -447,7 +449,16 @@ class Resolver {
 bool Resolution::ok() const { return !HasErrors(issues); }
 
 Resolution ResolveJob(const v1::JobSpec& spec, const ResolveInputs& inputs) {
-  return Resolver(spec, inputs).Run();
+  Origins origins;
+  Resolution resolution = ResolveJob(spec, inputs, &origins);
+  PutOrigins(origins, &resolution.job);
+  return resolution;
+}
+
+Resolution ResolveJob(const v1::JobSpec& spec, const ResolveInputs& inputs, Origins* origins) {
+  origins->clear();
+  origins->reserve(64);  // a complete spec has some fifty leaves
+  return Resolver(spec, inputs, origins).Run();
 }
 
 std::string FormatResolvedJob(const v1::ResolvedJob& job) {

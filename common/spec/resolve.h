@@ -16,14 +16,9 @@
 #include "anneal/v1/issue.pb.h"
 #include "anneal/v1/job.pb.h"
 #include "common/format/model_config.h"
+#include "common/spec/origins.h"
 
 namespace anneal::spec {
-
-// Values of ResolvedJob.origins.
-inline constexpr char kOriginUser[] = "user";
-inline constexpr char kOriginDefault[] = "default";
-inline constexpr char kOriginModel[] = "model";
-inline constexpr char kOriginCluster[] = "cluster";
 
 // Without `validation`, this part of the rows is held out, but at least so many rows; none below so
 // many rows in all (origins["data.validation.fraction"] is then "default", and prepare applies the
@@ -80,6 +75,8 @@ struct Resolution {
 
 // Whether the model, files and so on that the spec names exist is the caller's to check.
 Resolution ResolveJob(const v1::JobSpec& spec, const ResolveInputs& inputs);
+// The same with the origins beside the job instead of in it: for who keeps them in another form.
+Resolution ResolveJob(const v1::JobSpec& spec, const ResolveInputs& inputs, Origins* origins);
 
 // For people, one "path  value  (origin)" a line, in the order of job.proto.
 std::string FormatResolvedJob(const v1::ResolvedJob& job);

@@ -110,6 +110,13 @@ std::shared_ptr<const AllowedRoots::RealFolders> AllowedRoots::Look() const {
   return folders;
 }
 
+std::vector<std::string> AllowedRoots::Normal(const std::vector<std::string>& roots) {
+  std::vector<std::string> normal;
+  for (const std::string& root : roots)
+    normal.push_back(fs::path(root).lexically_normal().string());
+  return normal;
+}
+
 absl::StatusOr<std::string> AllowedRoots::Resolve(const std::string& path) const {
   ANNEAL_ASSIGN_OR_RETURN(Place place, Find(path));
   return std::move(place.path);
@@ -126,9 +133,7 @@ absl::StatusOr<AllowedRoots::Place> AllowedRoots::Find(const std::string& path) 
   for (size_t i = 0; i < roots_.size(); ++i) {
     if (!folders->roots[i].has_value()) continue;
     const std::string& real_root = *folders->roots[i];
-    if (!IsWithin(normal, fs::path(roots_[i]).lexically_normal().string()) &&
-        !IsWithin(normal, real_root))
-      continue;
+    if (!IsWithin(normal, normal_roots_[i]) && !IsWithin(normal, real_root)) continue;
     std::error_code error;
     std::string real = RealPath(normal, error);
     if (error) {

@@ -23,7 +23,10 @@ class AllowedRoots {
  public:
   explicit AllowedRoots(std::vector<std::string> roots, std::vector<std::string> own_folders = {},
                         Clock& clock = Clock::Real())
-      : clock_(clock), roots_(std::move(roots)), own_folders_(std::move(own_folders)) {}
+      : clock_(clock),
+        roots_(std::move(roots)),
+        normal_roots_(Normal(roots_)),
+        own_folders_(std::move(own_folders)) {}
 
   // The path without symbolic links. PERMISSION_DENIED for one outside, or in a folder of
   // our own, said without looking whether it exists; NOT_FOUND for one inside that is not there.
@@ -54,7 +57,11 @@ class AllowedRoots {
   std::shared_ptr<const RealFolders> Look() const;
 
   Clock& clock_;
+  // Without "." and "..".
+  static std::vector<std::string> Normal(const std::vector<std::string>& roots);
+
   const std::vector<std::string> roots_;
+  const std::vector<std::string> normal_roots_;
   const std::vector<std::string> own_folders_;
 
   mutable absl::Mutex mu_;

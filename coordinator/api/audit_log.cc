@@ -17,6 +17,22 @@ std::string OlderFile(const std::string& path, int age) {
   return age == 0 ? path : absl::StrCat(path, ".", age);
 }
 
+std::string LineOf(const AuditEntry& entry) {
+  Json json = Json::object();
+  json["time"] = absl::FormatTime(absl::RFC3339_full, entry.time, absl::UTCTimeZone());
+  json["creator"] = entry.creator;
+  json["project"] = entry.project;
+  json["role"] = entry.role;
+  json["peer"] = entry.peer;
+  json["method"] = entry.method.substr(0, kMaxFieldBytes);
+  json["resource"] = entry.resource.substr(0, kMaxFieldBytes);
+  json["code"] = entry.code;
+  if (!entry.request_id.empty()) json["request_id"] = entry.request_id;
+  if (!entry.detail.empty()) json["detail"] = entry.detail.substr(0, kMaxFieldBytes);
+  if (entry.count > 1) json["count"] = entry.count;
+  return absl::StrCat(DumpJson(json), "\n");
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<AuditLog>> AuditLog::Open(const std::string& path, FileSystem& files,
@@ -35,6 +51,8 @@ AuditLog::~AuditLog() {
 }
 
 void AuditLog::Append(const AuditEntry& entry) {
+  // Calls that end at the same time wait for the writing only.
+  const std::string line = LineOf(entry);
   absl::MutexLock lock(&mu_);
   // Also when the clock was set back: the count must not wait for it to come here again.
   if (entry.time >= minute_ + kMinute || entry.time < minute_ - kMinute) {
@@ -42,7 +60,7 @@ void AuditLog::Append(const AuditEntry& entry) {
     minute_ = entry.time;
   }
   if (entry.creator.empty() && !AdmitRefusal(entry)) return;
-  WriteEntry(entry);
+  WriteLine(line);
 }
 
 bool AuditLog::AdmitRefusal(const AuditEntry& entry) {
@@ -63,25 +81,14 @@ void AuditLog::EndMinute() {
   for (auto& [host, refusals] : refusals_) {
     if (refusals.held_back == 0) continue;
     refusals.last.count = refusals.held_back;
-    WriteEntry(refusals.last);
+    WriteLine(LineOf(refusals.last));
   }
   refusals_.clear();
   refusals_written_ = 0;
 }
 
-void AuditLog::WriteEntry(const AuditEntry& entry) {
-  Json json = {{"time", absl::FormatTime(absl::RFC3339_full, entry.time, absl::UTCTimeZone())},
-               {"creator", entry.creator},
-               {"project", entry.project},
-               {"role", entry.role},
-               {"peer", entry.peer},
-               {"method", entry.method.substr(0, kMaxFieldBytes)},
-               {"resource", entry.resource.substr(0, kMaxFieldBytes)},
-               {"code", entry.code}};
-  if (!entry.request_id.empty()) json["request_id"] = entry.request_id;
-  if (!entry.detail.empty()) json["detail"] = entry.detail.substr(0, kMaxFieldBytes);
-  if (entry.count > 1) json["count"] = entry.count;
-  if (absl::Status status = Write(absl::StrCat(DumpJson(json), "\n")); !status.ok())
+void AuditLog::WriteLine(absl::string_view line) {
+  if (absl::Status status = Write(line); !status.ok())
     ANNEAL_LOG(ERROR) << "the audit log cannot be written" << Field("why", status.message());
 }
 

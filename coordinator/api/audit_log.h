@@ -76,7 +76,7 @@ class AuditLog {
   // False if the line is only counted.
   bool AdmitRefusal(const AuditEntry& entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void EndMinute() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  void WriteEntry(const AuditEntry& entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void WriteLine(absl::string_view line) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   absl::Status Write(absl::string_view line) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   absl::Status TurnOver() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 

@@ -8,10 +8,10 @@
 #include "common/base/log.h"
 #include "common/base/sha256.h"
 #include "common/base/status.h"
-#include "common/config/units.h"
 #include "common/rpc/paging.h"
 #include "common/rpc/request_id.h"
 #include "common/rpc/status.h"
+#include "common/spec/origins.h"
 #include "common/spec/training_difference.h"
 #include "common/storage/layout.h"
 #include "coordinator/api/read_job_log.h"
@@ -74,14 +74,14 @@ EventSink::JobReply ReplyTo(v1::Job* response, FinishCall finish) {
 
 // The same for a job that the call has made, whose origins it knows; unless it turns out that an
 // earlier call has made it, or something has changed them.
-EventSink::JobReply ReplyWithNew(const internal::JobRecord& made, OriginMap origins,
+EventSink::JobReply ReplyWithNew(const internal::JobRecord& made, spec::Origins origins,
                                  v1::Job* response, FinishCall finish) {
-  auto known = std::make_shared<OriginMap>(std::move(origins));
+  auto known = std::make_shared<spec::Origins>(std::move(origins));
   return [response, finish = std::move(finish), known = std::move(known), id = made.id(),
           packed = made.origins()](
              const absl::StatusOr<std::shared_ptr<const internal::JobRecord>>& result) {
     if (result.ok() && (*result)->id() == id && (*result)->origins() == packed) {
-      ShowJob(**result, std::move(*known), response);
+      ShowJob(**result, *known, response);
     } else if (result.ok()) {
       ShowJob(**result, response);
     }
@@ -90,6 +90,14 @@ EventSink::JobReply ReplyWithNew(const internal::JobRecord& made, OriginMap orig
 }
 
 }  // namespace
+
+FineTuningServiceImpl::FineTuningServiceImpl(const Parts& parts)
+    : parts_(parts),
+      room_(parts.storage.files(), parts.clock, {parts.data_dir, parts.storage.path()},
+            parts.min_free_bytes) {
+  SetMessageAllocatorFor_CreateJob(&create_messages_);
+  SetMessageAllocatorFor_GetJob(&get_messages_);
+}
 
 absl::StatusOr<FineTuningServiceImpl::Record> FineTuningServiceImpl::Find(
     const grpc::ServerContextBase& context, const std::string& name) const {
@@ -113,12 +121,13 @@ absl::Status FineTuningServiceImpl::Check(const Caller& caller, const v1::CheckJ
       SpecResolver::Result result,
       parts_.resolver.Resolve(caller.project, request.spec(), parts_.clock.TimeNow()));
   *response->mutable_resolved() = std::move(result.resolution.job);
+  spec::PutOrigins(result.origins, response->mutable_resolved());
   for (v1::Issue& issue : result.resolution.issues) *response->add_issues() = std::move(issue);
   return absl::OkStatus();
 }
 
 absl::StatusOr<std::unique_ptr<internal::JobRecord>> FineTuningServiceImpl::MakeRecord(
-    const Caller& caller, const v1::CreateJobRequest& request, OriginMap* origins,
+    const Caller& caller, const v1::CreateJobRequest& request, spec::Origins* origins,
     v1::Job* response) {
   ANNEAL_RETURN_IF_ERROR(CheckRequestId(request.request_id()));
   auto record = std::make_unique<internal::JobRecord>();
@@ -131,7 +140,7 @@ absl::StatusOr<std::unique_ptr<internal::JobRecord>> FineTuningServiceImpl::Make
     ShowJob(*first, response);
     return nullptr;
   }
-  ANNEAL_RETURN_IF_ERROR(CheckRoom());
+  ANNEAL_RETURN_IF_ERROR(room_.Check());
   ANNEAL_RETURN_IF_ERROR(parts_.limits.AdmitStorage(caller.project, 0));
   ANNEAL_RETURN_IF_ERROR(parts_.limits.AdmitJob(caller.project));
   const absl::Time now = parts_.clock.TimeNow();
@@ -148,22 +157,10 @@ absl::StatusOr<std::unique_ptr<internal::JobRecord>> FineTuningServiceImpl::Make
   job.set_creator(caller.creator);
   *job.mutable_spec() = request.spec();
   *job.mutable_resolved() = std::move(result.resolution.job);
-  *origins = PackOrigins(record.get());
+  KeepOrigins(result.origins, record.get());
+  *origins = std::move(result.origins);
   if (!request.parent().empty()) ANNEAL_RETURN_IF_ERROR(CarryOn(request.parent(), record.get()));
   return record;
-}
-
-absl::Status FineTuningServiceImpl::CheckRoom() const {
-  for (const std::string& path : {parts_.data_dir, parts_.storage.path()}) {
-    ANNEAL_ASSIGN_OR_RETURN(const int64_t free, parts_.storage.files().FreeBytes(path));
-    if (free >= parts_.min_free_bytes) continue;
-    return WithReason(
-        absl::ResourceExhaustedError(absl::StrCat(
-            "the disk of ", path, " has ", FormatBytes(free), " free, and jobs are taken with ",
-            FormatBytes(parts_.min_free_bytes), " (--min-free): free some, and try again")),
-        "STORAGE_FULL");
-  }
-  return absl::OkStatus();
 }
 
 absl::Status FineTuningServiceImpl::CarryOn(const std::string& parent_name,
@@ -326,7 +323,7 @@ grpc::ServerUnaryReactor* FineTuningServiceImpl::CreateJob(grpc::CallbackServerC
                                                            v1::Job* response) {
   return BeginOnPool(parts_.pool, parts_.authenticator, Right::kWrite, *context,
                      [=, this](const Caller& caller, const FinishCall& finish) {
-                       OriginMap origins;
+                       spec::Origins origins;
                        absl::StatusOr<std::unique_ptr<internal::JobRecord>> record =
                            MakeRecord(caller, *request, &origins, response);
                        if (!record.ok() || *record == nullptr) return finish(record.status());

@@ -10,6 +10,8 @@
 #include "common/base/random.h"
 #include "common/rpc/authentication.h"
 #include "common/storage/storage_root.h"
+#include "coordinator/api/arena_messages.h"
+#include "coordinator/api/free_room.h"
 #include "coordinator/api/pooled_call.h"
 #include "coordinator/api/project_limits.h"
 #include "coordinator/api/pumped_writer.h"
@@ -48,7 +50,7 @@ class FineTuningServiceImpl final : public v1::FineTuningService::CallbackServic
     std::string data_dir;
     int64_t min_free_bytes = 0;
   };
-  explicit FineTuningServiceImpl(const Parts& parts) : parts_(parts) {}
+  explicit FineTuningServiceImpl(const Parts& parts);
 
   grpc::ServerUnaryReactor* CheckJob(grpc::CallbackServerContext* context,
                                      const v1::CheckJobRequest* request,
@@ -99,13 +101,11 @@ class FineTuningServiceImpl final : public v1::FineTuningService::CallbackServic
   // The bodies, in our own status.
   absl::Status Check(const Caller& caller, const v1::CheckJobRequest& request,
                      v1::CheckJobResponse* response);
-  // The record of the new job as the loop takes it, and the long form of its origins; or null if
+  // The record of the new job as the loop takes it, and the origins of its values; or null if
   // the same request has made a job before, which is then in `response`.
   absl::StatusOr<std::unique_ptr<internal::JobRecord>> MakeRecord(
-      const Caller& caller, const v1::CreateJobRequest& request, OriginMap* origins,
+      const Caller& caller, const v1::CreateJobRequest& request, spec::Origins* origins,
       v1::Job* response);
-  // Refuses what a full disk could not hold; what is there goes on and can be read.
-  absl::Status CheckRoom() const;
   // Makes the new job carry on the training of `parent`, from its checkpoints if it has any.
   absl::Status CarryOn(const std::string& parent, internal::JobRecord* record) const;
   absl::Status List(const Caller& caller, const v1::ListJobsRequest& request,
@@ -130,6 +130,10 @@ class FineTuningServiceImpl final : public v1::FineTuningService::CallbackServic
   absl::StatusOr<Record> FindIn(const std::string& project, const std::string& name) const;
 
   const Parts parts_;
+  FreeRoom room_;
+  // Jobs have many parts.
+  ArenaMessages<v1::CreateJobRequest, v1::Job> create_messages_;
+  ArenaMessages<v1::GetJobRequest, v1::Job> get_messages_;
 };
 
 }  // namespace anneal

@@ -82,10 +82,11 @@ absl::StatusOr<v1::Model> ModelLibrary::Import(const std::string& project,
   ANNEAL_ASSIGN_OR_RETURN(const ModelDirectory source,
                           ReadAllowedModel(parts_.allowed_roots, wanted.source));
 
-  const absl::StatusOr<internal::ModelRecord> known = parts_.resources.GetModel(project, wanted.id);
+  const absl::StatusOr<std::shared_ptr<const internal::ModelRecord>> known =
+      parts_.resources.GetModel(project, wanted.id);
   if (known.ok()) {
-    ANNEAL_RETURN_IF_ERROR(CheckSameModel(*known, wanted, source));
-    return ModelFrom(*known);
+    ANNEAL_RETURN_IF_ERROR(CheckSameModel(**known, wanted, source));
+    return ModelFrom(**known);
   }
   if (!absl::IsNotFound(known.status())) return known.status();
   ANNEAL_RETURN_IF_ERROR(parts_.limits.AdmitStorage(project, source.size_bytes));

@@ -41,9 +41,9 @@ grpc::ServerUnaryReactor* ModelServiceImpl::GetModel(grpc::CallbackServerContext
   return AnswerOnPool(parts_.pool, parts_.authenticator, Right::kRead, *context,
                       [=, this](const Caller& caller) -> absl::Status {
                         ANNEAL_ASSIGN_OR_RETURN(const std::string id, ModelIdOf(request->name()));
-                        ANNEAL_ASSIGN_OR_RETURN(const internal::ModelRecord record,
+                        ANNEAL_ASSIGN_OR_RETURN(const auto record,
                                                 parts_.resources.GetModel(caller.project, id));
-                        *response = ModelFrom(record);
+                        *response = ModelFrom(*record);
                         return absl::OkStatus();
                       });
 }

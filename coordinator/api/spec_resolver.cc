@@ -19,6 +19,8 @@ namespace {
 
 // So many imported models are remembered: a few kilobytes each.
 constexpr size_t kMostRemembered = 256;
+// Places of files are looked up so often at most.
+constexpr absl::Duration kPlaceAge = absl::Milliseconds(100);
 // Specs are kept in memory and in the catalog as long as their jobs.
 constexpr size_t kMaxSpecBytes = 256 << 10;
 
@@ -36,23 +38,26 @@ absl::Status NoSuch(absl::string_view what) {
 
 }  // namespace
 
+spec::ModelFacts SpecResolver::FactsOf(const ModelConfig& config) {
+  spec::ModelFacts facts;
+  facts.family = config.family;
+  facts.max_positions = config.max_positions;
+  facts.config = config;
+  for (int64_t layer = 0; layer < config.layers; ++layer) {
+    for (const LinearModule& linear : BlockLinears(config, layer))
+      facts.linear_modules.push_back(linear.name);
+  }
+  return facts;
+}
+
 absl::StatusOr<SpecResolver::FoundModel> SpecResolver::Describe(const ModelDirectory& directory,
                                                                 const std::string& source_id,
                                                                 const FileOpener& open) {
-  FoundModel model;
-  model.dir = directory.path;
-  model.facts.family = directory.config.family;
-  model.facts.max_positions = directory.config.max_positions;
-  model.facts.has_chat_template = directory.has_chat_template;
-  model.facts.source_id = source_id;
-  model.facts.config = directory.config;
-  for (int64_t layer = 0; layer < directory.config.layers; ++layer) {
-    for (const LinearModule& linear : BlockLinears(directory.config, layer))
-      model.facts.linear_modules.push_back(linear.name);
-  }
-  ANNEAL_ASSIGN_OR_RETURN(model.facts.content_hash,
-                          ModelContentHash(directory, parts_.hashes, open));
-  return model;
+  spec::ModelFacts facts = FactsOf(directory.config);
+  facts.has_chat_template = directory.has_chat_template;
+  facts.source_id = source_id;
+  ANNEAL_ASSIGN_OR_RETURN(facts.content_hash, ModelContentHash(directory, parts_.hashes, open));
+  return FoundModel{directory.path, std::make_shared<const spec::ModelFacts>(std::move(facts)), ""};
 }
 
 absl::StatusOr<SpecResolver::FoundModel> SpecResolver::FindModel(const std::string& project,
@@ -78,9 +83,9 @@ absl::StatusOr<SpecResolver::FoundModel> SpecResolver::FindModel(const std::stri
     return model;
   }
   const absl::string_view id = absl::StripPrefix(reference, "models/");
-  ANNEAL_ASSIGN_OR_RETURN(const internal::ModelRecord record,
+  ANNEAL_ASSIGN_OR_RETURN(const std::shared_ptr<const internal::ModelRecord> record,
                           parts_.resources.GetModel(project, id));
-  ANNEAL_ASSIGN_OR_RETURN(model, DescribeImported(record));
+  ANNEAL_ASSIGN_OR_RETURN(model, DescribeImported(*record));
   model.resource = reference;
   return model;
 }
@@ -91,39 +96,52 @@ absl::StatusOr<SpecResolver::FoundModel> SpecResolver::DescribeImported(
   {
     absl::MutexLock lock(&mu_);
     const auto known = imported_.find(dir);
-    if (known != imported_.end() && known->second.facts.content_hash == record.content_hash() &&
-        known->second.facts.source_id == record.source_id()) {
+    if (known != imported_.end() && known->second.facts->content_hash == record.content_hash() &&
+        known->second.facts->source_id == record.source_id()) {
       return known->second;
     }
   }
-  FoundModel model;
-  model.dir = dir;
-  // Imported models never change, so the hash taken then holds.
   ANNEAL_ASSIGN_OR_RETURN(const ModelConfig config,
                           ReadModelConfig(absl::StrCat(parts_.storage_root, "/", dir)));
-  model.facts.family = record.family();
-  model.facts.max_positions = record.max_positions();
-  model.facts.has_chat_template = record.has_chat_template();
-  model.facts.content_hash = record.content_hash();
-  model.facts.source_id = record.source_id();
-  model.facts.config = config;
-  for (int64_t layer = 0; layer < config.layers; ++layer) {
-    for (const LinearModule& linear : BlockLinears(config, layer))
-      model.facts.linear_modules.push_back(linear.name);
-  }
+  spec::ModelFacts facts = FactsOf(config);
+  facts.family = record.family();
+  facts.max_positions = record.max_positions();
+  facts.has_chat_template = record.has_chat_template();
+  // Imported models never change, so the hash taken then holds.
+  facts.content_hash = record.content_hash();
+  facts.source_id = record.source_id();
+  const FoundModel model{dir, std::make_shared<const spec::ModelFacts>(std::move(facts)), ""};
   absl::MutexLock lock(&mu_);
   if (imported_.size() >= kMostRemembered) imported_.clear();
   imported_[dir] = model;
   return model;
 }
 
+absl::StatusOr<AllowedRoots::Place> SpecResolver::FindPlace(const std::string& path,
+                                                            absl::Time now) {
+  {
+    absl::MutexLock lock(&mu_);
+    if (now < places_since_ || now >= places_since_ + kPlaceAge ||
+        places_.size() >= kMostRemembered) {
+      places_.clear();
+      places_since_ = now;
+    }
+    if (const auto known = places_.find(path); known != places_.end()) return known->second;
+  }
+  ANNEAL_ASSIGN_OR_RETURN(AllowedRoots::Place place, parts_.roots.Find(path));
+  absl::MutexLock lock(&mu_);
+  places_[path] = place;
+  return place;
+}
+
 absl::StatusOr<internal::DataFile> SpecResolver::FindFile(const std::string& project,
                                                           const std::string& reference,
+                                                          absl::Time now,
                                                           internal::JobInputs* inputs) {
   internal::DataFile file;
   if (spec::IsFileUri(reference)) {
     ANNEAL_ASSIGN_OR_RETURN(AllowedRoots::Place place,
-                            parts_.roots.Find(spec::PathOfFileUri(reference)));
+                            FindPlace(spec::PathOfFileUri(reference), now));
     file.set_path(std::move(place.path));
     file.set_root(std::move(place.root));
     file.set_display_name(spec::PathOfFileUri(reference));
@@ -194,9 +212,9 @@ absl::StatusOr<SpecResolver::Result> SpecResolver::Resolve(const std::string& pr
     absl::StatusOr<FoundModel> found = FindModel(project, spec.model());
     if (found.ok()) {
       model = *std::move(found);
-      inputs.model = &model.facts;
+      inputs.model = model.facts.get();
       result.inputs.set_model_dir(model.dir);
-      result.inputs.set_model_source_id(model.facts.source_id);
+      result.inputs.set_model_source_id(model.facts->source_id);
       if (!model.resource.empty()) result.inputs.add_resources(model.resource);
     } else if (IsAboutTheSpec(found.status())) {
       lookups.AddError("BAD_MODEL", "model", found.status().message());
@@ -210,7 +228,8 @@ absl::StatusOr<SpecResolver::Result> SpecResolver::Resolve(const std::string& pr
           google::protobuf::RepeatedPtrField<internal::DataFile>* files) -> absl::Status {
     for (int i = 0; i < references.size(); ++i) {
       if (!spec::FileReferenceProblem(references[i]).empty()) continue;
-      absl::StatusOr<internal::DataFile> found = FindFile(project, references[i], &result.inputs);
+      absl::StatusOr<internal::DataFile> found =
+          FindFile(project, references[i], now, &result.inputs);
       if (found.ok()) {
         inputs.file_display_names[references[i]] = found->display_name();
         *files->Add() = *std::move(found);
@@ -227,7 +246,7 @@ absl::StatusOr<SpecResolver::Result> SpecResolver::Resolve(const std::string& pr
   ANNEAL_RETURN_IF_ERROR(find_files("data.validation.files", spec.data().validation().files(),
                                     result.inputs.mutable_validation_files()));
 
-  result.resolution = spec::ResolveJob(spec, inputs);
+  result.resolution = spec::ResolveJob(spec, inputs, &result.origins);
   std::vector<v1::Issue> issues = std::move(lookups).Release();
   issues.insert(issues.end(), result.resolution.issues.begin(), result.resolution.issues.end());
   result.resolution.issues = std::move(issues);

@@ -15,6 +15,7 @@
 #include "anneal/v1/job.pb.h"
 #include "common/format/model_directory.h"
 #include "common/spec/issues.h"
+#include "common/spec/origins.h"
 #include "common/spec/resolve.h"
 #include "coordinator/api/allowed_roots.h"
 #include "coordinator/catalog/catalog.h"
@@ -39,6 +40,8 @@ class SpecResolver {
   };
   struct Result {
     spec::Resolution resolution;
+    // Of the resolved job's values; in it there are none.
+    spec::Origins origins;
     // Complete if the resolution is ok().
     internal::JobInputs inputs;
   };
@@ -53,7 +56,7 @@ class SpecResolver {
  private:
   struct FoundModel {
     std::string dir;
-    spec::ModelFacts facts;
+    std::shared_ptr<const spec::ModelFacts> facts;
     // What may not be deleted while the job lives; empty for a path.
     std::string resource;
   };
@@ -63,11 +66,16 @@ class SpecResolver {
   absl::StatusOr<FoundModel> Describe(const ModelDirectory& directory, const std::string& source_id,
                                       const FileOpener& open);
   absl::StatusOr<internal::DataFile> FindFile(const std::string& project,
-                                              const std::string& reference,
+                                              const std::string& reference, absl::Time now,
                                               internal::JobInputs* inputs);
+  // Where an allowed path leads. Believed for a moment: jobs that come in at once read the same
+  // data, and workers open nothing that has taken its place.
+  absl::StatusOr<AllowedRoots::Place> FindPlace(const std::string& path, absl::Time now);
   // Of the newest roster; summed up once for each.
   spec::ClusterFacts FactsOfFleet();
   static spec::ClusterFacts FactsOf(const FleetRoster::Workers& workers);
+  // What follows from the config alone.
+  static spec::ModelFacts FactsOf(const ModelConfig& config);
 
   const Parts parts_;
 
@@ -77,6 +85,9 @@ class SpecResolver {
   // Imported models by folder, with the hash that they had: whoever imports another under the same
   // name gives it another hash.
   std::map<std::string, FoundModel> imported_ ABSL_GUARDED_BY(mu_);
+  // By path, those found since then.
+  std::map<std::string, AllowedRoots::Place> places_ ABSL_GUARDED_BY(mu_);
+  absl::Time places_since_ ABSL_GUARDED_BY(mu_) = absl::InfinitePast();
 };
 
 }  // namespace anneal

@@ -14,6 +14,8 @@ namespace {
 
 // Unfinished uploads stop counting this much late.
 constexpr absl::Duration kCountAge = absl::Seconds(10);
+// So many models are remembered: less than a kilobyte each.
+constexpr size_t kMostModels = 256;
 
 }  // namespace
 
@@ -97,19 +99,27 @@ absl::Status ResourceStore::DeleteFile(absl::string_view project, absl::string_v
 
 absl::Status ResourceStore::PutModel(const internal::ModelRecord& model) {
   absl::MutexLock lock(&mu_);
+  models_.clear();
   ANNEAL_ASSIGN_OR_RETURN(Statement statement,
                           database_.Prepare("INSERT INTO models VALUES (?, ?, ?)"));
   return statement.Bind(model.project()).Bind(model.id()).BindBlob(model.SerializeAsString()).Run();
 }
 
-absl::StatusOr<internal::ModelRecord> ResourceStore::GetModel(absl::string_view project,
-                                                              absl::string_view id) {
+absl::StatusOr<std::shared_ptr<const internal::ModelRecord>> ResourceStore::GetModel(
+    absl::string_view project, absl::string_view id) {
+  std::pair key{std::string(project), std::string(id)};
   absl::MutexLock lock(&mu_);
+  if (const auto known = models_.find(key); known != models_.end()) return known->second;
   ANNEAL_ASSIGN_OR_RETURN(
       Statement statement,
       database_.Prepare("SELECT record FROM models WHERE project = ? AND id = ?"));
-  return OnlyRecord<internal::ModelRecord>(statement.Bind(project).Bind(id),
-                                           absl::StrCat("models/", id));
+  ANNEAL_ASSIGN_OR_RETURN(internal::ModelRecord record,
+                          OnlyRecord<internal::ModelRecord>(statement.Bind(project).Bind(id),
+                                                            absl::StrCat("models/", id)));
+  if (models_.size() >= kMostModels) models_.clear();
+  auto found = std::make_shared<const internal::ModelRecord>(std::move(record));
+  models_[std::move(key)] = found;
+  return found;
 }
 
 absl::StatusOr<std::vector<internal::ModelRecord>> ResourceStore::ListModels(
@@ -125,6 +135,7 @@ absl::StatusOr<std::vector<internal::ModelRecord>> ResourceStore::ListModels(
 
 absl::Status ResourceStore::DeleteModel(absl::string_view project, absl::string_view id) {
   absl::MutexLock lock(&mu_);
+  models_.clear();
   ANNEAL_ASSIGN_OR_RETURN(Transaction transaction, Transaction::Begin(database_));
   const std::string name = absl::StrCat("models/", id);
   ANNEAL_ASSIGN_OR_RETURN(Statement statement,

@@ -7,6 +7,7 @@
 #include <optional>
 #include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
@@ -50,7 +51,9 @@ class ResourceStore {
   absl::Status DeleteFile(absl::string_view project, absl::string_view id);
 
   absl::Status PutModel(const internal::ModelRecord& model);
-  absl::StatusOr<internal::ModelRecord> GetModel(absl::string_view project, absl::string_view id);
+  // Remembered: every submit asks for one.
+  absl::StatusOr<std::shared_ptr<const internal::ModelRecord>> GetModel(absl::string_view project,
+                                                                        absl::string_view id);
   // By id, ids above `after_id` (empty = from the first), at most `limit`.
   absl::StatusOr<std::vector<internal::ModelRecord>> ListModels(absl::string_view project,
                                                                 absl::string_view after_id,
@@ -93,6 +96,9 @@ class ResourceStore {
   absl::Mutex mu_;
   Database database_ ABSL_GUARDED_BY(mu_);
   std::map<std::string, Count, std::less<>> counts_ ABSL_GUARDED_BY(mu_);  // by project
+  // What GetModel has found, by project and id; forgotten when one is put or deleted.
+  std::map<std::pair<std::string, std::string>, std::shared_ptr<const internal::ModelRecord>>
+      models_ ABSL_GUARDED_BY(mu_);
 };
 
 }  // namespace anneal

@@ -131,6 +131,23 @@ TEST_F(ResourceStoreTest, JobsOfOtherProjectsHoldNothingHereAndAreNotTold) {
   ANNEAL_EXPECT_OK(store_->GetFile("p", "01a").status());
 }
 
+TEST_F(ResourceStoreTest, ARememberedModelIsForgottenWithIt) {
+  internal::ModelRecord model;
+  model.set_project("p");
+  model.set_id("tiny");
+  for (const char* hash : {"aa", "bb"}) {
+    model.set_content_hash(hash);
+    EXPECT_THAT(store_->GetModel("p", "tiny"), StatusIs(absl::StatusCode::kNotFound));
+    ANNEAL_ASSERT_OK(store_->PutModel(model));
+    for (int i = 0; i < 2; ++i) {
+      ANNEAL_ASSERT_OK_AND_ASSIGN(const auto found, store_->GetModel("p", "tiny"));
+      EXPECT_EQ(found->content_hash(), hash);
+      EXPECT_THAT(store_->GetModel("q", "tiny"), StatusIs(absl::StatusCode::kNotFound));
+    }
+    ANNEAL_ASSERT_OK(store_->DeleteModel("p", "tiny"));
+  }
+}
+
 TEST_F(ResourceStoreTest, ANewerSchemaIsRefused) {
   ANNEAL_ASSERT_OK_AND_ASSIGN(Database database, OpenCatalogDatabase(dir_));
   ANNEAL_ASSERT_OK(database.Execute("PRAGMA user_version=99"));

@@ -47,12 +47,19 @@ bool IsPacked(const internal::JobRecord& record) { return !record.origins().empt
 
 }  // namespace
 
-OriginMap PackOrigins(internal::JobRecord* record) {
-  if (IsPacked(*record) || record->job().resolved().origins().empty()) return {};
+void KeepOrigins(const spec::Origins& origins, internal::JobRecord* record) {
+  Origins packed;
+  for (const auto& [path, origin] : origins) {
+    if (origin != spec::kOriginDefault) packed.emplace(path, origin);
+  }
+  record->set_origins(Format(packed));
+}
+
+void PackOrigins(internal::JobRecord* record) {
+  if (IsPacked(*record) || record->job().resolved().origins().empty()) return;
   v1::ResolvedJob& resolved = *record->mutable_job()->mutable_resolved();
-  OriginMap origins;
-  origins.swap(*resolved.mutable_origins());
-  Origins packed(origins.begin(), origins.end());
+  Origins packed(resolved.origins().begin(), resolved.origins().end());
+  resolved.clear_origins();
   spec::ForEachLeaf(resolved.spec(), [&](const std::string& path, const google::protobuf::Message&,
                                          const google::protobuf::FieldDescriptor&) {
     const auto found = packed.find(path);
@@ -63,7 +70,6 @@ OriginMap PackOrigins(internal::JobRecord* record) {
     }
   });
   record->set_origins(Format(packed));
-  return origins;
 }
 
 std::string OriginOf(const internal::JobRecord& record, absl::string_view path) {
@@ -92,9 +98,9 @@ void ShowJob(const internal::JobRecord& record, v1::Job* job) {
   if (IsPacked(record)) Unpack(record, job->mutable_resolved()->mutable_origins());
 }
 
-void ShowJob(const internal::JobRecord& record, OriginMap origins, v1::Job* job) {
+void ShowJob(const internal::JobRecord& record, const spec::Origins& origins, v1::Job* job) {
   *job = record.job();
-  job->mutable_resolved()->mutable_origins()->swap(origins);
+  spec::PutOrigins(origins, job->mutable_resolved());
 }
 
 }  // namespace anneal

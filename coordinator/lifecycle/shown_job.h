@@ -11,16 +11,16 @@
 #include "absl/strings/string_view.h"
 #include "anneal/internal/catalog.pb.h"
 #include "anneal/v1/job.pb.h"
-#include "google/protobuf/map.h"
+#include "common/spec/origins.h"
 
 namespace anneal {
 
-using OriginMap = google::protobuf::Map<std::string, std::string>;
+// Gives a new record, whose resolved job names none, its origins in their short form.
+void KeepOrigins(const spec::Origins& origins, internal::JobRecord* record);
 
-// Moves the origins of `record`'s resolved job to their short form, and gives the long one back.
-// Nothing happens where they are in the short one already, so it may be called for records of any
-// version.
-OriginMap PackOrigins(internal::JobRecord* record);
+// Moves the origins that `record`'s resolved job names to their short form. Nothing happens where
+// they are in it already, so it may be called for records of any version.
+void PackOrigins(internal::JobRecord* record);
 
 // The origin of a value of the record's resolved job; empty for a path that it does not have.
 std::string OriginOf(const internal::JobRecord& record, absl::string_view path);
@@ -31,8 +31,8 @@ void SetOrigin(absl::string_view path, absl::string_view origin, internal::JobRe
 // With the origin of each value, as users see it. The same before and after PackOrigins.
 v1::ResolvedJob ShownResolvedJob(const internal::JobRecord& record);
 void ShowJob(const internal::JobRecord& record, v1::Job* job);
-// The same with origins that are known, as PackOrigins gave them: to find them anew takes as long
-// as all else that an answer needs.
-void ShowJob(const internal::JobRecord& record, OriginMap origins, v1::Job* job);
+// The same with origins that are known, as KeepOrigins was given them: to find them anew takes as
+// long as all else that an answer needs.
+void ShowJob(const internal::JobRecord& record, const spec::Origins& origins, v1::Job* job);
 
 }  // namespace anneal

@@ -11,8 +11,9 @@ namespace {
 
 using google::protobuf::util::MessageDifferencer;
 
-// As CreateJob makes it, with values of every origin.
-internal::JobRecord RecordOf(const v1::JobSpec& spec) {
+// As CreateJob makes it, with values of every origin; they are put into `origins` if given, else
+// into the resolved job as earlier versions did.
+internal::JobRecord RecordOf(const v1::JobSpec& spec, spec::Origins* origins = nullptr) {
   spec::ResolveInputs inputs;
   spec::ModelFacts model;
   model.max_positions = 512;
@@ -21,7 +22,9 @@ internal::JobRecord RecordOf(const v1::JobSpec& spec) {
   inputs.cluster.threads_per_cpu_slot = 3;
   internal::JobRecord record;
   *record.mutable_job()->mutable_spec() = spec;
-  *record.mutable_job()->mutable_resolved() = spec::ResolveJob(spec, inputs).job;
+  *record.mutable_job()->mutable_resolved() = origins == nullptr
+                                                  ? spec::ResolveJob(spec, inputs).job
+                                                  : spec::ResolveJob(spec, inputs, origins).job;
   record.mutable_job()->set_name("jobs/a");
   return record;
 }
@@ -44,8 +47,12 @@ TEST(ShownJobTest, TheShortFormShowsWhatTheLongOneDid) {
   for (const v1::JobSpec& spec : {SmallSpec(), with_files, full}) {
     const internal::JobRecord before = RecordOf(spec);
     internal::JobRecord packed = before;
-    const OriginMap origins = PackOrigins(&packed);
+    PackOrigins(&packed);
     EXPECT_TRUE(packed.job().resolved().origins().empty());
+    spec::Origins origins;
+    internal::JobRecord made = RecordOf(spec, &origins);
+    KeepOrigins(origins, &made);
+    EXPECT_TRUE(MessageDifferencer::Equals(made, packed)) << made.DebugString();
     EXPECT_LT(packed.ByteSizeLong() * 3, before.ByteSizeLong() * 2);
     v1::Job shown;
     ShowJob(packed, &shown);
@@ -57,7 +64,7 @@ TEST(ShownJobTest, TheShortFormShowsWhatTheLongOneDid) {
     ShowJob(before, &shown);
     EXPECT_TRUE(MessageDifferencer::Equals(shown, before.job()));
     const internal::JobRecord once = packed;
-    EXPECT_TRUE(PackOrigins(&packed).empty());
+    PackOrigins(&packed);
     EXPECT_TRUE(MessageDifferencer::Equals(packed, once));
   }
 }
