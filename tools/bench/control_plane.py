@@ -18,6 +18,7 @@ from mini_cluster import BIN_DIR, KEY, Process, stubs, wait_until
 
 IN_FLIGHT = 64
 CONNECTIONS = 8
+WARM_UP = 10  # calls for each in flight
 SYNC_SECONDS = 2  # between two messages of a worker without news
 
 
@@ -44,6 +45,7 @@ class Coordinator:
         tiny_model.write_chat_rows(self.folder / "shared" / "train.jsonl", 8)
         self.ports = dict.fromkeys(("api", "fleet", "admin"), "127.0.0.1:0")  # any at the first start, then the same
         self.process = None
+        os.sync()  # what an earlier turn has left or removed is not this one's to wait for
 
     def start(self):
         self.process = Process("coordinator", self.folder, [
@@ -153,29 +155,59 @@ def fsync_milliseconds(folder, calls=200):
     return statistics.median(times)
 
 
-def measure_submits(coordinator, name, runs, calls, say):
-    """Limits and submits in turn; the medians over the turns."""
-    turns = []
-    for _ in range(runs):
-        turn = {"fsync_ms": fsync_milliseconds(coordinator.folder)}
-        for in_flight, count in ((1, max(1, calls // 10)), (IN_FLIGHT, calls)):
-            spread = dict(in_flight=in_flight, connections=min(in_flight, CONNECTIONS))
-            turn[f"health_{in_flight}"] = coordinator.load("health", calls=count, **spread)
-            turn[f"submit_{in_flight}"] = coordinator.load("submit", calls=count, **spread)
-        turns.append(turn)
-    medians = {"fsync_ms": statistics.median(turn["fsync_ms"] for turn in turns), "submitted": 0}
-    say(f"{name}: medians of {runs}        fsync {medians['fsync_ms']:.2f} ms")
+def submit_turn(coordinator, calls):
+    """Both limits and submits, one at a time and many. The first calls of each load are made and not measured: connections are cold,
+    and all begin at once."""
+    turn = {"fsync_ms": fsync_milliseconds(coordinator.folder)}
+    for in_flight, count in ((1, max(1, calls // 10)), (IN_FLIGHT, calls)):
+        flags = dict(calls=count, warm_up=WARM_UP * in_flight, in_flight=in_flight, connections=min(in_flight, CONNECTIONS))
+        for kind in ("health", "submit"):
+            turn[f"{kind}_{in_flight}"] = coordinator.load(kind, **flags)
+    return turn
+
+
+def submitted(turn):
+    return sum(report["count"] + report["warm_up"] for kind, report in turn.items() if kind.startswith("submit"))
+
+
+def fill(coordinator, jobs):
+    """Submits so many; how many."""
+    return coordinator.load("submit", calls=jobs, in_flight=IN_FLIGHT, connections=CONNECTIONS)["count"] if jobs > 0 else 0
+
+
+def medians_of(name, turns, say):
+    medians = {"fsync_ms": statistics.median(turn["fsync_ms"] for turn in turns)}
+    say(f"{name}: medians of {len(turns)}        fsync {medians['fsync_ms']:.2f} ms")
     for kind in ("health_1", "submit_1", f"health_{IN_FLIGHT}", f"submit_{IN_FLIGHT}"):
         medians[kind] = {figure: statistics.median(turn[kind][figure] for turn in turns)
                          for figure in ("per_second", "p50_ms", "p99_ms", "max_ms")}
-        if kind.startswith("submit"):
-            medians["submitted"] += sum(turn[kind]["count"] for turn in turns)
+        medians[kind]["p99_ms_of_turns"] = sorted(turn[kind]["p99_ms"] for turn in turns)
         say(line(kind, medians[kind]))
+    p99 = medians[f"submit_{IN_FLIGHT}"]["p99_ms_of_turns"]
+    say(f"  p99 of submit_{IN_FLIGHT} in half of the turns: {p99[len(p99) // 4]:.2f} to {p99[len(p99) * 3 // 4]:.2f} ms")
     for in_flight in (1, IN_FLIGHT):
         limit = medians["fsync_ms"] + medians[f"health_{in_flight}"]["p50_ms"]
         medians[f"ratio_{in_flight}"] = medians[f"submit_{in_flight}"]["p50_ms"] / limit
         say(f"  submit_{in_flight} p50 is {medians[f'ratio_{in_flight}']:.2f} times fsync + health_{in_flight}")
     return medians
+
+
+def measure_submits(options, say):
+    """Each turn has a coordinator of its own: with an empty catalog, then with so many jobs that wait, then killed."""
+    empty, full = [], []
+    for _ in range(options.runs):
+        with Coordinator(options.folder) as coordinator:
+            empty.append(submit_turn(coordinator, options.calls))
+            made = submitted(empty[-1])
+            made += fill(coordinator, options.jobs - made)
+            full.append(submit_turn(coordinator, options.calls))
+            made += submitted(full[-1])
+            _, listed = coordinator.restart()
+            assert listed == made, f"{listed} jobs are there, {made} were acknowledged"
+    figures = {"submit_empty": medians_of("submit, empty catalog", empty, say),
+               "submit_full": medians_of(f"submit, {options.jobs} jobs wait", full, say), "submitted": made}
+    say(f"after kill -9 all {made} acknowledged jobs were there each time")
+    return figures
 
 
 def line(name, report):
@@ -253,19 +285,12 @@ def machine(folder):
 
 
 def measure(options, say=print):
-    figures = {}
+    options.folder.mkdir(parents=True, exist_ok=True)
+    figures = {"machine": machine(options.folder)}
+    say(figures["machine"])
+    figures.update(measure_submits(options, say))
     with Coordinator(options.folder) as coordinator:
-        figures["machine"] = machine(coordinator.folder)
-        say(figures["machine"])
-        calls = max(1, options.jobs // (2 * options.runs))
-        figures["submit_empty"] = measure_submits(coordinator, "submit, empty catalog", options.runs, calls, say)
-        acknowledged = figures["submit_empty"]["submitted"]
-        if acknowledged < options.jobs:
-            fill = coordinator.load("submit", calls=options.jobs - acknowledged, in_flight=IN_FLIGHT, connections=CONNECTIONS)
-            acknowledged += fill["count"]
-        full = measure_submits(coordinator, f"submit, {acknowledged} jobs wait", options.runs, max(1, calls // 4), say)
-        figures["submit_full"] = full
-        figures["acknowledged"] = acknowledged + full["submitted"]
+        figures["acknowledged"] = fill(coordinator, options.jobs)
         say(f"read, {figures['acknowledged']} jobs:")
         for kind in ("get", "list"):
             figures[kind] = coordinator.load(kind, in_flight=IN_FLIGHT, connections=CONNECTIONS, time=f"{options.seconds}s")
@@ -289,7 +314,7 @@ def measure(options, say=print):
 
 def parse(arguments=None):
     parser = argparse.ArgumentParser()
-    for number in ("jobs", "workers", "streams", "runs"):
+    for number in ("jobs", "calls", "workers", "streams", "runs"):
         parser.add_argument(f"--{number}", type=int, required=True)
     parser.add_argument("--seconds", type=float, required=True)
     parser.add_argument("--folder", type=Path, required=True)

@@ -21,7 +21,9 @@ class ClosedLoop {
  public:
   struct Limits {
     int in_flight = 1;
-    int64_t calls = 0;  // 0 = as many as the time allows
+    // Calls at first that are made and not measured, while connections and caches are cold.
+    int64_t warm_up = 0;
+    int64_t calls = 0;  // to measure; 0 = as many as the time allows
     absl::Duration time = absl::InfiniteDuration();
   };
   // Begins call number `number` (from 0) and arranges that `done` is called once at its end.
@@ -30,13 +32,14 @@ class ClosedLoop {
   ClosedLoop(const Limits& limits, Clock& clock, Start start)
       : limits_(limits), clock_(clock), start_(std::move(start)) {}
 
-  // {"in_flight", "seconds", "per_second", "errors": {code: count}} and the latencies of the calls
-  // that ended well; `per_second` counts those alone.
+  // {"in_flight", "warm_up", "seconds", "per_second", "errors": {code: count}} and the latencies of
+  // the measured calls that ended well; `per_second` counts those alone, and `seconds` is the time
+  // from the first of them on.
   Json Run();
 
  private:
   void Next();
-  void Finished(absl::Duration began, const absl::Status& status);
+  void Finished(int64_t number, absl::Duration began, const absl::Status& status);
 
   const Limits limits_;
   Clock& clock_;
@@ -45,6 +48,7 @@ class ClosedLoop {
 
   absl::Mutex mu_;
   int64_t started_ ABSL_GUARDED_BY(mu_) = 0;
+  absl::Duration began_ ABSL_GUARDED_BY(mu_);  // the first measured call
   int under_way_ ABSL_GUARDED_BY(mu_) = 0;
   Latencies latencies_ ABSL_GUARDED_BY(mu_);
   std::map<std::string, int64_t> errors_ ABSL_GUARDED_BY(mu_);

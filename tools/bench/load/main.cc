@@ -43,6 +43,7 @@ struct Options {
   std::string model, train;
   int connections = 1;
   int in_flight = 1;
+  int warm_up = 0;
   int calls = 0;
   int changes = 0;
   absl::Duration time = absl::Seconds(10);
@@ -152,7 +153,8 @@ absl::StatusOr<ClosedLoop::Start> CallsOfMode(const Options& options, const Chan
 absl::StatusOr<Json> RunCalls(const Options& options, const Channels& channels,
                               const std::string& key, Clock& clock) {
   ANNEAL_ASSIGN_OR_RETURN(ClosedLoop::Start start, CallsOfMode(options, channels, key, clock));
-  ClosedLoop loop({options.in_flight, options.calls, options.time}, clock, std::move(start));
+  ClosedLoop loop({options.in_flight, options.warm_up, options.calls, options.time}, clock,
+                  std::move(start));
   return loop.Run();
 }
 
@@ -251,6 +253,7 @@ absl::StatusOr<std::optional<Options>> ParseOptions(int argc, const char* const*
   flags.Integer("connections", &options.connections,
                 "Connections; also the number of workers or streams.", 1, kMany);
   flags.Integer("in-flight", &options.in_flight, "Calls under way at a time.", 1, kMany);
+  flags.Integer("warm-up", &options.warm_up, "Calls before those that are measured.", 0, kMany);
   flags.Integer("calls", &options.calls, "Calls to make; 0: as many as --time allows.", 0, kMany);
   flags.Integer("changes", &options.changes, "watch: jobs to pause.", 0, kMany);
   flags.Duration("time", &options.time, "How long to go on, but for fleet.");
