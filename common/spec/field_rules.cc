@@ -77,11 +77,11 @@ void FieldRules::CheckDouble(absl::string_view field, double value, bool holds,
   issues_.AddError(kOutOfRange, field, absl::StrCat(value, " is out of range: ", range));
 }
 
-void FieldRules::CheckEnum(const Message& parent, absl::string_view path, const std::string& name) {
-  const FieldDescriptor* field = parent.GetDescriptor()->FindFieldByName(name);
+void FieldRules::CheckEnum(const Message& parent, absl::string_view path, int number) {
+  const FieldDescriptor* field = parent.GetDescriptor()->FindFieldByNumber(number);
   const int value = parent.GetReflection()->GetEnumValue(parent, field);
   if (field->enum_type()->FindValueByNumber(value) != nullptr) return;
-  issues_.AddError("UNKNOWN_VALUE", absl::StrCat(path, name),
+  issues_.AddError("UNKNOWN_VALUE", absl::StrCat(path, field->name()),
                    absl::StrCat(value, " is not a value of this field"),
                    "client and coordinator may be of different versions");
 }

@@ -134,17 +134,18 @@ class Resolver {
       issues_.AddError(kConflict, "data.validation", "files and fraction exclude each other",
                        "keep one of them");
     } else if (validation.files().empty()) {
-      fields_.Default(&validation, "data.validation.", "fraction", kDefaultValidationFraction,
-                      kOriginDefault);
+      fields_.Default(&validation, "data.validation.", v1::ValidationSpec::kFractionFieldNumber,
+                      kDefaultValidationFraction, kOriginDefault);
       const double fraction = validation.fraction();
       fields_.CheckDouble("data.validation.fraction", fraction, fraction >= 0 && fraction <= 0.5,
                           "0 (none) to 0.5");
     }
     const int64_t positions = inputs_.model != nullptr ? inputs_.model->max_positions : 0;
     if (positions > 0 && positions < kDefaultMaxLength) {
-      fields_.Default(&data, "data.", "max_length", positions, kOriginModel);
+      fields_.Default(&data, "data.", v1::DataSpec::kMaxLengthFieldNumber, positions, kOriginModel);
     }
-    fields_.Default(&data, "data.", "max_length", int64_t{kDefaultMaxLength}, kOriginDefault);
+    fields_.Default(&data, "data.", v1::DataSpec::kMaxLengthFieldNumber, int64_t{kDefaultMaxLength},
+                    kOriginDefault);
     fields_.CheckRange("data.max_length", data.max_length(), 8, 1048576);
     if (positions > 0 && data.max_length() > positions) {
       issues_.AddError(
@@ -152,12 +153,12 @@ class Resolver {
           absl::StrCat(data.max_length(), " is more than the model's ", positions, " positions"),
           absl::StrCat("use at most ", positions));
     }
-    fields_.Default(&data, "data.", "over_length", int64_t{v1::DataSpec::OVER_LENGTH_REJECT},
-                    kOriginDefault);
-    fields_.Default(&data, "data.", "train_on", int64_t{v1::DataSpec::TRAIN_ON_ASSISTANT},
-                    kOriginDefault);
-    fields_.CheckEnum(data, "data.", "over_length");
-    fields_.CheckEnum(data, "data.", "train_on");
+    fields_.Default(&data, "data.", v1::DataSpec::kOverLengthFieldNumber,
+                    int64_t{v1::DataSpec::OVER_LENGTH_REJECT}, kOriginDefault);
+    fields_.Default(&data, "data.", v1::DataSpec::kTrainOnFieldNumber,
+                    int64_t{v1::DataSpec::TRAIN_ON_ASSISTANT}, kOriginDefault);
+    fields_.CheckEnum(data, "data.", v1::DataSpec::kOverLengthFieldNumber);
+    fields_.CheckEnum(data, "data.", v1::DataSpec::kTrainOnFieldNumber);
   }
 
   void DisplayName() {
@@ -181,10 +182,13 @@ class Resolver {
     v1::Method& method = *spec_.mutable_method();
     if (method.has_full()) return;
     v1::LoraMethod& lora = *method.mutable_lora();
-    fields_.Default(&lora, "method.lora.", "rank", int64_t{16}, kOriginDefault);
-    fields_.Default(&lora, "method.lora.", "alpha", 32.0, kOriginDefault);
-    fields_.Default(&lora, "method.lora.", "dropout", 0.0, kOriginDefault);
-    fields_.Default(&lora, "method.lora.", "use_rslora", int64_t{false}, kOriginDefault);
+    fields_.Default(&lora, "method.lora.", v1::LoraMethod::kRankFieldNumber, int64_t{16},
+                    kOriginDefault);
+    fields_.Default(&lora, "method.lora.", v1::LoraMethod::kAlphaFieldNumber, 32.0, kOriginDefault);
+    fields_.Default(&lora, "method.lora.", v1::LoraMethod::kDropoutFieldNumber, 0.0,
+                    kOriginDefault);
+    fields_.Default(&lora, "method.lora.", v1::LoraMethod::kUseRsloraFieldNumber, int64_t{false},
+                    kOriginDefault);
     fields_.CheckRange("method.lora.rank", lora.rank(), 1, 1024);
     fields_.CheckDouble("method.lora.alpha", lora.alpha(), lora.alpha() > 0, "above 0");
     fields_.CheckDouble("method.lora.dropout", lora.dropout(),
@@ -199,22 +203,24 @@ class Resolver {
   }
 
   void Resources() {
+    using R = v1::ResourceSpec;
     v1::ResourceSpec& resources = *spec_.mutable_resources();
     const ClusterFacts& cluster = inputs_.cluster;
-    fields_.CheckEnum(resources, "resources.", "accelerator");
-    if (resources.accelerator() == v1::ResourceSpec::ACCELERATOR_UNSPECIFIED ||
-        resources.accelerator() == v1::ResourceSpec::ACCELERATOR_AUTO) {
-      fields_.Replace(&resources, "resources.", "accelerator",
-                      int64_t{cluster.gpu_slots > 0 ? v1::ResourceSpec::ACCELERATOR_GPU
-                                                    : v1::ResourceSpec::ACCELERATOR_CPU},
+    fields_.CheckEnum(resources, "resources.", R::kAcceleratorFieldNumber);
+    if (resources.accelerator() == R::ACCELERATOR_UNSPECIFIED ||
+        resources.accelerator() == R::ACCELERATOR_AUTO) {
+      fields_.Replace(&resources, "resources.", R::kAcceleratorFieldNumber,
+                      int64_t{cluster.gpu_slots > 0 ? R::ACCELERATOR_GPU : R::ACCELERATOR_CPU},
                       kOriginCluster);
     }
     const bool gpu = on_gpu();
     Slots(resources);
     const int64_t threads = gpu ? cluster.threads_per_gpu_slot : cluster.threads_per_cpu_slot;
     if (threads > 0)
-      fields_.Default(&resources, "resources.", "threads_per_slot", threads, kOriginCluster);
-    fields_.Default(&resources, "resources.", "threads_per_slot", int64_t{1}, kOriginDefault);
+      fields_.Default(&resources, "resources.", R::kThreadsPerSlotFieldNumber, threads,
+                      kOriginCluster);
+    fields_.Default(&resources, "resources.", R::kThreadsPerSlotFieldNumber, int64_t{1},
+                    kOriginDefault);
     fields_.CheckRange("resources.threads_per_slot", resources.threads_per_slot(), 1, 1024);
 
     const int64_t present = gpu ? cluster.gpu_slots : cluster.cpu_slots;
@@ -240,10 +246,12 @@ class Resolver {
     const int64_t slots = resources.has_max_slots()   ? resources.max_slots()
                           : resources.has_min_slots() ? resources.min_slots()
                                                       : 1;
-    fields_.Default(&resources, kPath, "slots", slots, kOriginDefault);
+    fields_.Default(&resources, kPath, v1::ResourceSpec::kSlotsFieldNumber, slots, kOriginDefault);
     fields_.CheckRange("resources.slots", resources.slots(), 1, kMaxSlots);
-    fields_.Default(&resources, kPath, "min_slots", int64_t{resources.slots()}, kOriginDefault);
-    fields_.Default(&resources, kPath, "max_slots", int64_t{resources.slots()}, kOriginDefault);
+    fields_.Default(&resources, kPath, v1::ResourceSpec::kMinSlotsFieldNumber,
+                    int64_t{resources.slots()}, kOriginDefault);
+    fields_.Default(&resources, kPath, v1::ResourceSpec::kMaxSlotsFieldNumber,
+                    int64_t{resources.slots()}, kOriginDefault);
     if (!elastic) return;
     for (const auto& [name, value] : {std::pair("resources.min_slots", resources.min_slots()),
                                       std::pair("resources.max_slots", resources.max_slots())}) {
@@ -271,35 +279,35 @@ class Resolver {
   }
 
   void Training() {
+    using T = v1::TrainingSpec;
     constexpr char kPath[] = "training.";
     v1::TrainingSpec& training = *spec_.mutable_training();
-    fields_.Default(&training, kPath, "epochs", int64_t{3}, kOriginDefault);
-    fields_.Default(&training, kPath, "max_steps", int64_t{0}, kOriginDefault);
-    fields_.Default(&training, kPath, "batch_size", int64_t{16}, kOriginDefault);
-    fields_.Default(&training, kPath, "learning_rate", spec_.method().has_full() ? 1e-5 : 2e-4,
+    fields_.Default(&training, kPath, T::kEpochsFieldNumber, int64_t{3}, kOriginDefault);
+    fields_.Default(&training, kPath, T::kMaxStepsFieldNumber, int64_t{0}, kOriginDefault);
+    fields_.Default(&training, kPath, T::kBatchSizeFieldNumber, int64_t{16}, kOriginDefault);
+    fields_.Default(&training, kPath, T::kLearningRateFieldNumber,
+                    spec_.method().has_full() ? 1e-5 : 2e-4, kOriginDefault);
+    fields_.Default(&training, kPath, T::kScheduleFieldNumber, int64_t{T::SCHEDULE_COSINE},
                     kOriginDefault);
-    fields_.Default(&training, kPath, "schedule", int64_t{v1::TrainingSpec::SCHEDULE_COSINE},
+    fields_.Default(&training, kPath, T::kWarmupRatioFieldNumber, 0.03, kOriginDefault);
+    fields_.Default(&training, kPath, T::kMaxGradNormFieldNumber, 1.0, kOriginDefault);
+    fields_.Default(&training, kPath, T::kWeightDecayFieldNumber, 0.0, kOriginDefault);
+    fields_.Default(&training, kPath, T::kAdamBeta1FieldNumber, 0.9, kOriginDefault);
+    fields_.Default(&training, kPath, T::kAdamBeta2FieldNumber, 0.999, kOriginDefault);
+    fields_.Default(&training, kPath, T::kAdamEpsilonFieldNumber, 1e-8, kOriginDefault);
+    fields_.Default(&training, kPath, T::kSeedFieldNumber, int64_t{0}, kOriginDefault);
+    fields_.Default(&training, kPath, T::kMicrobatchTokensFieldNumber,
+                    int64_t{on_gpu() ? 8192 : 512}, kOriginDefault);
+    fields_.Default(&training, kPath, T::kReductionFieldNumber, int64_t{T::REDUCTION_FIXED_ORDER},
                     kOriginDefault);
-    fields_.Default(&training, kPath, "warmup_ratio", 0.03, kOriginDefault);
-    fields_.Default(&training, kPath, "max_grad_norm", 1.0, kOriginDefault);
-    fields_.Default(&training, kPath, "weight_decay", 0.0, kOriginDefault);
-    fields_.Default(&training, kPath, "adam_beta1", 0.9, kOriginDefault);
-    fields_.Default(&training, kPath, "adam_beta2", 0.999, kOriginDefault);
-    fields_.Default(&training, kPath, "adam_epsilon", 1e-8, kOriginDefault);
-    fields_.Default(&training, kPath, "seed", int64_t{0}, kOriginDefault);
-    fields_.Default(&training, kPath, "microbatch_tokens", int64_t{on_gpu() ? 8192 : 512},
-                    kOriginDefault);
-    fields_.Default(&training, kPath, "reduction", int64_t{v1::TrainingSpec::REDUCTION_FIXED_ORDER},
-                    kOriginDefault);
-    fields_.CheckEnum(training, kPath, "sharding");
-    fields_.CheckEnum(training, kPath, "precision");
-    if (training.precision() == v1::TrainingSpec::PRECISION_UNSPECIFIED ||
-        training.precision() == v1::TrainingSpec::PRECISION_AUTO) {
+    fields_.CheckEnum(training, kPath, T::kShardingFieldNumber);
+    fields_.CheckEnum(training, kPath, T::kPrecisionFieldNumber);
+    if (training.precision() == T::PRECISION_UNSPECIFIED ||
+        training.precision() == T::PRECISION_AUTO) {
       const bool bf16 = on_gpu() || inputs_.cluster.cpu_bf16;
-      fields_.Replace(
-          &training, kPath, "precision",
-          int64_t{bf16 ? v1::TrainingSpec::PRECISION_BF16 : v1::TrainingSpec::PRECISION_FP32},
-          on_gpu() ? kOriginDefault : kOriginCluster);
+      fields_.Replace(&training, kPath, T::kPrecisionFieldNumber,
+                      int64_t{bf16 ? T::PRECISION_BF16 : T::PRECISION_FP32},
+                      on_gpu() ? kOriginDefault : kOriginCluster);
     }
     TrainingLimits(training);
   }
@@ -323,8 +331,8 @@ class Resolver {
                         t.adam_beta2() >= 0 && t.adam_beta2() < 1, "0 to below 1");
     fields_.CheckDouble("training.adam_epsilon", t.adam_epsilon(), t.adam_epsilon() > 0, "above 0");
     fields_.CheckRange("training.microbatch_tokens", t.microbatch_tokens(), 1, 1 << 24);
-    fields_.CheckEnum(t, "training.", "schedule");
-    fields_.CheckEnum(t, "training.", "reduction");
+    fields_.CheckEnum(t, "training.", v1::TrainingSpec::kScheduleFieldNumber);
+    fields_.CheckEnum(t, "training.", v1::TrainingSpec::kReductionFieldNumber);
   }
 
   // Slots must divide the logical shards, which are a power of two, so that each rank sums whole
@@ -342,7 +350,7 @@ class Resolver {
           absl::StrCat("use at least ", slots, ", or fewer slots"));
     }
     const int64_t wanted = std::max<int64_t>(kMinLogicalShards, NextPowerOfTwo(slots));
-    fields_.Default(&training, "training.", "logical_shards",
+    fields_.Default(&training, "training.", v1::TrainingSpec::kLogicalShardsFieldNumber,
                     std::min(wanted, PreviousPowerOfTwo(batch_size)), kOriginDefault);
     const int64_t shards = training.logical_shards();
     if (!IsPowerOfTwo(shards) || shards > 65536) {
@@ -362,7 +370,8 @@ class Resolver {
                       training.sharding() == v1::TrainingSpec::SHARDING_AUTO;
     const auto choose = [&](Sharding sharding, const char* origin) {
       if (!open) return;
-      fields_.Replace(&training, "training.", "sharding", int64_t{ToProto(sharding)}, origin);
+      fields_.Replace(&training, "training.", v1::TrainingSpec::kShardingFieldNumber,
+                      int64_t{ToProto(sharding)}, origin);
     };
     const int64_t slot_bytes =
         on_gpu() ? inputs_.cluster.bytes_per_gpu_slot : inputs_.cluster.bytes_per_cpu_slot;
@@ -399,8 +408,10 @@ class Resolver {
 
   void Evaluation() {
     v1::EvaluationSpec& evaluation = *spec_.mutable_evaluation();
-    fields_.Default(&evaluation, "evaluation.", "every_steps", int64_t{0}, kOriginDefault);
-    fields_.Default(&evaluation, "evaluation.", "max_rows", int64_t{256}, kOriginDefault);
+    fields_.Default(&evaluation, "evaluation.", v1::EvaluationSpec::kEveryStepsFieldNumber,
+                    int64_t{0}, kOriginDefault);
+    fields_.Default(&evaluation, "evaluation.", v1::EvaluationSpec::kMaxRowsFieldNumber,
+                    int64_t{256}, kOriginDefault);
     fields_.CheckRange("evaluation.every_steps", evaluation.every_steps(), 0,
                        std::numeric_limits<int32_t>::max());
     fields_.CheckRange("evaluation.max_rows", evaluation.max_rows(), 1, 1000000);
@@ -408,7 +419,8 @@ class Resolver {
 
   void Output() {
     v1::OutputSpec& output = *spec_.mutable_output();
-    fields_.Default(&output, "output.", "merged", int64_t{false}, kOriginDefault);
+    fields_.Default(&output, "output.", v1::OutputSpec::kMergedFieldNumber, int64_t{false},
+                    kOriginDefault);
     if (output.merged() && spec_.method().has_full()) {
       issues_.AddError(kConflict, "output.merged", "full fine-tuning has no adapter to merge",
                        "leave output.merged out, or use method.lora");

@@ -23,13 +23,15 @@ void ResolveCheckpoint(v1::CheckpointSpec* checkpoint, FieldRules* fields, Issue
     issues->AddError(kOutOfRange, "checkpoint.every", "is out of range: 1s to 720h, or 0s",
                      "write 10m, 90s or 1h30m");
   }
-  fields->Default(checkpoint, "checkpoint.", "keep_last", int64_t{2}, kOriginDefault);
+  fields->Default(checkpoint, "checkpoint.", v1::CheckpointSpec::kKeepLastFieldNumber, int64_t{2},
+                  kOriginDefault);
   fields->CheckRange("checkpoint.keep_last", checkpoint->keep_last(), 1, 100);
 }
 
 void ResolveLimits(v1::LimitSpec* limits, FieldRules* fields) {
-  fields->Default(limits, "limits.", "max_hours", 0.0, kOriginDefault);
-  fields->Default(limits, "limits.", "max_slot_seconds", 0.0, kOriginDefault);
+  fields->Default(limits, "limits.", v1::LimitSpec::kMaxHoursFieldNumber, 0.0, kOriginDefault);
+  fields->Default(limits, "limits.", v1::LimitSpec::kMaxSlotSecondsFieldNumber, 0.0,
+                  kOriginDefault);
   fields->CheckDouble("limits.max_hours", limits->max_hours(), limits->max_hours() >= 0,
                       "0 (no limit) or more");
   fields->CheckDouble("limits.max_slot_seconds", limits->max_slot_seconds(),
@@ -37,10 +39,11 @@ void ResolveLimits(v1::LimitSpec* limits, FieldRules* fields) {
 }
 
 void ResolveRetry(v1::RetrySpec* retry, FieldRules* fields) {
-  for (const auto& [name, value] :
-       {std::pair("max_infrastructure_failures", 100), std::pair("max_user_failures", 0),
-        std::pair("max_unknown_failures", 3)}) {
-    fields->Default(retry, "retry.", name, int64_t{value}, kOriginDefault);
+  for (const auto& [field, value] :
+       {std::pair(v1::RetrySpec::kMaxInfrastructureFailuresFieldNumber, 100),
+        std::pair(v1::RetrySpec::kMaxUserFailuresFieldNumber, 0),
+        std::pair(v1::RetrySpec::kMaxUnknownFailuresFieldNumber, 3)}) {
+    fields->Default(retry, "retry.", field, int64_t{value}, kOriginDefault);
   }
   fields->CheckRange("retry.max_infrastructure_failures", retry->max_infrastructure_failures(), 0,
                      kMaxFailures);
@@ -54,8 +57,9 @@ void ResolveOperation(v1::JobSpec* spec, FieldRules* fields, IssueList* issues) 
   ResolveCheckpoint(spec->mutable_checkpoint(), fields, issues);
   ResolveLimits(spec->mutable_limits(), fields);
   ResolveRetry(spec->mutable_retry(), fields);
-  fields->Default(spec, "", "priority", int64_t{v1::JobSpec::PRIORITY_NORMAL}, kOriginDefault);
-  fields->CheckEnum(*spec, "", "priority");
+  fields->Default(spec, "", v1::JobSpec::kPriorityFieldNumber,
+                  int64_t{v1::JobSpec::PRIORITY_NORMAL}, kOriginDefault);
+  fields->CheckEnum(*spec, "", v1::JobSpec::kPriorityFieldNumber);
 }
 
 }  // namespace anneal::spec
