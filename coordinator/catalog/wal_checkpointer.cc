@@ -1,5 +1,6 @@
 #include "coordinator/catalog/wal_checkpointer.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/time/time.h"
@@ -10,12 +11,12 @@
 namespace anneal {
 namespace {
 
-// Where nothing was committed it costs two system calls.
-constexpr absl::Duration kEvery = absl::Milliseconds(250);
-// While so many pages or more are committed between two passes: to make the pages of a quarter of a
+// Where nothing was committed a pass costs two system calls. To make the pages of a quarter of a
 // second durable at once would keep commits from the disk for several milliseconds.
-constexpr absl::Duration kOften = absl::Milliseconds(40);
-constexpr int64_t kManyPages = 64;
+constexpr absl::Duration kEvery = absl::Milliseconds(40);
+// Most of a slow disk's time is the commits': a pass is followed by a pause so many times as long.
+constexpr int kPause = 10;
+constexpr absl::Duration kLongestPause = absl::Milliseconds(250);
 // A log of so many pages begins anew: half of what a commit would do so at itself.
 constexpr int64_t kLongLogPages = kLargestWalPages / 2;
 // After a try so many pages more come before the next: a reader that stays, such as somebody's
@@ -53,19 +54,15 @@ WalCheckpointer::~WalCheckpointer() {
   stopping_ = true;
 }
 
-absl::StatusOr<bool> WalCheckpointer::Move(Log& log) {
+absl::Status WalCheckpointer::Move(Log& log) {
   ANNEAL_ASSIGN_OR_RETURN(const int64_t pages, Checkpoint(log.database));
-  // One that has begun anew has all that it has since then.
-  const int64_t before = std::exchange(log.pages, pages);
-  const bool is_much = pages - (pages < before ? 0 : before) >= kManyPages;
   if (pages < kLongLogPages) log.try_at_pages = kLongLogPages;
-  if (pages < log.try_at_pages) return is_much;
+  if (pages < log.try_at_pages) return absl::OkStatus();
   log.try_at_pages = pages + kPagesBetweenTries;
   // Those committed meanwhile, so that the next leaves as few as can be to the one that commits
   // wait for.
   ANNEAL_RETURN_IF_ERROR(Checkpoint(log.database).status());
-  ANNEAL_RETURN_IF_ERROR(log.database.Execute("PRAGMA wal_checkpoint(RESTART)"));
-  return is_much;
+  return log.database.Execute("PRAGMA wal_checkpoint(RESTART)");
 }
 
 void WalCheckpointer::Run() {
@@ -75,15 +72,17 @@ void WalCheckpointer::Run() {
       absl::MutexLock lock(&mu_);
       if (clock_.AwaitWithTimeout(&mu_, absl::Condition(&stopping_), pause)) return;
     }
-    pause = kEvery;
+    const absl::Duration began = clock_.MonotonicNow();
+    bool moved = true;
     for (Log& log : logs_) {
       // A full disk is the commits' to report: what is in the log stays there and is read there.
-      const absl::StatusOr<bool> is_much = Move(log);
-      if (!is_much.ok())
-        ANNEAL_LOG(WARNING) << "log of the catalog stays"
-                            << Field("why", is_much.status().message());
-      if (is_much.ok() && *is_much) pause = kOften;
+      const absl::Status status = Move(log);
+      if (status.ok()) continue;
+      ANNEAL_LOG(WARNING) << "log of the catalog stays" << Field("why", status.message());
+      moved = false;
     }
+    pause = moved ? std::clamp((clock_.MonotonicNow() - began) * kPause, kEvery, kLongestPause)
+                  : kLongestPause;
   }
 }
 

@@ -19,11 +19,11 @@ namespace anneal {
 // Purpose: SQLite's own way is to let every so many'th commit do it, and that commit then takes
 // tens of milliseconds and more, with all answers waiting for it. Here a thread does it with
 // connections of its own (PRAGMA wal_checkpoint(PASSIVE): it waits for nobody, and nobody for it).
-// Only the disk is the same, so where much is committed it moves little at a time. Commits that
-// never pause leave it no moment at which all is moved and the log can begin anew, so every few
-// thousand pages they wait for that once: for as long as the few last pages take, and 20 ms at most
-// for somebody who reads. A commit does it only should the log have grown beyond kLargestWalPages
-// in spite of that. Owner: Coordinator; ends with its destructor.
+// Only the disk is the same, so it moves little at a time, as long as the disk is quick. Commits
+// that never pause leave it no moment at which all is moved and the log can begin anew, so every
+// few thousand pages they wait for that once: for as long as the few last pages take, and 20 ms at
+// most for somebody who reads. A commit does it only should the log have grown beyond
+// kLargestWalPages in spite of that. Owner: Coordinator; ends with its destructor.
 class WalCheckpointer {
  public:
   // For catalog.db and metrics.db in `data_dir`; `clock` must outlive it.
@@ -35,12 +35,10 @@ class WalCheckpointer {
   struct Log {
     Database database;
     int64_t try_at_pages;  // it is made to begin anew when it has so many
-    int64_t pages = 0;     // that the last pass has found
   };
 
   WalCheckpointer(std::vector<Log> logs, Clock& clock);
-  // Whether much was to be moved.
-  static absl::StatusOr<bool> Move(Log& log);
+  static absl::Status Move(Log& log);
   void Run();
 
   std::vector<Log> logs_;  // the thread's alone
