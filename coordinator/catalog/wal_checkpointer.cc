@@ -17,8 +17,9 @@ constexpr absl::Duration kEvery = absl::Milliseconds(40);
 // Most of a slow disk's time is the commits': a pass is followed by a pause so many times as long.
 constexpr int kPause = 10;
 constexpr absl::Duration kLongestPause = absl::Milliseconds(250);
-// A log of so many pages begins anew: half of what a commit would do so at itself.
-constexpr int64_t kLongLogPages = kLargestWalPages / 2;
+// A log of so many pages, 32 MiB, begins anew: what is written over is durable sooner than what
+// makes a file longer. A commit would do so itself at four times as many.
+constexpr int64_t kLongLogPages = kLargestWalPages / 4;
 // After a try so many pages more come before the next: a reader that stays, such as somebody's
 // backup, must not make commits wait each time.
 constexpr int64_t kPagesBetweenTries = kLongLogPages / 4;
