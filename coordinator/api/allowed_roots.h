@@ -55,13 +55,11 @@ class AllowedRoots {
     std::vector<std::optional<std::string>> own;
   };
   std::shared_ptr<const RealFolders> Look() const;
-
-  Clock& clock_;
-  // Without "." and "..".
   static std::vector<std::string> Normal(const std::vector<std::string>& roots);
 
+  Clock& clock_;
   const std::vector<std::string> roots_;
-  const std::vector<std::string> normal_roots_;
+  const std::vector<std::string> normal_roots_;  // without "." and ".."
   const std::vector<std::string> own_folders_;
 
   mutable absl::Mutex mu_;
